@@ -1,0 +1,112 @@
+"""Microseconds to price one reading: flat, blocks with time of use and tax, and at boundaries.
+
+Run by `make bench`, or alone: `python bench/pricing.py`.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+
+from gateway.core.civil import HALF_HOUR_MS
+from gateway.core.money import Currency
+from gateway.core.pricing import Pricer
+from gateway.core.tariff import Tariff
+from gateway.core.tariff_document import tariff_from_document
+
+READINGS = 200_000
+ROUNDS = 5
+SOURCES = ("grid", "generator")
+INR = Currency("INR")
+COMMON: dict[str, object] = {
+    "id": "home",
+    "name": "Home",
+    "currency": "INR",
+    "timezone": "Asia/Kolkata",
+    "effective_from": "2026-01-01",
+}
+BLOCKS = [
+    {"upto_kwh": 100, "price": "3.50"},
+    {"upto_kwh": 300, "price": "4.50"},
+    {"price": "6.00"},
+]
+FLAT: dict[str, object] = {
+    **COMMON,
+    "grid": {"price": "8.00"},
+    "generator": {"price": "25.00"},
+}
+FULL: dict[str, object] = {
+    **COMMON,
+    "grid": {
+        "bands": {
+            "peak": {"price": "9.00", "when": [{"from": "18:00", "to": "22:00"}]},
+            "offpeak": {"blocks": BLOCKS},
+        }
+    },
+    "generator": {"price": "25.00"},
+    "fixed": {"amount": "50.00"},
+    "taxes": [{"name": "VAT", "rate_percent": "18", "on": ["energy", "fixed"]}],
+}
+
+
+def price_readings(tariff: Tariff, step_ms: int, count: int) -> None:
+    """What control does with every reading: charge it and look at what is left."""
+    start_ms = tariff.effective_from_utc_ms
+    pricer = Pricer([tariff], start_utc_ms=start_ms, sources=SOURCES)
+    label_ms = start_ms
+    for _ in range(count):
+        pricer.advance((("grid", 1), ("generator", 0)), label_ms, label_ms + step_ms)
+        pricer.running_nano()
+        label_ms += step_ms
+
+
+def predict(tariff: Tariff, count: int) -> None:
+    """The remaining Wh that predictive polling asks for."""
+    start_ms = tariff.effective_from_utc_ms
+    pricer = Pricer([tariff], start_utc_ms=start_ms, sources=SOURCES)
+    for _ in range(count):
+        pricer.remaining_wh(10_000_000_000, "grid", start_ms)
+
+
+def keep(tariff: Tariff, count: int) -> None:
+    """The state that every sweep keeps, with something unposted in it."""
+    start_ms = tariff.effective_from_utc_ms
+    pricer = Pricer([tariff], start_utc_ms=start_ms, sources=SOURCES)
+    pricer.advance((("grid", 7),), start_ms, start_ms + 1_000)
+    for _ in range(count):
+        pricer.snapshot()
+
+
+def best_us(run: Callable[[], None], count: int) -> float:
+    """Microseconds per call, the best of a few rounds (the others measure the neighbours)."""
+    best_ns = 0
+    for _ in range(ROUNDS):
+        begun_ns = time.perf_counter_ns()
+        run()
+        took_ns = time.perf_counter_ns() - begun_ns
+        best_ns = took_ns if best_ns == 0 else min(best_ns, took_ns)
+    return best_ns / count / 1_000
+
+
+def main() -> None:
+    """Print the table."""
+    flat = tariff_from_document(FLAT, INR)
+    full = tariff_from_document(FULL, INR)
+    few = READINGS // 20
+    rows = (
+        ("flat, 1 s", lambda: price_readings(flat, 1_000, READINGS), READINGS),
+        (
+            "blocks + time of use + tax, 1 s",
+            lambda: price_readings(full, 1_000, READINGS),
+            READINGS,
+        ),
+        ("the same, 30 min apart", lambda: price_readings(full, HALF_HOUR_MS, few), few),
+        ("remaining Wh", lambda: predict(full, few), few),
+        ("snapshot", lambda: keep(full, few), few),
+    )
+    print(f"pricing, Python {platform.python_version()} on {platform.machine()}, target 10 us")
+    for name, run, count in rows:
+        print(f"  {name:<34}{best_us(run, count):8.2f} us")
+
+
+if __name__ == "__main__":
+    main()

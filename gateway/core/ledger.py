@@ -1,0 +1,212 @@
+"""Double-entry transactions and the hash chain over them.
+
+A transaction is balanced: its entries sum to zero. Every transaction is chained to the one before
+it by SHA-256 over a canonical JSON body, so a changed, missing or added row is found by anyone
+who recomputes the chain. Corrections are linked reversals, never edits.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+GENESIS = bytes(32)
+
+
+class TransactionKind(StrEnum):
+    """What a transaction records."""
+
+    RECHARGE = "recharge"
+    SETTLEMENT = "settlement"
+    REVERSAL = "reversal"
+    OPENING = "opening"
+    ADJUSTMENT = "adjustment"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a transaction: `amount_nano` credited (positive) to `ledger_account`.
+
+    A wallet holds what the customer may still use: a recharge credits `wallet:<account>` and
+    debits `cash:<provider>`; consumption debits the wallet and credits `income:…` and `tax:…`.
+    """
+
+    ledger_account: str
+    amount_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementLine:
+    """Energy of one meter that a settlement charges, with the registers that prove it.
+
+    `from_wh`/`to_wh` are the cumulative registers (T1, T2, …) between which `cells` (key
+    `version/source/band/block` -> Wh) were priced. `advance_wh` is what was settled per register;
+    it differs from `to_wh - from_wh` only where `flags` say why (rollover, regression, reset,
+    replacement).
+    """
+
+    account_id: str
+    service_point_id: str
+    meter_id: str
+    tariff_id: str
+    period: str
+    from_utc_ms: int
+    to_utc_ms: int
+    from_wh: tuple[int, ...]
+    to_wh: tuple[int, ...]
+    advance_wh: tuple[int, ...]
+    cells: tuple[tuple[str, int], ...]
+    charges: tuple[tuple[str, int], ...]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What is appended to the ledger in one piece."""
+
+    kind: TransactionKind
+    utc_ms: int
+    entries: tuple[Entry, ...]
+    account_id: str | None = None
+    request_key: str | None = None
+    reverses_seq: int | None = None
+    memo: tuple[tuple[str, str], ...] = ()
+    settlements: tuple[SettlementLine, ...] = ()
+
+    def __post_init__(self) -> None:
+        total = sum(entry.amount_nano for entry in self.entries)
+        if total != 0:
+            raise ValueError(f"transaction {self.kind} does not balance: {total} nano left over")
+
+
+def wallet(account_id: str) -> str:
+    """Name of the ledger account that holds a customer's credit."""
+    return f"wallet:{account_id}"
+
+
+def cash(provider: str) -> str:
+    """Name of the ledger account that faces the money a provider (counter, bank, app) took in."""
+    return f"cash:{provider}"
+
+
+def charge_entries(account_id: str, charges: Mapping[str, int]) -> tuple[Entry, ...]:
+    """Entries that move charge components (`energy:grid`, `fixed`, `tax:VAT` -> nano) to income."""
+    total = sum(charges.values())
+    entries = [Entry(wallet(account_id), -total)]
+    for component, amount_nano in sorted(charges.items()):
+        name = component if component.startswith("tax:") else f"income:{component}"
+        entries.append(Entry(name, amount_nano))
+    return tuple(entry for entry in entries if entry.amount_nano != 0)
+
+
+def merge_entries(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The same entries with one line per ledger account, sorted, zero lines left out."""
+    sums: dict[str, int] = {}
+    for entry in entries:
+        sums[entry.ledger_account] = sums.get(entry.ledger_account, 0) + entry.amount_nano
+    return tuple(Entry(name, sums[name]) for name in sorted(sums) if sums[name] != 0)
+
+
+def settlement_of(lines: Sequence[SettlementLine], *, utc_ms: int) -> Transaction | None:
+    """One transaction for a posting round: every line's charges leave its account's wallet."""
+    if not lines:
+        return None
+    entries: list[Entry] = []
+    for line in lines:
+        entries += charge_entries(line.account_id, dict(line.charges))
+    return Transaction(
+        kind=TransactionKind.SETTLEMENT,
+        utc_ms=utc_ms,
+        entries=merge_entries(entries),
+        settlements=tuple(lines),
+    )
+
+
+def recharge_of(
+    account_id: str,
+    amount_nano: int,
+    provider: str,
+    *,
+    utc_ms: int,
+    request_key: str,
+    reference: str,
+) -> Transaction:
+    """Money that a provider took in becomes credit of an account."""
+    return Transaction(
+        kind=TransactionKind.RECHARGE,
+        utc_ms=utc_ms,
+        entries=(Entry(wallet(account_id), amount_nano), Entry(cash(provider), -amount_nano)),
+        account_id=account_id,
+        request_key=request_key,
+        memo=(("provider", provider), ("reference", reference)),
+    )
+
+
+def opening_of(account_id: str, amount_nano: int, *, utc_ms: int, request_key: str) -> Transaction:
+    """The balance that an account brings along when it is opened (negative: a debt)."""
+    return Transaction(
+        kind=TransactionKind.OPENING,
+        utc_ms=utc_ms,
+        entries=(Entry(wallet(account_id), amount_nano), Entry("opening", -amount_nano)),
+        account_id=account_id,
+        request_key=request_key,
+    )
+
+
+def reversal_of(original: Transaction, seq: int, *, utc_ms: int, request_key: str) -> Transaction:
+    """The transaction that undoes `original` (ledger sequence `seq`), linked to it."""
+    return Transaction(
+        kind=TransactionKind.REVERSAL,
+        utc_ms=utc_ms,
+        entries=tuple(Entry(e.ledger_account, -e.amount_nano) for e in original.entries),
+        account_id=original.account_id,
+        request_key=request_key,
+        reverses_seq=seq,
+        memo=(("reverses", str(seq)),),
+    )
+
+
+def canonical_json(body: object) -> bytes:
+    """JSON with sorted keys, no spaces, UTF-8: one text for one meaning."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def chain_hash(previous: bytes, body: Mapping[str, object]) -> bytes:
+    """SHA-256 over the previous hash's 32 bytes and the canonical JSON of `body`."""
+    return hashlib.sha256(previous + canonical_json(body)).digest()
+
+
+def transaction_body(seq: int, transaction: Transaction) -> dict[str, object]:
+    """Everything of a transaction that its hash covers."""
+    return {
+        "seq": seq,
+        "kind": transaction.kind.value,
+        "utc_ms": transaction.utc_ms,
+        "account": transaction.account_id,
+        "request_key": transaction.request_key,
+        "reverses": transaction.reverses_seq,
+        "memo": dict(transaction.memo),
+        "entries": [[e.ledger_account, e.amount_nano] for e in transaction.entries],
+        "settlements": [settlement_body(line) for line in transaction.settlements],
+    }
+
+
+def settlement_body(line: SettlementLine) -> dict[str, object]:
+    """A settlement line as its transaction's hash covers it."""
+    return {
+        "account": line.account_id,
+        "service_point": line.service_point_id,
+        "meter": line.meter_id,
+        "tariff": line.tariff_id,
+        "period": line.period,
+        "from_utc_ms": line.from_utc_ms,
+        "to_utc_ms": line.to_utc_ms,
+        "from_wh": list(line.from_wh),
+        "to_wh": list(line.to_wh),
+        "advance_wh": list(line.advance_wh),
+        "cells": dict(line.cells),
+        "charges": dict(line.charges),
+        "flags": list(line.flags),
+    }

@@ -1,0 +1,383 @@
+"""One service point: what a reading means for its energy, its money and its supply.
+
+A reading goes through guard -> pricing -> credit -> supply. Doubtful readings stop at the guard:
+they charge nothing and cut nobody.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from gateway.core.errors import RefusedError
+from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
+from gateway.core.ledger import SettlementLine
+from gateway.core.pricing import Posting, Pricer
+from gateway.core.proof import NS, Observation
+from gateway.core.reading import Lane, Reading
+from gateway.core.supply import Order, Reason, Supply
+
+# A load seen this long ago still says what flowed before a command.
+LOAD_MEMORY_NS: Final = 5 * NS
+PREDICT_MIN_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PointTerms:
+    """What does not change while a point is served.
+
+    `sources` names the energy source behind each import register (T1, T2). `p_max_w` is the
+    limit or breaker of the point, `period_s` the regular poll period.
+    """
+
+    service_point_id: str
+    meter_id: str
+    feeder: str
+    sources: tuple[str, ...]
+    p_max_w: int
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What followed from one reading; control carries it out.
+
+    `advance_wh` is the settled energy per register. `posting_due` asks for a posting with the next
+    commit. `newly_due` says that the credit has just run out. `predict_s` is when the credit
+    could run out at full power, for a poll in the short lane; `read_again` asks for one at once.
+    """
+
+    settled: bool = False
+    advance_wh: tuple[int, ...] = ()
+    events: tuple[str, ...] = ()
+    orders: tuple[Order, ...] = ()
+    posting_due: bool = False
+    newly_due: bool = False
+    predict_s: float | None = None
+    read_again: bool = False
+    flags: tuple[str, ...] = ()
+
+
+class Point:
+    """Mutable state of one service point. Single-threaded; time comes with the readings.
+
+    `wallet_nano` is the posted balance; `available_nano` is what is left of it after the running
+    consumption. Without an account (`pricer` None) energy is guarded and counted, and nothing is
+    charged or cut.
+    """
+
+    def __init__(self, terms: PointTerms, guard: RegisterGuard, supply: Supply) -> None:
+        self.terms = terms
+        self.guard = guard
+        self.supply = supply
+        self.account_id = ""
+        self.tariff_id = ""
+        self.pricer: Pricer | None = None
+        self.wallet_nano = 0
+        self.threshold_nano = 0
+        self.last: Reading | None = None
+        self.last_full: Reading | None = None
+        self.label_utc_ms = 0
+        self.last_sequence = 0
+        self._lost = True
+        self._line_from_wh: tuple[int, ...] | None = None
+        self._line_from_utc_ms = 0
+        self._advance_wh: tuple[int, ...] = ()
+        self._flags: set[str] = set()
+        self._boundary_utc_ms = 0
+        self.posting_count = 0
+
+    # -- money -----------------------------------------------------------------------------
+
+    @property
+    def running_nano(self) -> int:
+        """Priced consumption since the last posting."""
+        return self.pricer.running_nano() if self.pricer else 0
+
+    @property
+    def available_nano(self) -> int:
+        """What may still be used: posted balance less running consumption, less the threshold."""
+        return self.wallet_nano - self.running_nano - self.threshold_nano
+
+    def attach_account(
+        self, account_id: str, tariff_id: str, pricer: Pricer, *, threshold_nano: int
+    ) -> None:
+        """Charge this point's energy to an account from here on (also after a restart)."""
+        self.account_id = account_id
+        self.tariff_id = tariff_id
+        self.pricer = pricer
+        self.threshold_nano = threshold_nano
+
+    def begin_line(self) -> None:
+        """Energy counted so far belongs to nobody's account: the first line starts here."""
+        self._line_from_wh = self.guard.registers_wh
+        self._line_from_utc_ms = self.label_utc_ms
+        self._advance_wh = (0,) * len(self.terms.sources)
+        self._flags.clear()
+
+    def credited(self, amount_nano: int) -> bool:
+        """A committed posting changed the balance; True when CREDIT was cleared by it."""
+        self.wallet_nano += amount_nano
+        if self.available_nano > 0:
+            return self.supply.unblock(Reason.CREDIT)
+        return False
+
+    def take_postings(self) -> list[SettlementLine]:
+        """Settlement lines since the last call; their charges leave the wallet at this instant.
+
+        The caller commits them with `posted_state`; if that fails the process ends and starts
+        again from the file.
+        """
+        registers_wh = self.guard.registers_wh
+        if self.pricer is None or self._line_from_wh is None or registers_wh is None:
+            return []
+        lines = self._lines(self.pricer.settle(), self._line_from_wh, registers_wh)
+        for line in lines:
+            self.wallet_nano -= sum(amount for _, amount in line.charges)
+        if lines:
+            self.posting_count += 1
+            self.begin_line()
+        return lines
+
+    def pass_time(self, utc_ms: int) -> bool:
+        """Close billing periods that ended; True when this charged something to be posted.
+
+        Only called while the wall clock is trusted.
+        """
+        return self.pricer is not None and self.pricer.close_periods(utc_ms) > 0
+
+    # -- readings --------------------------------------------------------------------------
+
+    def lost(self) -> None:
+        """The meter could not be read: what comes next may be a restart's."""
+        self._lost = True
+        self.supply.disturbed()
+
+    def on_reading(self, reading: Reading, *, rates_known: bool) -> Step:
+        """Take one reading through guard, pricing, credit and supply.
+
+        `rates_known` is False while the wall clock is not trusted: energy then settles at the last
+        known rate.
+        """
+        if reading.restarted:
+            self.supply.disturbed()
+        verdict = self.guard.check(
+            reading.sequence,
+            reading.mono_ns,
+            reading.energy_wh,
+            restarted=reading.restarted,
+            communication_lost=self._lost,
+        )
+        if verdict.kind is VerdictKind.DUPLICATE:
+            return Step(events=verdict.events)
+        self.last = reading
+        if reading.lane is not Lane.SHORT:
+            self.last_full = reading
+        if not verdict.settles:
+            # The output may be believed; the energy charges nothing and cuts nobody.
+            orders = self.supply.observe(self._observation(reading, trusted=False))
+            return Step(events=verdict.events, orders=tuple(orders), read_again=verdict.read_again)
+        self._lost = False
+        self.last_sequence = reading.sequence
+        flags = self._settle(reading, verdict, rates_known=rates_known)
+        crossed = self._crossed_boundary()
+        newly_due = self._judge_credit()
+        orders = self.supply.observe(self._observation(reading, trusted=True))
+        return Step(
+            settled=True,
+            advance_wh=verdict.advance_wh,
+            events=verdict.events,
+            orders=tuple(orders),
+            posting_due=newly_due or crossed or bool(verdict.events),
+            newly_due=newly_due,
+            predict_s=self._predict_s(),
+            read_again=verdict.read_again,
+            flags=flags,
+        )
+
+    def release(self, *, accept: bool) -> tuple[int, ...]:
+        """A manager decides on held energy; the Wh that are charged by it, per register."""
+        if not self.guard.held:
+            raise RefusedError("NOTHING_HELD", "this meter holds no energy for a decision")
+        advance_wh = self.guard.release(accept=accept)
+        self._rebase(advance_wh, "RELEASED")
+        return advance_wh
+
+    def replace_meter(
+        self, closing_wh: tuple[int, ...], opening_wh: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Exchange the device: the old one is settled to its closing registers."""
+        if len(closing_wh) != len(self.terms.sources) or len(opening_wh) != len(closing_wh):
+            raise RefusedError(
+                "REGISTER_COUNT", f"this meter has {len(self.terms.sources)} import registers"
+            )
+        advance_wh = self.guard.replace(closing_wh, opening_wh)
+        self._rebase(advance_wh, "METER_REPLACED")
+        return advance_wh
+
+    # -- persistence -----------------------------------------------------------------------
+
+    def running_state(self) -> dict[str, object]:
+        """What every sweep keeps of this point: registers, sequence, time, unposted consumption."""
+        pricing = self.pricer.snapshot() if self.pricer else {}
+        return {
+            "posting": self.posting_count,
+            "sequence": self.last_sequence,
+            "guard": self.guard.snapshot(),
+            "pricing": {name: value for name, value in pricing.items() if name != "posted"},
+            "label_utc_ms": self.label_utc_ms,
+            "line_from_wh": self._line_from_wh,
+            "line_from_utc_ms": self._line_from_utc_ms,
+            "advance_wh": self._advance_wh,
+            "flags": sorted(self._flags),
+        }
+
+    def posted_state(self, now_ns: int, utc_ms: int) -> dict[str, object]:
+        """What a posting or a change of supply keeps: posted charges, supply, and the running part.
+
+        The running part counts only until a sweep with the same `posting` is found.
+        """
+        return {
+            "posting": self.posting_count,
+            "posted": self.pricer.snapshot()["posted"] if self.pricer else [],
+            "supply": self.supply.snapshot(now_ns, utc_ms),
+            "running": self.running_state(),
+        }
+
+    def restore_running(self, state: Mapping[str, object]) -> None:
+        """Take up a running state; the guard and the pricer are restored by the caller."""
+        self.posting_count = cast("int", state["posting"])
+        self.last_sequence = cast("int", state["sequence"])
+        self.label_utc_ms = cast("int", state["label_utc_ms"])
+        from_wh = cast("Sequence[int] | None", state["line_from_wh"])
+        self._line_from_wh = None if from_wh is None else tuple(from_wh)
+        self._line_from_utc_ms = cast("int", state["line_from_utc_ms"])
+        self._advance_wh = tuple(cast("Sequence[int]", state["advance_wh"]))
+        self._flags = set(cast("Sequence[str]", state["flags"]))
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _settle(self, reading: Reading, verdict: Verdict, *, rates_known: bool) -> tuple[str, ...]:
+        from_utc_ms = self.label_utc_ms or reading.utc_ms
+        to_utc_ms = reading.utc_ms if rates_known else from_utc_ms
+        self.label_utc_ms = max(from_utc_ms, to_utc_ms)
+        if self._line_from_wh is None:
+            self._line_from_wh = self.guard.registers_wh
+            self._line_from_utc_ms = self.label_utc_ms
+            self._advance_wh = (0,) * len(self.terms.sources)
+            return ()
+        if verdict.events:
+            self._flags.update(verdict.events)
+        self._advance_wh = tuple(
+            a + b for a, b in zip(self._advance_wh, verdict.advance_wh, strict=True)
+        )
+        if self.pricer is None:
+            return ()
+        flags = self.pricer.advance(
+            tuple(zip(self.terms.sources, verdict.advance_wh, strict=True)), from_utc_ms, to_utc_ms
+        )
+        names = tuple(sorted(flag.value for flag in flags))
+        self._flags.update(names)
+        return names
+
+    def _lines(
+        self, postings: Sequence[Posting], from_wh: tuple[int, ...], registers_wh: tuple[int, ...]
+    ) -> list[SettlementLine]:
+        """One line per period and tariff version; the last one ends at the registers as read."""
+        if not postings:
+            # Registers that moved without a charge (a rebase) are kept for the proof all the same.
+            if not self._flags and from_wh == registers_wh:
+                return []
+            postings = [Posting(self._period_label(), self.tariff_id, 0, (), ())]
+        lines: list[SettlementLine] = []
+        left_wh = list(self._advance_wh)
+        for number, posting in enumerate(postings, start=1):
+            is_last = number == len(postings)
+            advance_wh = tuple(left_wh) if is_last else self._share(posting, left_wh)
+            for register, wh in enumerate(advance_wh):
+                left_wh[register] -= wh
+            to_wh = tuple(a + b for a, b in zip(from_wh, advance_wh, strict=True))
+            lines.append(
+                SettlementLine(
+                    account_id=self.account_id,
+                    service_point_id=self.terms.service_point_id,
+                    meter_id=self.terms.meter_id,
+                    tariff_id=self.tariff_id,
+                    period=posting.period,
+                    from_utc_ms=self._line_from_utc_ms,
+                    to_utc_ms=self.label_utc_ms,
+                    from_wh=from_wh,
+                    to_wh=registers_wh if is_last else to_wh,
+                    advance_wh=advance_wh,
+                    cells=tuple((cell.key, wh) for cell, wh in posting.cells),
+                    charges=posting.charges,
+                    flags=tuple(sorted(self._flags.union(posting.flags))),
+                )
+            )
+            from_wh = to_wh
+        return lines
+
+    def _share(self, posting: Posting, left_wh: Sequence[int]) -> tuple[int, ...]:
+        """How much of each register's advance a posting that is not the last one covers."""
+        by_source: dict[str, int] = {}
+        for cell, wh in posting.cells:
+            by_source[cell.source] = by_source.get(cell.source, 0) + wh
+        shares: list[int] = []
+        for source, wh in zip(self.terms.sources, left_wh, strict=True):
+            share_wh = min(wh, by_source.get(source, 0))
+            by_source[source] = by_source.get(source, 0) - share_wh
+            shares.append(share_wh)
+        return tuple(shares)
+
+    def _period_label(self) -> str:
+        return self.pricer.period_label if self.pricer else ""
+
+    def _rebase(self, advance_wh: tuple[int, ...], flag: str) -> None:
+        """Charge energy that a person decided on, at the rates of the label."""
+        self._flags.add(flag)
+        self._advance_wh = tuple(a + b for a, b in zip(self._advance_wh, advance_wh, strict=True))
+        if self.pricer is not None:
+            label = self.label_utc_ms
+            self.pricer.advance(
+                tuple(zip(self.terms.sources, advance_wh, strict=True)), label, label
+            )
+
+    def _predict_s(self) -> float | None:
+        """When the credit could be used up at full power, if within the next regular poll."""
+        supply = self.supply
+        if self.pricer is None or not supply.enforced or supply.reasons:
+            return None
+        available_nano, label = self.available_nano, self.label_utc_ms
+        left_wh = min(
+            self.pricer.remaining_wh(available_nano, source, label) for source in self.terms.sources
+        )
+        left_s = left_wh * 3600.0 / self.terms.p_max_w
+        return max(PREDICT_MIN_S, left_s) if left_s < self.terms.period_s else None
+
+    def _judge_credit(self) -> bool:
+        if self.pricer is None or not self.supply.enforced:
+            return False
+        return self.available_nano <= 0 and self.supply.block(Reason.CREDIT)
+
+    def _observation(self, reading: Reading, *, trusted: bool) -> Observation:
+        power_w, full = reading.power_w, self.last_full
+        if power_w is None and full is not None:
+            recent = reading.mono_ns - full.mono_ns <= LOAD_MEMORY_NS
+            power_w = full.power_w if recent else None
+        return Observation(
+            mono_ns=reading.mono_ns,
+            output_closed=reading.output_closed,
+            energy_wh=sum(self.guard.registers_wh or reading.energy_wh),
+            current_a=reading.current_a,
+            power_w=power_w,
+            feedback_closed=reading.feedback_closed,
+            trusted=trusted,
+        )
+
+    def _crossed_boundary(self) -> bool:
+        """Whether a rate or period boundary lies behind the label: what it priced is posted."""
+        if self.pricer is None:
+            return False
+        boundary_utc_ms = self.pricer.next_boundary_utc_ms
+        crossed = 0 < self._boundary_utc_ms != boundary_utc_ms
+        self._boundary_utc_ms = boundary_utc_ms
+        return crossed

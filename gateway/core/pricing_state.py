@@ -1,0 +1,99 @@
+"""What a pricer's saved state says, read back with every field checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.core.errors import RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLine:
+    """Counts of one tariff version in one period: posted ones with charges, or those since.
+
+    `cells` are (source, band, block, Wh), `charges` (component, nano-units).
+    """
+
+    posted: bool
+    period: str
+    tariff_id: str
+    version: int
+    cells: tuple[tuple[str, str, int, int], ...]
+    charges: tuple[tuple[str, int], ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPricing:
+    """A pricer's state: periods that ended by `closed_utc_ms` are closed."""
+
+    label_utc_ms: int
+    closed_utc_ms: int
+    posted_nano: int
+    lines: tuple[SavedLine, ...]
+
+
+def parse_state(state: Mapping[str, object]) -> SavedPricing:
+    """Read a snapshot. Raises RefusedError PRICING_STATE for anything that is none."""
+    lines: list[SavedLine] = []
+    for row in _rows(state.get("posted"), 5):
+        charges = tuple((_text(item[0]), _integer(item[1])) for item in _rows(row[4], 2))
+        lines.append(_line(row, posted=True, charges=charges))
+    for row in _rows(state.get("unposted"), 5):
+        if not isinstance(row[4], list | tuple):
+            raise _damaged(row[4])
+        flags = tuple(_text(flag) for flag in row[4])
+        lines.append(_line(row, posted=False, flags=flags))
+    return SavedPricing(
+        label_utc_ms=_integer(state.get("label_utc_ms")),
+        closed_utc_ms=_integer(state.get("closed_utc_ms")),
+        posted_nano=_integer(state.get("posted_nano")),
+        lines=tuple(lines),
+    )
+
+
+def _line(
+    row: tuple[object, ...],
+    *,
+    posted: bool,
+    charges: tuple[tuple[str, int], ...] = (),
+    flags: tuple[str, ...] = (),
+) -> SavedLine:
+    return SavedLine(
+        posted=posted,
+        period=_text(row[0]),
+        tariff_id=_text(row[1]),
+        version=_integer(row[2]),
+        cells=tuple(
+            (_text(cell[0]), _text(cell[1]), _integer(cell[2]), _integer(cell[3]))
+            for cell in _rows(row[3], 4)
+        ),
+        charges=charges,
+        flags=flags,
+    )
+
+
+def _rows(value: object, width: int) -> list[tuple[object, ...]]:
+    if not isinstance(value, list | tuple):
+        raise _damaged(value)
+    rows: list[tuple[object, ...]] = []
+    for item in value:
+        if not isinstance(item, list | tuple) or len(item) != width:
+            raise _damaged(item)
+        rows.append(tuple(item))
+    return rows
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _damaged(value)
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _damaged(value)
+    return value
+
+
+def _damaged(value: object) -> RefusedError:
+    return RefusedError("PRICING_STATE", f"saved pricing state is damaged at {value!r}")

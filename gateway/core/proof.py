@@ -1,0 +1,109 @@
+"""How an opening is proved: output read-back, current near zero, no energy advance, feedback.
+
+Domain rules of section 6: with no load before the command, current and energy prove nothing, and
+the result says so (`load_unproven`).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+NS: Final = 1_000_000_000
+# Below this power before the command, current and energy prove nothing about an opening.
+LOAD_PROOF_W: Final = 20.0
+
+
+class Witness(StrEnum):
+    """What proves that an opening happened."""
+
+    OUTPUT = "output"
+    CURRENT = "current"
+    ENERGY = "energy"
+    FEEDBACK = "feedback"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a good reading shows of the supply. `energy_wh` is the sum of the import registers.
+
+    `current_a` is None where the reading did not measure it (short lane). `trusted` is False
+    while its energy is held or quarantined: nobody is cut for credit on it.
+    """
+
+    mono_ns: int
+    output_closed: bool | None
+    energy_wh: int
+    current_a: float | None = None
+    power_w: float | None = None
+    feedback_closed: bool | None = None
+    trusted: bool = True
+
+
+@dataclass(slots=True)
+class OpeningProof:
+    """Collects witnesses reading by reading.
+
+    `load_before_w` and `current_before_a` are what flowed when the command was issued,
+    `starting_current_a` the smallest current that the transformer measures, `has_feedback`
+    whether the contactor's auxiliary contact is wired to an input.
+    """
+
+    load_before_w: float
+    current_before_a: float
+    starting_current_a: float
+    has_feedback: bool
+    witnesses: set[Witness] = field(default_factory=set)
+    shown_ns: int | None = None
+    _energy_wh: int | None = None
+    _quiet_since_ns: int = 0
+
+    @property
+    def load_unproven(self) -> bool:
+        """Too little load before the command to prove the contact itself."""
+        return self.load_before_w < LOAD_PROOF_W
+
+    @property
+    def shows_open(self) -> bool:
+        """Output reads open, and nothing that can speak contradicts it."""
+        if Witness.OUTPUT not in self.witnesses:
+            return False
+        if self.has_feedback:
+            return Witness.FEEDBACK in self.witnesses
+        return self.load_unproven or Witness.CURRENT in self.witnesses
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more would be learned by waiting."""
+        proved = Witness.ENERGY in self.witnesses or Witness.FEEDBACK in self.witnesses
+        return self.shows_open and (proved or self.load_unproven)
+
+    def collect(self, seen: Observation) -> None:
+        """Weigh one reading that was made after the command was sent."""
+        self._note(Witness.OUTPUT, shown=seen.output_closed is False)
+        if self.has_feedback and seen.feedback_closed is not None:
+            self._note(Witness.FEEDBACK, shown=not seen.feedback_closed)
+        if seen.current_a is not None and not self.load_unproven:
+            limit_a = max(0.02 * self.current_before_a, self.starting_current_a)
+            self._note(Witness.CURRENT, shown=seen.current_a <= limit_a)
+        if seen.energy_wh != self._energy_wh:
+            self._energy_wh = seen.energy_wh
+            self._quiet_since_ns = seen.mono_ns
+            self.witnesses.discard(Witness.ENERGY)
+        elif not self.load_unproven:
+            # Three steps of the counter would have come in this time at the load before.
+            quiet_s = (seen.mono_ns - self._quiet_since_ns) / NS
+            self._note(Witness.ENERGY, shown=quiet_s >= 3 * 3600.0 / self.load_before_w)
+        if not self.shows_open:
+            self.shown_ns = None
+        elif self.shown_ns is None:
+            self.shown_ns = seen.mono_ns
+
+    def in_order(self) -> tuple[Witness, ...]:
+        """The witnesses that stand, in the order of the enumeration."""
+        return tuple(witness for witness in Witness if witness in self.witnesses)
+
+    def _note(self, witness: Witness, *, shown: bool) -> None:
+        if shown:
+            self.witnesses.add(witness)
+        else:
+            self.witnesses.discard(witness)

@@ -1,0 +1,49 @@
+"""One answer of a meter, as the rules see it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Quality(StrEnum):
+    """How far a value may be trusted (OPC UA's three classes)."""
+
+    GOOD = "good"
+    UNCERTAIN = "uncertain"
+    BAD = "bad"
+
+
+class Lane(StrEnum):
+    """Which set of registers a poll reads: all, only energy and output, or the slow extras."""
+
+    FULL = "full"
+    SHORT = "short"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One successful poll of one meter.
+
+    `sequence` is assigned by the gateway, per meter, increasing. `mono_ns` is when the reply with
+    the energy registers arrived, `utc_ms` its wall label. `energy_wh` is the cumulative import per
+    tariff register (PAC3220: T1, T2), each floored to whole Wh. `output_closed` is the supply
+    switch as its output reads back (True: supply connected), `feedback_closed` the contactor's
+    auxiliary contact on a digital input where wired. `current_a` is the highest phase current.
+    `restarted` is the meter's latched restart bit. `values` are all measurements of the model in
+    the model's order (only in the full lane, else empty); undefined ones are NaN.
+    """
+
+    sequence: int
+    mono_ns: int
+    utc_ms: int
+    lane: Lane
+    energy_wh: tuple[int, ...]
+    output_closed: bool | None
+    feedback_closed: bool | None = None
+    current_a: float | None = None
+    power_w: float | None = None
+    voltage_v: float | None = None
+    restarted: bool = False
+    diagnostics: int = 0
+    meter_clock_s: int | None = None
+    values: tuple[float, ...] = ()

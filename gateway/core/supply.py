@@ -1,0 +1,485 @@
+"""The supply state machine of one service point: intended against observed, level-triggered.
+
+    CONNECTED --reasons--> DISCONNECTING --witnesses--> DISCONNECTED
+        ^                                                    | reasons empty, minimum off time
+        +-- RECONNECTING <--confirmed or auto-- READY_FOR_RECONNECTION
+
+Nothing here is edge-triggered: `decide` compares what is intended with what was last observed and
+orders at most one switch. Control states are COSEM's DisconnectControl (class 70);
+DISCONNECTING and RECONNECTING are shown between command and verification.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, cast
+
+from gateway.core.errors import RefusedError
+from gateway.core.proof import NS, Observation, OpeningProof, Witness
+
+# A floored Wh counter may still show the Wh that was under way when the contact opened.
+ENERGY_EDGE_WH: Final = 1
+
+
+class Reason(StrEnum):
+    """Why supply is blocked; each is cleared only by its own rule."""
+
+    CREDIT = "CREDIT"
+    OVERLOAD = "OVERLOAD"
+    MANUAL = "MANUAL"
+    LEGAL = "LEGAL"
+    TAMPER = "TAMPER"
+    SAFETY = "SAFETY"
+    SHED = "SHED"
+
+
+# A person answers for these: they act on doubtful readings too (domain.md I8).
+UNCONDITIONAL: Final = frozenset({Reason.MANUAL, Reason.SAFETY})
+
+
+class ControlState(StrEnum):
+    """What is shown of a supply."""
+
+    CONNECTED = "connected"
+    DISCONNECTING = "disconnecting"
+    DISCONNECTED = "disconnected"
+    READY_FOR_RECONNECTION = "ready_for_reconnection"
+    RECONNECTING = "reconnecting"
+
+
+class Fault(StrEnum):
+    """A command that could not be proved."""
+
+    FAILED_TO_OPEN = "FAILED_TO_OPEN"
+    FAILED_TO_CLOSE = "FAILED_TO_CLOSE"
+
+
+class Alarm(StrEnum):
+    """Conditions of a supply that a person must see."""
+
+    FAILED_TO_OPEN = "FAILED_TO_OPEN"
+    FAILED_TO_CLOSE = "FAILED_TO_CLOSE"
+    UNAUTHORISED_SUPPLY = "UNAUTHORISED_SUPPLY"
+    OUTPUT_DIFFERS = "OUTPUT_DIFFERS"
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyPolicy:
+    """How one point is switched and proved.
+
+    `confirm_needed` is arm mode: a person confirms before supply is closed. `starting_current_a`
+    is the smallest current that the transformer measures. Times in seconds.
+    """
+
+    confirm_needed: bool = True
+    critical: bool = False
+    verify_s: float = 10.0
+    retries: int = 2
+    min_off_s: float = 60.0
+    starting_current_a: float = 0.05
+    max_reading_age_s: float = 60.0
+    fault_retry_s: float = 900.0
+    has_feedback: bool = False
+
+
+@dataclass(slots=True)
+class Command:
+    """A switch command between intent and proof."""
+
+    close: bool
+    reasons: tuple[Reason, ...]
+    proof: OpeningProof
+    attempts: int = 1
+    sent_ns: int | None = None
+    look_first: bool = False
+    detail: str = ""
+
+
+class OrderKind(StrEnum):
+    """What the machine wants done or recorded."""
+
+    SEND = "send"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    ALARM = "alarm"
+    CLEAR = "clear"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One step for control to carry out: send, record the end, raise or clear an alarm.
+
+    `shown_ns` is when the opening was first shown by output and current (VERIFIED only).
+    """
+
+    kind: OrderKind
+    close: bool = False
+    attempt: int = 0
+    reasons: tuple[Reason, ...] = ()
+    witnesses: tuple[Witness, ...] = ()
+    load_unproven: bool = False
+    shown_ns: int | None = None
+    alarm: Alarm | None = None
+    detail: str = ""
+
+
+class Supply:
+    """Intended and observed state of one supply; every method is pure in time given.
+
+    The caller feeds observations and events, then asks `decide` for the next order. Only good
+    readings are fed: a doubtful reading must never cut.
+    """
+
+    def __init__(self, policy: SupplyPolicy) -> None:
+        self.policy = policy
+        self.enforced = False
+        self.reasons: set[Reason] = set()
+        self.reconnection_pending = False
+        self.confirmed = False
+        self.opened_ns: int | None = None
+        self.command: Command | None = None
+        self.fault: Fault | None = None
+        self.fault_ns = 0
+        self.alarms: set[Alarm] = set()
+        self.observed: Observation | None = None
+        self.opened_energy_wh: int | None = None
+        self._disturbed = True  # nothing seen yet: an open output may be a restart's
+
+    # -- what is intended ------------------------------------------------------------------
+
+    @property
+    def intended_closed(self) -> bool:
+        """Invariant I7: closed exactly while no reason stands and no reconnection is pending."""
+        return not self.reasons and not self.reconnection_pending
+
+    @property
+    def output_closed(self) -> bool | None:
+        """The output as last read back; None before the first good reading."""
+        return self.observed.output_closed if self.observed else None
+
+    def state(self, now_ns: int) -> ControlState:
+        """The state to show at `now_ns`."""
+        if self.command is not None and self.command.close:
+            return ControlState.RECONNECTING
+        if self.command is not None and not self.command.proof.shows_open:
+            return ControlState.DISCONNECTING
+        if not self.reconnection_pending:
+            return ControlState.CONNECTED
+        if self.reasons or self.min_off_left_s(now_ns) > 0:
+            return ControlState.DISCONNECTED
+        return ControlState.READY_FOR_RECONNECTION
+
+    def min_off_left_s(self, now_ns: int) -> float:
+        """Seconds of the minimum off time that remain."""
+        if self.opened_ns is None:
+            return 0.0
+        return max(0.0, self.policy.min_off_s - (now_ns - self.opened_ns) / NS)
+
+    def block(self, reason: Reason) -> bool:
+        """Set a reason; True when it is new."""
+        if reason is Reason.CREDIT and self.policy.critical:
+            return False
+        if reason in self.reasons:
+            return False
+        self.reasons.add(reason)
+        self.confirmed = False
+        if self.output_closed is False:
+            self.reconnection_pending = True
+        return True
+
+    def unblock(self, reason: Reason) -> bool:
+        """Clear a reason; True when it stood."""
+        if reason not in self.reasons:
+            return False
+        self.reasons.discard(reason)
+        return True
+
+    def confirm(self, now_ns: int) -> None:
+        """A person confirms the reconnection.
+
+        Raises RefusedError SUPPLY_BLOCKED, MIN_OFF_TIME or NOTHING_TO_CONFIRM.
+        """
+        if self.reasons:
+            names = ", ".join(sorted(self.reasons))
+            raise RefusedError("SUPPLY_BLOCKED", f"supply is still blocked: {names}")
+        if not self.reconnection_pending:
+            raise RefusedError("NOTHING_TO_CONFIRM", "no reconnection is waiting at this point")
+        left_s = self.min_off_left_s(now_ns)
+        if left_s > 0:
+            raise RefusedError(
+                "MIN_OFF_TIME", f"minimum off time: try again in {int(left_s) + 1} s"
+            )
+        self.confirmed = True
+
+    def accept_open_output(self) -> bool:
+        """A person answers for closing an output that somebody opened; True when one stands."""
+        if Alarm.OUTPUT_DIFFERS not in self.alarms:
+            return False
+        self._disturbed = True
+        return True
+
+    # -- what happens ----------------------------------------------------------------------
+
+    def disturbed(self) -> None:
+        """The meter restarted or was out of reach: an open output now is no act of a person."""
+        self._disturbed = True
+
+    def observe(self, seen: Observation) -> list[Order]:
+        """Take in a good reading and judge the command under way and the state at rest."""
+        self.observed = seen
+        orders = self._judge(seen) if self.command is not None else []
+        if self.command is None:
+            orders += self._watch(seen)
+        if seen.output_closed:
+            self._disturbed = False
+        return orders
+
+    def sent(self, now_ns: int) -> None:
+        """The command's write was acknowledged by the meter; its effect is still to be seen."""
+        if self.command is not None:
+            self.command.sent_ns = now_ns
+            self.command.detail = ""
+
+    def send_failed(self, now_ns: int, detail: str) -> None:
+        """The write failed or its reply was lost: look at the output before repeating anything."""
+        if self.command is not None:
+            self.command.sent_ns = now_ns
+            self.command.look_first = True
+            self.command.detail = detail
+
+    # -- what to do ------------------------------------------------------------------------
+
+    def wants(self, now_ns: int) -> bool | None:
+        """The switch that should be ordered now: True close, False open, None nothing.
+
+        Age of the observation, faults, confirmation, minimum off time and restoration are judged
+        here; breaker and stagger are asked by the caller before it calls `order`.
+        """
+        if not self.enforced or self.command is not None or self.observed is None:
+            return None
+        if self.fault is not None and now_ns - self.fault_ns < self.policy.fault_retry_s * NS:
+            return None
+        closed = self.observed.output_closed
+        if self.reasons:
+            if closed is False:
+                return None
+            age_s = (now_ns - self.observed.mono_ns) / NS
+            good = self.observed.trusted and age_s <= self.policy.max_reading_age_s
+            return False if good or self.reasons & UNCONDITIONAL else None
+        if closed is not False or not self._may_close(now_ns):
+            return None
+        return True
+
+    def order(self, now_ns: int, *, close: bool) -> Order:
+        """Start a command (the caller sends it)."""
+        seen = self.observed
+        proof = OpeningProof(
+            load_before_w=abs(seen.power_w or 0.0) if seen else 0.0,
+            current_before_a=(seen.current_a or 0.0) if seen else 0.0,
+            starting_current_a=self.policy.starting_current_a,
+            has_feedback=self.policy.has_feedback,
+        )
+        self.command = Command(close, tuple(sorted(self.reasons)), proof)
+        if close:
+            self.reconnection_pending = False
+            self.confirmed = False
+        else:
+            self.reconnection_pending = True
+            self.confirmed = False
+            self.opened_ns = now_ns
+        return Order(OrderKind.SEND, close=close, attempt=1, reasons=self.command.reasons)
+
+    def tick(self, now_ns: int) -> list[Order]:
+        """Judge deadlines without a new reading."""
+        command = self.command
+        if command is None or command.sent_ns is None:
+            return []
+        if now_ns - command.sent_ns < self.policy.verify_s * NS:
+            return []
+        if not command.close and command.proof.shows_open:
+            return self._finish()
+        return self._retry_or_fail(now_ns)
+
+    # -- persistence -----------------------------------------------------------------------
+
+    def snapshot(self, now_ns: int, utc_ms: int) -> dict[str, object]:
+        """JSON values from which `restore` goes on after a restart."""
+        opened = None if self.opened_ns is None else utc_ms - (now_ns - self.opened_ns) // 1_000_000
+        return {
+            "reasons": sorted(self.reasons),
+            "reconnection_pending": self.reconnection_pending,
+            "confirmed": self.confirmed,
+            "opened_utc_ms": opened,
+            "opened_energy_wh": self.opened_energy_wh,
+            "fault": self.fault,
+            "alarms": sorted(self.alarms),
+        }
+
+    def restore(self, state: Mapping[str, object], now_ns: int, utc_ms: int) -> None:
+        """Take up a snapshot; a command under way at the crash is rebuilt by looking."""
+        self.reasons = {Reason(name) for name in cast("Sequence[str]", state["reasons"])}
+        self.reconnection_pending = bool(state["reconnection_pending"])
+        self.confirmed = bool(state["confirmed"])
+        opened_utc_ms = cast("int | None", state["opened_utc_ms"])
+        if opened_utc_ms is not None:
+            # A wall clock that stepped back must not stretch the wait without end.
+            age_ms = max(0, utc_ms - opened_utc_ms)
+            self.opened_ns = now_ns - age_ms * 1_000_000
+        self.opened_energy_wh = cast("int | None", state["opened_energy_wh"])
+        fault = cast("str | None", state["fault"])
+        self.fault = Fault(fault) if fault else None
+        self.fault_ns = now_ns
+        self.alarms = {Alarm(name) for name in cast("Sequence[str]", state["alarms"])}
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _may_close(self, now_ns: int) -> bool:
+        if self.reconnection_pending:
+            if self.min_off_left_s(now_ns) > 0:
+                return False
+            return self.confirmed or not self.policy.confirm_needed
+        # Restoration (closed was intended all along) follows a restart or a lost link; an output
+        # that opened under our eyes was opened by somebody, who may be working on the wires.
+        return self._disturbed
+
+    def _judge(self, seen: Observation) -> list[Order]:
+        command = self.command
+        if command is None or command.sent_ns is None or seen.mono_ns < command.sent_ns:
+            return []
+        if command.close:
+            return self._judge_close(command, seen)
+        command.proof.collect(seen)
+        if command.look_first and not command.proof.shows_open:
+            command.look_first = False
+            return self._retry_or_fail(seen.mono_ns)
+        if command.proof.complete:
+            return self._finish()
+        return self.tick(seen.mono_ns)
+
+    def _judge_close(self, command: Command, seen: Observation) -> list[Order]:
+        shown = seen.output_closed and (
+            not self.policy.has_feedback or seen.feedback_closed is not False
+        )
+        if shown:
+            return self._finish()
+        if command.look_first:
+            command.look_first = False
+            return self._retry_or_fail(seen.mono_ns)
+        return self.tick(seen.mono_ns)
+
+    def _finish(self) -> list[Order]:
+        command = self.command
+        if command is None:
+            return []
+        self.command = None
+        self.fault = None
+        orders = [
+            Order(
+                OrderKind.VERIFIED,
+                close=command.close,
+                attempt=command.attempts,
+                reasons=command.reasons,
+                witnesses=(Witness.OUTPUT,) if command.close else command.proof.in_order(),
+                load_unproven=not command.close and command.proof.load_unproven,
+                shown_ns=command.proof.shown_ns,
+            )
+        ]
+        if command.close:
+            self.opened_ns = None
+            self.opened_energy_wh = None
+        elif self.observed is not None:
+            self.opened_energy_wh = self.observed.energy_wh
+        for alarm in (Alarm.FAILED_TO_OPEN, Alarm.FAILED_TO_CLOSE, Alarm.OUTPUT_DIFFERS):
+            orders += self._clear(alarm)
+        if command.close:
+            orders += self._clear(Alarm.UNAUTHORISED_SUPPLY)
+        return orders
+
+    def _retry_or_fail(self, now_ns: int) -> list[Order]:
+        command = self.command
+        if command is None:
+            return []
+        if command.attempts <= self.policy.retries:
+            command.attempts += 1
+            command.sent_ns = None
+            return [
+                Order(
+                    OrderKind.SEND,
+                    close=command.close,
+                    attempt=command.attempts,
+                    reasons=command.reasons,
+                    detail=command.detail,
+                )
+            ]
+        self.command = None
+        self.fault = Fault.FAILED_TO_CLOSE if command.close else Fault.FAILED_TO_OPEN
+        self.fault_ns = now_ns
+        if command.close:
+            # Still off, still wanted: the confirmation that led here stays good for the retry.
+            self.reconnection_pending = True
+            self.confirmed = True
+        failed = Order(
+            OrderKind.FAILED,
+            close=command.close,
+            attempt=command.attempts,
+            reasons=command.reasons,
+            witnesses=command.proof.in_order(),
+            detail=command.detail,
+        )
+        return [failed, *self._raise(Alarm(self.fault.value), command.detail)]
+
+    def _watch(self, seen: Observation) -> list[Order]:
+        """The state at rest: supply while open, a fault that healed, an output that differs."""
+        orders: list[Order] = []
+        if seen.output_closed and self.reconnection_pending and not self.reasons:
+            # Somebody closed it, or it never opened: nothing is left to reconnect.
+            self.reconnection_pending = False
+            self.confirmed = False
+            self.opened_ns = None
+        if self.fault is Fault.FAILED_TO_OPEN:
+            low = seen.current_a is not None and seen.current_a <= self.policy.starting_current_a
+            if self.intended_closed or (seen.output_closed is False and low):
+                self.fault = None
+                self.opened_energy_wh = seen.energy_wh
+                orders += self._clear(Alarm.FAILED_TO_OPEN)
+            return orders
+        if seen.output_closed is False:
+            orders += self._watch_open(seen)
+        differs = (
+            self.enforced
+            and self.intended_closed
+            and seen.output_closed is False
+            and not self._disturbed
+        )
+        if differs:
+            orders += self._raise(
+                Alarm.OUTPUT_DIFFERS, "the output was opened by somebody else: reconnect by request"
+            )
+        else:
+            orders += self._clear(Alarm.OUTPUT_DIFFERS)
+        return orders
+
+    def _watch_open(self, seen: Observation) -> list[Order]:
+        if self.opened_energy_wh is None:
+            self.opened_energy_wh = seen.energy_wh
+        # The registers may have gone back (restart, reset): rest on the lower value.
+        self.opened_energy_wh = min(self.opened_energy_wh, seen.energy_wh)
+        taken_wh = seen.energy_wh - self.opened_energy_wh
+        current = seen.current_a is not None and seen.current_a > self.policy.starting_current_a
+        if taken_wh > ENERGY_EDGE_WH or current:
+            return self._raise(
+                Alarm.UNAUTHORISED_SUPPLY, f"{taken_wh} Wh taken while the output is open"
+            )
+        return []
+
+    def _raise(self, alarm: Alarm, detail: str) -> list[Order]:
+        if alarm in self.alarms:
+            return []
+        self.alarms.add(alarm)
+        return [Order(OrderKind.ALARM, alarm=alarm, detail=detail)]
+
+    def _clear(self, alarm: Alarm) -> list[Order]:
+        if alarm not in self.alarms:
+            return []
+        self.alarms.discard(alarm)
+        return [Order(OrderKind.CLEAR, alarm=alarm)]
