@@ -1,0 +1,1 @@
+"""Meters in: links, poller, one declarative file per meter model."""

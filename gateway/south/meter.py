@@ -1,0 +1,335 @@
+"""One meter: connect, make sure it is the right one, poll, switch, report."""
+
+import asyncio
+import ipaddress
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from gateway.core.clock import Clock
+from gateway.core.errors import MeterExceptionError, MeterProtocolError
+from gateway.core.reading import Lane, Reading
+from gateway.south.identity import Identity, read_identity, require
+from gateway.south.modbus import (
+    ModbusLink,
+    Reply,
+    Request,
+    open_link,
+    read_request,
+    write_request,
+)
+from gateway.south.models import meter_model
+from gateway.south.pacing import RoundTrips
+from gateway.south.plan import LanePlan, lane_plans
+from gateway.south.registers import MeterModel
+
+ACKNOWLEDGE_MASK_MAX: Final = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterEndpoint:
+    """Where a meter is and how it is wired.
+
+    `output` is the digital output that switches the supply; `output_on` says what the energised
+    output does to it. `feedback` is the digital input that is on while the contactor is closed.
+    `timeout_s` bounds connecting and caps the deadline of each reply. `pipeline` is how many
+    requests may be in flight (1 … 3). With a `serial_number` no other device is accepted.
+    """
+
+    meter_id: str
+    model: str
+    host: str
+    port: int = 502
+    unit: int = 1
+    output: str = "0.0"
+    output_on: Literal["connects", "disconnects"] = "connects"
+    feedback: str | None = None
+    timeout_s: float = 1.0
+    pipeline: int = 1
+    serial_number: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReport:
+    """Whether the supply output will obey, as the meter's own registers tell.
+
+    `mode` is the output's type of use (PAC3220: 2 = switching output) and `remote_timeout_s` after
+    how many seconds without a command it falls back (0: never); None where the model has no such
+    register. `is_in_own_subnet` says whether we reach the meter from its own subnet: its IP filter,
+    when on, refuses writes from elsewhere while reads go on. `problems` are sentences for a person;
+    empty means that nothing speaks against switching.
+    """
+
+    mode: int | None
+    is_closed: bool
+    remote_timeout_s: int | None
+    is_write_protected: bool
+    is_password_protected: bool
+    is_in_own_subnet: bool | None
+    problems: tuple[str, ...]
+
+
+class MeterClient:
+    """One meter and its one connection.
+
+    `first_sequence` is the sequence of the first reading; a caller that goes on after a restart
+    passes the last one plus 1. Raises ValueError when the model, output or feedback does not exist.
+    """
+
+    def __init__(self, endpoint: MeterEndpoint, clock: Clock, *, first_sequence: int = 1) -> None:
+        self.endpoint: Final = endpoint
+        self.model: Final = meter_model(endpoint.model)
+        self.round_trips: Final = RoundTrips(endpoint.timeout_s)
+        self.readings_rejected = 0
+        self._clock = clock
+        self._sequence = first_sequence
+        self._channel = self.model.outputs.channel(endpoint.output)
+        self._feedback = (
+            None if endpoint.feedback is None else self.model.input(endpoint.feedback).status
+        )
+        self._restart_mask = self.model.diagnostic("restart").mask
+        self._lanes = _lanes(self.model, endpoint.output, endpoint.feedback)
+        self._serial_number = endpoint.serial_number
+        self._identity: Identity | None = None
+        self._link: ModbusLink | None = None
+        self._connecting = asyncio.Lock()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a verified connection is open."""
+        return self._link is not None and self._link.fault is None
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the device said on the latest verified connection; None before the first."""
+        return self._identity
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence that the next reading will carry."""
+        return self._sequence
+
+    async def connect(self) -> Identity:
+        """Open the connection unless it is open, and verify who answers.
+
+        A device keeps the serial number that it had on the first connection of this object.
+        Raises MeterUnreachableError, MeterIdentityError or any other MeterError; then nothing
+        is left open.
+        """
+        async with self._connecting:
+            if self._identity is not None and self.is_connected:
+                return self._identity
+            if self._link is not None:
+                # A PAC3220 has three places for connections (EM p99): never take a second one.
+                await self._link.wait_closed()
+                self._link = None
+            link = await self._open()
+            is_verified = False
+            try:
+                identity = await read_identity(link, self.model.identity)
+                require(identity, self.model, self._serial_number)
+                is_verified = True
+            finally:
+                if not is_verified:
+                    link.close()
+                    self._link = link
+            self._serial_number = identity.serial_number or self._serial_number
+            self._identity = identity
+            self._link = link
+            return identity
+
+    def abort(self) -> None:
+        """Close the connection at once; what waits for a reply fails."""
+        if self._link is not None:
+            self._link.close()
+
+    async def close(self) -> None:
+        """Close the connection and return when the socket is closed."""
+        self.abort()
+        if self._link is not None:
+            await self._link.wait_closed()
+
+    async def poll(self, lane: Lane) -> Reading:
+        """Read one lane, connecting first when needed.
+
+        Raises a MeterError: MeterProtocolError with the link still open means that the bytes were
+        in order but an energy register held no possible counter.
+        """
+        plan, requests = self._lanes[lane]
+        link = await self._open_link()
+        replies = await link.exchange(requests)
+        return self._reading(plan, replies)
+
+    async def read_values(self) -> dict[str, float]:
+        """All measurements by name, the slow lane's too. Raises a MeterError."""
+        plan, requests = self._lanes[Lane.SLOW]
+        link = await self._open_link()
+        replies = await link.exchange(requests)
+        values = plan.decode([reply.payload for reply in replies])
+        return dict(zip(plan.names, values, strict=True))
+
+    async def switch(self, *, closed: bool) -> None:
+        """Command the supply closed or open, ahead of every poll that is not yet on the wire.
+
+        Returning means that the meter took the command, not that anything moved: only a later
+        reading tells. After MeterTimeoutError the command may have been carried out.
+        Raises MeterExceptionError when the meter refuses (0xF0: write protection), or any other
+        MeterError. Source: PAC3220 EM p138-139.
+        """
+        on = closed == (self.endpoint.output_on == "connects")
+        coding = self.model.outputs.switch
+        request = write_request(coding.address, coding.word(self._channel.code, on=on))
+        link = await self._open_link()
+        await link.exchange((request,), urgent=True)
+
+    async def acknowledge_diagnostics(self, mask: int) -> None:
+        """Clear latched diagnostics bits.
+
+        Raises ValueError when the mask (0 … 0xFFFF) reaches beyond the latched ones, or a
+        MeterError. Source: PAC3220 EM p138.
+        """
+        if not 0 <= mask <= ACKNOWLEDGE_MASK_MAX:
+            raise ValueError(f"mask 0x{mask:X} does not fit the command register")
+        link = await self._open_link()
+        await link.exchange((write_request(self.model.outputs.acknowledge_address, mask),))
+
+    async def identify(self) -> Identity:
+        """Ask the device again who it is. Raises a MeterError."""
+        link = await self._open_link()
+        return await read_identity(link, self.model.identity)
+
+    async def check_output(self) -> OutputReport:
+        """Read whether the output will obey, without switching it. Raises a MeterError.
+
+        Source: PAC3220 EM p90 (IP filter), p112 and p121 (protection), p131-132 (outputs).
+        """
+        link = await self._open_link()
+        outputs = self.model.outputs
+        mode = await self._setting(link, self._channel.mode_address)
+        remote_timeout_s = await self._setting(link, self._channel.remote_timeout_address)
+        status = await self._word(link, self._channel.status.measurement)
+        word = await self._word(link, self.model.diagnostics_word)
+        standing = self.model.diagnostic_names(word)
+        is_near = await self._is_in_own_subnet(link)
+        problems: list[str] = []
+        if mode is None:
+            problems.append(f"the mode of output {self._channel.label} cannot be read")
+        elif mode != outputs.switching_mode:
+            problems.append(
+                f"output {self._channel.label} is in mode {mode}; "
+                f"set it to {outputs.switching_mode} (switching output) on the meter"
+            )
+        if "write_protected" in standing:
+            problems.append("hardware write protection is on; release it at the meter")
+        if "password_protected" in standing:
+            problems.append("writes are password-protected; release it at the meter")
+        if is_near is False:
+            problems.append(
+                f"{link.local_address} is outside the meter's subnet; its IP filter, "
+                "when on, refuses writes from there"
+            )
+        return OutputReport(
+            mode=mode,
+            is_closed=self._supply_closed(status),
+            remote_timeout_s=remote_timeout_s,
+            is_write_protected="write_protected" in standing,
+            is_password_protected="password_protected" in standing,
+            is_in_own_subnet=is_near,
+            problems=tuple(problems),
+        )
+
+    async def _open_link(self) -> ModbusLink:
+        if not self.is_connected:
+            await self.connect()
+        if self._link is None:
+            raise AssertionError("connected without a link")
+        return self._link
+
+    async def _open(self) -> ModbusLink:
+        endpoint = self.endpoint
+        return await open_link(
+            endpoint.host,
+            endpoint.port,
+            unit=endpoint.unit,
+            pipeline=endpoint.pipeline,
+            round_trips=self.round_trips,
+            clock=self._clock,
+            timeout_s=endpoint.timeout_s,
+        )
+
+    def _supply_closed(self, outputs_word: int) -> bool:
+        is_on = bool(outputs_word & self._channel.status.mask)
+        return is_on == (self.endpoint.output_on == "connects")
+
+    def _reading(self, plan: LanePlan, replies: Sequence[Reply]) -> Reading:
+        values = plan.decode([reply.payload for reply in replies])
+        try:
+            energy_wh = plan.energy_wh(values)
+        except MeterProtocolError:
+            self.readings_rejected += 1
+            raise
+        diagnostics = 0 if plan.diagnostics_at is None else int(values[plan.diagnostics_at])
+        feedback_closed = None
+        if self._feedback is not None:
+            feedback_closed = bool(int(values[plan.statuses_at[1]]) & self._feedback.mask)
+        sequence = self._sequence
+        self._sequence += 1
+        return Reading(
+            sequence=sequence,
+            mono_ns=replies[plan.energy_read].mono_ns,
+            utc_ms=self._clock.utc_ms(),
+            lane=plan.lane,
+            energy_wh=energy_wh,
+            output_closed=self._supply_closed(int(values[plan.statuses_at[0]])),
+            feedback_closed=feedback_closed,
+            current_a=_highest(values, plan.currents_at),
+            power_w=None if plan.power_at is None else _highest(values, (plan.power_at,)),
+            voltage_v=_highest(values, plan.voltages_at),
+            restarted=bool(diagnostics & self._restart_mask),
+            diagnostics=diagnostics,
+            meter_clock_s=None if plan.clock_at is None else int(values[plan.clock_at]),
+            values=values[: plan.value_count],
+        )
+
+    async def _word(self, link: ModbusLink, name: str) -> int:
+        item = self.model.measurement(name)
+        replies = await link.exchange((read_request(item.address, item.format.registers),))
+        return int.from_bytes(replies[0].payload, "big")
+
+    async def _setting(self, link: ModbusLink, address: int | None, count: int = 1) -> int | None:
+        """A setting register; None where the device has none (exception reply)."""
+        if address is None:
+            return None
+        try:
+            replies = await link.exchange((read_request(address, count),))
+        except MeterExceptionError:
+            return None
+        return int.from_bytes(replies[0].payload, "big")
+
+    async def _is_in_own_subnet(self, link: ModbusLink) -> bool | None:
+        network = self.model.network
+        if network is None:
+            return None
+        address = await self._setting(link, network.ip_address, 2)
+        mask = await self._setting(link, network.mask_address, 2)
+        local = ipaddress.ip_address(link.local_address)
+        if address is None or not mask or not isinstance(local, ipaddress.IPv4Address):
+            return None
+        return int(local) & mask == address & mask
+
+
+def _highest(values: Sequence[float], indices: Sequence[int]) -> float | None:
+    """The highest defined value: a meter wired for one phase leaves the others undefined."""
+    return max((values[at] for at in indices if math.isfinite(values[at])), default=None)
+
+
+@lru_cache(maxsize=256)
+def _lanes(
+    model: MeterModel, output: str, feedback: str | None
+) -> dict[Lane, tuple[LanePlan, tuple[Request, ...]]]:
+    return {
+        lane: (plan, tuple(read_request(read.address, read.count) for read in plan.reads))
+        for lane, plan in lane_plans(model, output, feedback).items()
+    }
