@@ -1,0 +1,1 @@
+"""Simulated meters: real Modbus TCP servers that behave as the manual says."""
