@@ -1,0 +1,1 @@
+"""Configuration, clock, supervision, command line, wiring: knows all other rooms."""

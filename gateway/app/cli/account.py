@@ -1,0 +1,148 @@
+"""`account`: open, show, recharge, confirm a reconnection."""
+
+from typing import Annotated, cast
+
+import typer
+
+from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages
+from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
+
+AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="Accounts and money.", no_args_is_help=True)
+    group.command("list")(list_accounts)
+    group.command()(show)
+    group.command("open")(open_account)
+    group.command()(recharge)
+    group.command()(confirm)
+    app.add_typer(group, name="account")
+
+
+def list_accounts(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """List all accounts with balance and supply."""
+    with local_client(config) as north:
+        items = list(pages(north, "/accounts"))
+    if as_json:
+        show_json(items)
+        return
+    show_table(
+        "Accounts",
+        ("account", "status", "available", "balance", "currency", "supply", "reasons"),
+        [
+            (
+                item["id"],
+                item["status"],
+                item["available"] or "?",
+                item["balance"],
+                item["currency"],
+                _supply(item).get("control_state", "?"),
+                ", ".join(cast("list[str]", _supply(item).get("reasons", []))),
+            )
+            for item in items
+        ],
+    )
+
+
+def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show one account and its latest transactions."""
+    with local_client(config) as north:
+        found = north.call("GET", f"/accounts/{account}")
+        page = north.call("GET", f"/accounts/{account}/transactions?limit=10")
+    transactions = cast("list[dict[str, object]]", page["items"])
+    if as_json:
+        show_json({**found, "transactions": transactions})
+        return
+    supply = _supply(found)
+    facts = [(key, found[key]) for key in ("status", "balance", "available", "currency")]
+    facts += [("supply", supply.get("control_state", "?"))]
+    facts += [("blocked by", ", ".join(cast("list[str]", supply.get("reasons", []))) or "nothing")]
+    facts += [("tariff", found["tariff_id"]), ("service point", found["service_point_id"])]
+    show_table(f"Account {account}", ("what", "value"), facts)
+    show_table(
+        "Latest transactions",
+        ("number", "kind", "at", "amount", "balance after", "energy Wh"),
+        [
+            (t["id"], t["kind"], t["at"], t["amount"], t["balance_after"], t["energy_wh"])
+            for t in transactions
+        ],
+    )
+
+
+def open_account(
+    account: AccountArgument,
+    config: ConfigOption,
+    tariff: Annotated[str, typer.Option("--tariff", help="A published tariff.")],
+    service_point: Annotated[
+        str | None, typer.Option("--service-point", help="Unless it has the account's id.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name for people.")] = "",
+    opening_balance: Annotated[
+        str, typer.Option("--opening-balance", help="Credit brought along, major units.")
+    ] = "0",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open a prepaid account on a service point."""
+    body = {
+        "id": account,
+        "service_point_id": service_point,
+        "tariff_id": tariff,
+        "name": name,
+        "opening_balance": opening_balance,
+    }
+    with local_client(config) as north:
+        answer = north.call("POST", "/accounts", body, key_or_new(key))
+    _tell(answer, f"account {account} is open", as_json=as_json)
+
+
+def recharge(
+    account: AccountArgument,
+    amount: Annotated[str, typer.Argument(help="Money taken in, major units, such as 500.00.")],
+    config: ConfigOption,
+    provider: Annotated[str, typer.Option("--provider", help="Who took the money.")] = "counter",
+    reference: Annotated[str, typer.Option("--reference", help="Receipt or payment number.")] = "",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recharge an account."""
+    body = {"amount": amount, "provider": provider, "payment_reference": reference}
+    with local_client(config) as north:
+        answer = north.call("POST", f"/accounts/{account}/recharges", body, key_or_new(key))
+    _tell(answer, f"{amount} credited to {account}", as_json=as_json)
+
+
+def confirm(
+    account: AccountArgument,
+    config: ConfigOption,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Confirm at the point that supply may come back (arm mode)."""
+    with local_client(config) as north:
+        point = north.call("GET", f"/accounts/{account}")["service_point_id"]
+        meter = next(
+            meter["id"] for meter in pages(north, "/meters") if meter["service_point_id"] == point
+        )
+        answer = north.call(
+            "POST",
+            f"/meters/{meter}/commands",
+            {"action": "confirm_reconnect"},
+            key_or_new(key),
+        )
+    _tell(answer, f"{account}: reconnection confirmed", as_json=as_json)
+
+
+def _supply(item: dict[str, object]) -> dict[str, object]:
+    return cast("dict[str, object]", item.get("supply") or {})
+
+
+def _tell(answer: dict[str, object], done: str, *, as_json: bool) -> None:
+    if as_json:
+        show_json(answer)
+    elif answer.get("state") == "pending":
+        typer.echo(f"accepted, control has not answered yet: request {answer['key']}")
+    else:
+        typer.echo(done)

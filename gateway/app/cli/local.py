@@ -1,0 +1,44 @@
+"""How commands reach the running north: over its Unix socket, as who they are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.north.client import LocalClient
+
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key", help="Idempotency key: a repeat with the same key is executed only once."
+    ),
+]
+
+
+def local_client(config: Path) -> "LocalClient":
+    """A client of the north process that serves this configuration."""
+    from gateway.app.config import load_config
+    from gateway.app.paths import paths_of
+    from gateway.north.client import LocalClient
+
+    return LocalClient(paths_of(load_config(config)).socket)
+
+
+def pages(north: "LocalClient", path: str) -> Iterator[dict[str, object]]:
+    """Every item of a paged resource."""
+    cursor = ""
+    while True:
+        page = north.call("GET", f"{path}?limit=100&cursor={cursor}")
+        yield from cast("list[dict[str, object]]", page["items"])
+        cursor = str(page.get("next_cursor") or "")
+        if not cursor:
+            return
+
+
+def key_or_new(key: str | None) -> str:
+    """The key given, or a fresh one."""
+    from ulid import ULID
+
+    return key or str(ULID())

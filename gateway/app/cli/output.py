@@ -1,0 +1,46 @@
+"""How commands answer: tables for people, JSON for programs, complaints on standard error."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration file (YAML).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+
+
+def complain(*lines: str) -> None:
+    """Tell a person what is wrong, on standard error."""
+    for line in lines:
+        typer.echo(line, err=True)
+
+
+def show_json(value: object) -> None:
+    """Print a JSON value, keys in the order given."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a title, then rows under column names; numbers stand right."""
+    # rich takes longer to load than most commands to run.
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(escape(column), justify="right" if numeric else "left")
+    for row in rows:
+        # What a person named a meter must not become markup.
+        table.add_row(*(escape(str(cell)) for cell in row))
+    typer.echo(title)
+    Console().print(table)

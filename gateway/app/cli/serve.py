@@ -1,0 +1,106 @@
+"""`run`, `control`, `north`: the processes."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import typer
+
+from gateway.app.cli.output import ConfigOption
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from gateway.app.clock import SystemClock
+    from gateway.app.config import Config
+
+T = TypeVar("T")
+
+# How a demo hands its clock to its processes.
+SPEED_VARIABLE: Final = "PREPAID_GATEWAY_SPEED"
+EPOCH_VARIABLE: Final = "PREPAID_GATEWAY_EPOCH_UTC_MS"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(control)
+    app.command()(north)
+
+
+def run(config: ConfigOption) -> None:
+    """Run control and north, supervised, until interrupted."""
+    from gateway.app.config import load_config
+    from gateway.app.logs import set_up_logs
+    from gateway.app.signals import stop_on_signals
+    from gateway.app.stores import create_stores, may_create
+    from gateway.app.supervise import Child, Supervisor
+
+    set_up_logs("run")
+    found = load_config(config)
+    clock = clock_of_environment()
+    if may_create(found):
+        create_stores(found, clock)
+    base = (sys.executable, "-m", "gateway")
+    children = [
+        Child(name, (*base, name, "--config", str(found.path))) for name in ("control", "north")
+    ]
+
+    async def supervise() -> int:
+        return await Supervisor(children, clock).run(stop_on_signals())
+
+    raise typer.Exit(run_loop(supervise))
+
+
+def control(config: ConfigOption) -> None:
+    """Run the control process: meters, money, supply."""
+    from gateway.app.control.process import run_control
+
+    _serve("control", config, run_control)
+
+
+def north(config: ConfigOption) -> None:
+    """Run the north process: HTTP API, and all that leaves the site."""
+    from gateway.app.north import run_north
+
+    _serve("north", config, run_north)
+
+
+def clock_of_environment() -> "SystemClock":
+    """The clock of this process: real, or the demo's faster one."""
+    from gateway.app.clock import SystemClock
+
+    speed = os.environ.get(SPEED_VARIABLE)
+    if speed is None:
+        return SystemClock()
+    return SystemClock(float(speed), int(os.environ[EPOCH_VARIABLE]))
+
+
+def run_loop(main: Callable[[], Awaitable[T]]) -> T:
+    """Run an asynchronous function on uvloop."""
+    import uvloop
+
+    async def wrapped() -> T:
+        return await main()
+
+    return uvloop.run(wrapped())
+
+
+def _serve(
+    name: str,
+    path: ConfigOption,
+    main: "Callable[[Config, SystemClock, asyncio.Event], Awaitable[None]]",
+) -> None:
+    from gateway.app.config import load_config
+    from gateway.app.logs import set_up_logs
+    from gateway.app.signals import stop_on_signals
+
+    set_up_logs(name)
+    config = load_config(path)
+    clock = clock_of_environment()
+
+    async def serve() -> None:
+        await main(config, clock, stop_on_signals())
+
+    run_loop(serve)

@@ -1,0 +1,351 @@
+"""The configuration in force: YAML and CSV read, every problem found at once, defaults resolved."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from gateway.app.config_csv import Row, read_table
+from gateway.app.config_model import (
+    METER_COLUMNS,
+    ConfigurationFile,
+    MeterEntry,
+    MeterSettings,
+    NorthSection,
+    PostingSection,
+    SiteSection,
+    SouthSection,
+    SupplySection,
+    TelemetrySection,
+)
+from gateway.app.config_place import (
+    FileRefusedError,
+    Place,
+    Problem,
+    Step,
+    quote,
+    refuse,
+    show_path,
+)
+from gateway.app.config_problems import Finder, problems_of
+from gateway.app.config_types import NODE_MODEL, may_be_file
+from gateway.app.config_yaml import Document, as_text, read_document
+from gateway.south.models import meter_model, model_names
+
+_SETTINGS: Final = frozenset(MeterSettings.model_fields)
+_BUILT_IN: Final = MeterSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class MeterConfig:
+    """One Modbus meter with its defaults resolved. `place` is where the file names it."""
+
+    meter_id: str
+    model: str
+    host: str
+    label: str
+    feeder: str
+    service_point_id: str
+    account_id: str
+    critical: bool
+    settings: MeterSettings
+    place: Place = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One ESP32 node. `place` is where the file names it."""
+
+    node_id: str
+    model: str
+    label: str
+    feeder: str
+    service_point_id: str
+    account_id: str
+    critical: bool
+    place: Place = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the file says, checked and immutable. Paths are absolute.
+
+    `meters` are in the order of YAML, then CSV. `notes` name what is accepted without being
+    served by this version.
+    """
+
+    path: Path
+    site: SiteSection
+    state_dir: Path
+    runtime_dir: Path
+    create: bool
+    defaults: Mapping[str, MeterSettings]
+    meters: tuple[MeterConfig, ...]
+    nodes: tuple[NodeConfig, ...]
+    south: SouthSection
+    north: NorthSection
+    supply: SupplySection
+    posting: PostingSection
+    telemetry: TelemetrySection
+    notes: tuple[str, ...] = ()
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration file and the CSV that it names.
+
+    Raises ConfigurationError with every problem of both as `file:line:column: path: message`.
+    Files are named in problems as `path` is given, the CSV as the YAML file names it.
+    """
+    document = read_document(path)
+    base = path.resolve().parent
+    reading = _Reading(document, base)
+    content = reading.file()
+    entries = list(reading.entries())
+    reading.check_unique(entries)
+    if reading.problems or content is None:
+        raise refuse(reading.problems)
+    meters: list[MeterConfig] = []
+    nodes: list[NodeConfig] = []
+    for entry in entries:
+        if entry.fields is None:
+            continue  # refused above: not reached
+        if entry.is_modbus:
+            meters.append(_meter(entry.fields, entry.place("id"), content.defaults))
+        else:
+            nodes.append(_node(entry.fields, entry.place("id")))
+    return Config(
+        path=path.resolve(),
+        site=content.site,
+        state_dir=content.state_dir,
+        runtime_dir=content.runtime_dir,
+        create=content.create,
+        defaults=content.defaults,
+        meters=tuple(meters),
+        nodes=tuple(nodes),
+        south=content.south,
+        north=content.north,
+        supply=content.supply,
+        posting=content.posting,
+        telemetry=content.telemetry,
+        notes=tuple(_notes(content, nodes)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A meter as read, before its defaults; `fields` is None where it was refused."""
+
+    given: Mapping[str, object]
+    fields: MeterEntry | None
+    steps: tuple[Step, ...]
+    finder: Finder
+
+    @property
+    def is_modbus(self) -> bool:
+        """Whether this is a meter that is polled, not a node."""
+        return self.fields is not None and self.fields.model != NODE_MODEL
+
+    def text(self, key: str) -> str | None:
+        """A key as the person wrote it, whatever the rest of the entry is worth."""
+        given = self.given.get(key)
+        return given if isinstance(given, str) else None
+
+    def place(self, key: str) -> Place:
+        """Where the value of a key stands."""
+        return self.finder.value((*self.steps, key))
+
+    def problem(self, key: str, message: str) -> Problem:
+        """A problem with the value of a key."""
+        return Problem(self.place(key), show_path((*self.steps, key)), message)
+
+
+class _Reading:
+    """One pass over a document, collecting problems instead of stopping at the first."""
+
+    def __init__(self, document: Document, base: Path) -> None:
+        self.problems: list[Problem] = list(document.problems)
+        self._document = document
+        self._base = base
+        self._content = as_text(document.root)
+        self._finder = Finder(document.place, document.key_place)
+        self._defaults: Mapping[str, MeterSettings] = {}
+
+    def file(self) -> ConfigurationFile | None:
+        """The file without its meters, which `entries` reads one by one; None when refused."""
+        content = self._content
+        if isinstance(content, dict) and isinstance(content.get("meters"), list | None):
+            content = {key: value for key, value in content.items() if key != "meters"}
+        read: ConfigurationFile | None = None
+        try:
+            read = ConfigurationFile.model_validate(content, context={"base": self._base})
+        except ValidationError as error:
+            self.problems += problems_of(error, ConfigurationFile, self._finder)
+        self._defaults = read.defaults if read is not None else _usable_defaults(content)
+        for model, settings in self._defaults.items():
+            for key, message in _wiring_problems(model, settings):
+                self.problems.append(self._document.problem(("defaults", model, key), message))
+        return read
+
+    def entries(self) -> Iterator[_Entry]:
+        """Every meter of the YAML file, then of the CSV, refused ones included."""
+        content = self._content if isinstance(self._content, dict) else {}
+        listed = content.get("meters")
+        for index, given in enumerate(listed if isinstance(listed, list) else []):
+            yield self._entry(given, ("meters", index), self._finder)
+        named = content.get("meters_file")
+        if not isinstance(named, str) or not may_be_file(self._base / named):
+            return  # absent, or already a problem of `meters_file` itself
+        try:
+            table = read_table(self._base / named, METER_COLUMNS, named)
+        except FileRefusedError as error:
+            self.problems += error.found
+            return
+        self.problems += table.problems
+        for row in table.rows:
+            yield self._row(row)
+
+    def check_unique(self, entries: Iterable[_Entry]) -> None:
+        """What names one thing may stand once, in both files together."""
+        claims: dict[tuple[str, str, int, int], tuple[_Entry, str]] = {}
+        for entry in entries:
+            for kind, value, key in self._claims(entry):
+                first, first_key = claims.setdefault((kind, *value), (entry, key))
+                # Two equal ids imply two equal points and accounts: said once.
+                implied = key == first_key == "id" and kind != "id"
+                if first is not entry and not implied:
+                    name, port, unit = value
+                    what = f"{name}:{port} unit {unit}" if kind == "meter at" else quote(name)
+                    message = f"the {kind} {what} stands twice, first at {first.place(first_key)}"
+                    self.problems.append(entry.problem(key, message))
+
+    def _claims(self, entry: _Entry) -> Iterator[tuple[str, tuple[str, int, int], str]]:
+        """What an entry takes for itself, as (kind, value, key that says so)."""
+        name = entry.text("id")
+        if name:
+            yield "id", (name, 0, 0), "id"
+        for key, kind in (("service_point", "service point"), ("account", "account")):
+            given = entry.text(key)
+            taken = given or name
+            if taken:
+                yield kind, (taken, 0, 0), key if given else "id"
+        fields = entry.fields
+        if fields is not None and fields.host is not None and entry.is_modbus:
+            settings = _resolve(fields, self._defaults)
+            yield "meter at", (fields.host, settings.port, settings.unit), "host"
+
+    def _row(self, row: Row) -> _Entry:
+        finder = Finder(lambda steps: row.place(str(steps[-1])), lambda _: row.place("id"))
+        return self._entry(row.cells, (), finder)
+
+    def _entry(self, given: object, steps: tuple[Step, ...], finder: Finder) -> _Entry:
+        try:
+            fields: MeterEntry | None = MeterEntry.model_validate(given)
+        except ValidationError as error:
+            self.problems += problems_of(error, MeterEntry, finder, steps)
+            fields = _salvage(MeterEntry, given, error)
+        entry = _Entry(given if isinstance(given, Mapping) else {}, fields, steps, finder)
+        if fields is not None and fields.model == NODE_MODEL:
+            foreign = fields.model_fields_set & (_SETTINGS | {"host"})
+            for key in sorted(foreign):
+                self.problems.append(entry.problem(key, f"a {NODE_MODEL} has no such key"))
+        elif fields is not None:
+            if entry.given.get("host") is None:
+                self.problems.append(entry.problem("host", "is missing: address of the meter"))
+            for key, message in _wiring_problems(fields.model, fields):
+                self.problems.append(entry.problem(key, message))
+        return entry
+
+
+_Part = TypeVar("_Part", MeterEntry, MeterSettings)
+
+
+def _salvage(section: type[_Part], given: object, error: ValidationError) -> _Part | None:
+    """A refused section without its wrong keys, so that what is left is checked in the same run.
+
+    None when the section is no map, or means nothing without a key that is wrong or missing.
+    """
+    wrong = {found["loc"][0] for found in error.errors() if found["loc"]}
+    if not isinstance(given, Mapping) or not wrong:
+        return None
+    try:
+        return section.model_validate({k: v for k, v in given.items() if k not in wrong})
+    except ValidationError:
+        return None
+
+
+def _usable_defaults(content: object) -> dict[str, MeterSettings]:
+    """The defaults of a refused file as far as they hold."""
+    given = content.get("defaults") if isinstance(content, dict) else None
+    usable: dict[str, MeterSettings] = {}
+    for model, settings in given.items() if isinstance(given, dict) else ():
+        if model not in model_names():
+            continue
+        try:
+            found: MeterSettings | None = MeterSettings.model_validate(settings)
+        except ValidationError as error:
+            found = _salvage(MeterSettings, settings, error)
+        if found is not None:
+            usable[model] = found
+    return usable
+
+
+def _wiring_problems(model: str, settings: MeterSettings) -> Iterator[tuple[str, str]]:
+    """Keys given in `settings` that name a digital channel the model does not have."""
+    given = settings.model_fields_set
+    declared = meter_model(model)
+    outputs = [channel.label for channel in declared.outputs.channels]
+    inputs = [channel.label for channel in declared.inputs]
+    if "output" in given and settings.output not in outputs:
+        yield "output", f"a {model} has no output {settings.output}: {', '.join(outputs)}"
+    if "feedback" in given and settings.feedback not in (None, *inputs):
+        yield "feedback", f"a {model} has no input {settings.feedback}: {', '.join(inputs)}"
+
+
+def _resolve(entry: MeterEntry, defaults: Mapping[str, MeterSettings]) -> MeterSettings:
+    """The settings of one meter: its own where given, else its model's, else the built-in ones."""
+    common = defaults.get(entry.model) or _BUILT_IN
+    own = {key: getattr(entry, key) for key in entry.model_fields_set & _SETTINGS}
+    return common.model_copy(update=own) if own else common
+
+
+def _meter(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings]) -> MeterConfig:
+    return MeterConfig(
+        meter_id=entry.id,
+        model=entry.model,
+        host=entry.host or "",
+        label=entry.label,
+        feeder=entry.feeder,
+        service_point_id=entry.service_point or entry.id,
+        account_id=entry.account or entry.id,
+        critical=entry.critical,
+        settings=_resolve(entry, defaults),
+        place=place,
+    )
+
+
+def _node(entry: MeterEntry, place: Place) -> NodeConfig:
+    return NodeConfig(
+        node_id=entry.id,
+        model=entry.model,
+        label=entry.label,
+        feeder=entry.feeder,
+        service_point_id=entry.service_point or entry.id,
+        account_id=entry.account or entry.id,
+        critical=entry.critical,
+        place=place,
+    )
+
+
+def _notes(content: ConfigurationFile, nodes: Sequence[NodeConfig]) -> Iterator[str]:
+    """What this version accepts and does not serve yet."""
+    idle = {
+        "south.mqtt": content.south.mqtt is not None,
+        f"meters of model {NODE_MODEL}": bool(nodes),
+        "north.opcua": content.north.opcua is not None,
+        "north.mqtt": bool(content.north.mqtt),
+    }
+    for what, given in idle.items():
+        if given:
+            yield f"{what}: accepted, not served by this version yet"

@@ -1,0 +1,1 @@
+"""The control process: owns meters and money, never waits for the north."""

@@ -1,0 +1,156 @@
+"""What control writes into `ledger.db`: posting rounds, point states, commands, sweeps.
+
+The state of a point is taken in the same instant as its postings and committed with them, so a
+crash at any moment leaves a file from which nothing is charged twice or lost.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from gateway.app.control.engine import CommandTrack
+from gateway.core.clock import Clock
+from gateway.core.errors import RefusedError
+from gateway.core.ledger import SettlementLine, settlement_of
+from gateway.core.point import Point
+from gateway.store.commands import (
+    CommandState,
+    SwitchAction,
+    SwitchCommand,
+    put_switch_command,
+)
+from gateway.store.db import Connection
+from gateway.store.ledger import append_transaction
+from gateway.store.state import save_point_states, save_register_state
+from gateway.store.writer import StoreWriter
+
+T = TypeVar("T")
+Operation = Callable[[Connection], T]
+
+
+class Books:
+    """The ledger as control sees it. `points` are indexed as the engine's.
+
+    `boot_id` names the machine's boot: monotonic times of another boot mean nothing.
+    """
+
+    def __init__(
+        self, writer: StoreWriter, points: Sequence[Point], clock: Clock, *, boot_id: str
+    ) -> None:
+        self._writer = writer
+        self._points = tuple(points)
+        self._clock = clock
+        self._boot_id = boot_id
+        self._sweep_number = 0
+        self.label_utc_ms = 0
+        self.clock_trusted = False
+        self.failure: BaseException | None = None
+
+    def label(self) -> int:
+        """The wall label of the next record: never back, and not on with a doubtful clock."""
+        if self.clock_trusted or not self.label_utc_ms:
+            self.label_utc_ms = max(self.label_utc_ms, self._clock.utc_ms())
+        return self.label_utc_ms
+
+    def commit(self, operation: Operation[T]) -> "asyncio.Future[T]":
+        """Queue an operation; the future has its result once it is durable.
+
+        A failure that is no refusal is kept in `failure`: the process must end then.
+        """
+        future = asyncio.wrap_future(self._writer.submit(operation))
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, future: "asyncio.Future[T]") -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        # A refusal undid its own operation and is told to whoever waits; anything else leaves
+        # memory ahead of the file, and only a fresh start from the file is right again.
+        if error is not None and not isinstance(error, RefusedError):
+            self.failure = self.failure or error
+
+    def post(self, indices: Iterable[int]) -> "asyncio.Future[None]":
+        """Post what these points used since their last posting, with their states."""
+        return self.commit(self._posting(indices))
+
+    def keep(self, index: int) -> "asyncio.Future[None]":
+        """Keep a point's supply state."""
+        states = self.states([index])
+        return self.commit(lambda connection: save_point_states(connection, states))
+
+    def command(self, track: CommandTrack) -> "asyncio.Future[None]":
+        """Keep a switch command as it stands, with the supply state of its point."""
+        point = self._points[track.point_index]
+        record = SwitchCommand(
+            command_id=track.command_id,
+            service_point_id=point.terms.service_point_id,
+            meter_id=point.terms.meter_id,
+            action=SwitchAction.CLOSE if track.close else SwitchAction.OPEN,
+            reason=",".join(track.reasons),
+            issued_utc_ms=track.issued_utc_ms,
+            request_key=track.request_key,
+            state=CommandState(track.state),
+            attempts=track.attempts,
+            finished_utc_ms=track.finished_utc_ms,
+            witnesses=track.witnesses,
+            detail=dict(track.detail or {}),
+        )
+        states = self.states([track.point_index])
+
+        def operate(connection: Connection) -> None:
+            put_switch_command(connection, record)
+            save_point_states(connection, states)
+
+        return self.commit(operate)
+
+    def sweep(self, due: Iterable[int], site: Mapping[str, object]) -> "asyncio.Future[None]":
+        """Post what is due and keep the running state of every point, in one commit.
+
+        `site` are site-wide facts that must survive (breaker).
+        """
+        posting = self._posting(due)
+        self._sweep_number += 1
+        number, utc_ms = self._sweep_number, self.label()
+        body = {
+            "boot_id": self._boot_id,
+            "mono_ns": self._clock.mono_ns(),
+            "site": dict(site),
+            "points": {
+                point.terms.service_point_id: point.running_state()
+                for point in self._points
+                if point.last is not None or point.last_sequence
+            },
+        }
+
+        def operate(connection: Connection) -> None:
+            posting(connection)
+            save_register_state(connection, utc_ms=utc_ms, sequence=number, body=body)
+
+        return self.commit(operate)
+
+    def _posting(self, indices: Iterable[int]) -> Operation[None]:
+        chosen = sorted(indices)
+        lines: list[SettlementLine] = []
+        for index in chosen:
+            lines += self._points[index].take_postings()
+        transaction = settlement_of(lines, utc_ms=self.label())
+        states = self.states(chosen)
+
+        def operate(connection: Connection) -> None:
+            if transaction is not None:
+                append_transaction(connection, transaction)
+            if states:
+                save_point_states(connection, states)
+
+        return operate
+
+    def states(self, indices: Iterable[int]) -> dict[str, dict[str, object]]:
+        """The states of these points as `save_point_states` keeps them."""
+        now_ns, utc_ms = self._clock.mono_ns(), self._clock.utc_ms()
+        when = {"boot_id": self._boot_id, "mono_ns": now_ns, "utc_ms": utc_ms}
+        chosen = [self._points[index] for index in indices]
+        return {
+            point.terms.service_point_id: {**point.posted_state(now_ns, utc_ms), **when}
+            for point in chosen
+        }

@@ -1,0 +1,279 @@
+"""From configuration and `ledger.db` to points in memory, as they were when the process ended."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from gateway.app.config import Config, MeterConfig
+from gateway.app.control.engine import CommandTrack
+from gateway.app.control.executor import is_enforced
+from gateway.app.control.shelf import TariffShelf
+from gateway.core.clock import Clock
+from gateway.core.errors import ConfigurationError
+from gateway.core.guard import RegisterGuard
+from gateway.core.ledger import wallet
+from gateway.core.money import Currency
+from gateway.core.point import Point, PointTerms
+from gateway.core.pricing import Pricer
+from gateway.core.supply import Reason, Supply, SupplyPolicy
+from gateway.south.models import meter_model
+from gateway.store.commands import (
+    RequestCursor,
+    SwitchAction,
+    SwitchCommand,
+    load_request_cursor,
+    open_commands,
+)
+from gateway.store.db import Connection
+from gateway.store.ledger import read_balances, read_site
+from gateway.store.registry import (
+    Account,
+    AccountStatus,
+    MeterAssignment,
+    ServicePoint,
+    assign_meter,
+    assignment_of,
+    put_service_point,
+    read_accounts,
+    read_tariffs,
+)
+from gateway.store.state import RegisterState, load_point_states, load_register_state
+
+BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a start found: points by meter index, tariffs, unfinished commands, cursor, site."""
+
+    points: tuple[Point, ...]
+    shelf: TariffShelf
+    currency: Currency
+    commands: Mapping[int, CommandTrack]
+    cursor: RequestCursor | None
+    site: Mapping[str, object]
+    elapsed_ms: int
+    last_utc_ms: int
+
+
+def boot_id() -> str:
+    """The kernel's name of this boot; monotonic times of another one mean nothing."""
+    return BOOT_ID_PATH.read_text(encoding="ascii").strip()
+
+
+def check_site(connection: Connection, config: Config) -> Currency:
+    """The site's currency, after checking that what is frozen was not changed in the file.
+
+    Raises ConfigurationError naming the keys.
+    """
+    site = read_site(connection)
+    frozen = {
+        "site.id": (site.site_id, config.site.id),
+        "site.currency": (site.currency, config.site.currency),
+        "site.money_scale": (site.money_scale, config.site.money_scale),
+        "site.timezone": (site.zone, config.site.timezone),
+    }
+    problems = tuple(
+        f"{config.path}: {key}: is {given!r}, but the stores were created with {kept!r}; "
+        "it cannot change"
+        for key, (kept, given) in frozen.items()
+        if kept != given
+    )
+    if problems:
+        raise ConfigurationError(problems)
+    return Currency(site.currency, site.money_scale, site.minor_digits)
+
+
+def provision(connection: Connection, config: Config, utc_ms: int) -> None:
+    """Give every configured meter its service point. Raises ConfigurationError for a moved one."""
+    problems: list[str] = []
+    for meter in config.meters:
+        point = ServicePoint(meter.service_point_id, meter.label, meter.feeder, meter.critical)
+        put_service_point(connection, point)
+        current = assignment_of(connection, meter.meter_id)
+        if current is None:
+            registers = len(meter_model(meter.model).energy_import)
+            assign_meter(
+                connection,
+                MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, (0,) * registers),
+            )
+        elif current.service_point_id != meter.service_point_id:
+            problems.append(
+                f"{meter.place}: service_point: meter {meter.meter_id} stays at "
+                f"{current.service_point_id}; a meter never moves with its id"
+            )
+    if problems:
+        raise ConfigurationError(tuple(problems))
+
+
+def restore(connection: Connection, config: Config, clock: Clock, this_boot: str) -> Restored:
+    """Build every point as the file left it. Raises ConfigurationError or StoreCorruptError."""
+    currency = check_site(connection, config)
+    shelf = TariffShelf(read_tariffs(connection), currency)
+    accounts = {
+        account.service_point_id: account
+        for account in read_accounts(connection)
+        if account.status is not AccountStatus.CLOSED
+    }
+    balances = read_balances(connection)
+    states = load_point_states(connection)
+    registers = load_register_state(connection)
+    running = cast("Mapping[str, Any]", registers.body["points"]) if registers else {}
+    now = _Now(clock, this_boot)
+    points: list[Point] = []
+    for meter in config.meters:
+        point = build_point(meter, config)
+        name = meter.service_point_id
+        kept = _newest(states.get(name), running.get(name), registers)
+        _restore_point(point, kept, accounts.get(name), shelf, now)
+        point.supply.enforced = is_enforced(connection, point.account_id, name)
+        point.wallet_nano = balances.get(wallet(point.account_id), 0) if point.account_id else 0
+        points.append(point)
+    by_meter = {meter.meter_id: index for index, meter in enumerate(config.meters)}
+    tracks = {
+        by_meter[command.meter_id]: _track(by_meter[command.meter_id], command)
+        for command in open_commands(connection)
+        if command.meter_id in by_meter
+    }
+    last_utc_ms = registers.utc_ms if registers else 0
+    return Restored(
+        points=tuple(points),
+        shelf=shelf,
+        currency=currency,
+        commands=tracks,
+        cursor=load_request_cursor(connection),
+        site=cast("Mapping[str, object]", registers.body.get("site", {})) if registers else {},
+        elapsed_ms=max(0, clock.utc_ms() - last_utc_ms) if registers else 0,
+        last_utc_ms=last_utc_ms,
+    )
+
+
+def build_point(meter: MeterConfig, config: Config) -> Point:
+    """A point as the configuration describes it, before anything was read."""
+    settings, supply = meter.settings, config.supply
+    model = meter_model(meter.model)
+    terms = PointTerms(
+        service_point_id=meter.service_point_id,
+        meter_id=meter.meter_id,
+        feeder=meter.feeder,
+        sources=(settings.t1_source, settings.t2_source)[: len(model.energy_import)],
+        p_max_w=settings.p_max_w,
+        period_s=settings.poll_s,
+    )
+    policy = SupplyPolicy(
+        confirm_needed=settings.confirm == "arm",
+        critical=meter.critical,
+        verify_s=supply.verify_s,
+        retries=supply.retries,
+        min_off_s=supply.min_off_s,
+        starting_current_a=settings.starting_current_a,
+        max_reading_age_s=supply.max_reading_age_s,
+        fault_retry_s=supply.fault_retry_s,
+        has_feedback=settings.feedback is not None,
+    )
+    guard = RegisterGuard(
+        p_max_w=settings.p_max_w,
+        modulus_wh=model.energy_modulus_wh,
+        refresh_s=model.refresh_s,
+        nvm_interval_s=model.nvm_interval_s,
+    )
+    return Point(terms, guard, Supply(policy))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A point's state on file: posted part, running part, and when and in which boot it was."""
+
+    posted: Mapping[str, Any]
+    running: Mapping[str, Any] | None
+    boot_id: str
+    mono_ns: int
+    utc_ms: int
+
+
+class _Now:
+    """This start's times, to which times on file are brought."""
+
+    def __init__(self, clock: Clock, this_boot: str) -> None:
+        self.mono_ns = clock.mono_ns()
+        self.utc_ms = clock.utc_ms()
+        self._boot = this_boot
+
+    def mono_of(self, kept: _Kept, mono_ns: int) -> int:
+        """A monotonic time on file as one of this boot; the wall tells how long it was off."""
+        if kept.boot_id == self._boot:
+            return min(mono_ns, self.mono_ns)
+        elapsed_ns = max(0, self.utc_ms - kept.utc_ms) * 1_000_000
+        return self.mono_ns - elapsed_ns - max(0, kept.mono_ns - mono_ns)
+
+
+def _newest(
+    state: Mapping[str, Any] | None, swept: Mapping[str, Any] | None, sweep: RegisterState | None
+) -> _Kept | None:
+    """The newer of a sweep's running state and the one kept with the latest posting."""
+    posted = state or {}
+    with_posting = posted.get("running")
+    if swept is not None and sweep is not None:
+        same = with_posting is None or (
+            swept["posting"] == posted["posting"] and swept["sequence"] >= with_posting["sequence"]
+        )
+        if same:
+            body = sweep.body
+            return _Kept(
+                posted,
+                swept,
+                cast("str", body["boot_id"]),
+                cast("int", body["mono_ns"]),
+                sweep.utc_ms,
+            )
+    if state is None:
+        return None
+    return _Kept(posted, with_posting, posted["boot_id"], posted["mono_ns"], posted["utc_ms"])
+
+
+def _restore_point(
+    point: Point, kept: _Kept | None, account: Account | None, shelf: TariffShelf, now: _Now
+) -> None:
+    pricing: Mapping[str, Any] = {}
+    if kept is not None and kept.running is not None:
+        guard_state = kept.running["guard"]
+        point.guard.restore(guard_state, mono_ns=now.mono_of(kept, guard_state["mono_ns"]))
+        point.restore_running(kept.running)
+        pricing = kept.running["pricing"]
+    if kept is not None and "supply" in kept.posted:
+        point.supply.restore(kept.posted["supply"], now.mono_ns, now.utc_ms)
+    if account is None:
+        return
+    versions: Sequence[Any] = shelf.versions(account.tariff_id)
+    sources = point.terms.sources
+    if pricing and kept is not None:
+        pricer = Pricer.restore(
+            versions, {**pricing, "posted": kept.posted["posted"]}, sources=sources
+        )
+    else:
+        # The process died between opening the account and its first record: from here on.
+        start_utc_ms = max(account.opened_utc_ms, point.label_utc_ms)
+        pricer = Pricer(versions, start_utc_ms=start_utc_ms, sources=sources)
+        point.begin_line()
+    point.attach_account(
+        account.account_id,
+        account.tariff_id,
+        pricer,
+        threshold_nano=account.disablement_threshold_nano,
+    )
+
+
+def _track(index: int, command: SwitchCommand) -> CommandTrack:
+    reasons = tuple(Reason(name) for name in command.reason.split(",") if name)
+    return CommandTrack(
+        command_id=command.command_id,
+        point_index=index,
+        close=command.action is SwitchAction.CLOSE,
+        reasons=reasons,
+        request_key=command.request_key,
+        issued_utc_ms=command.issued_utc_ms,
+        state=command.state.value,
+        attempts=command.attempts,
+        detail=dict(command.detail),
+    )

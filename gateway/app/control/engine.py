@@ -1,0 +1,395 @@
+"""From readings to switches: wires points, breaker, poller and records together.
+
+Single-threaded on the control loop. Decisions are level-triggered: every reading and every sweep
+compares what is intended with what was observed.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.core.clock import Clock
+from gateway.core.clocktrust import ClockTrust, stepped
+from gateway.core.errors import MeterError, MeterIdentityError
+from gateway.core.masscut import MassCutBreaker
+from gateway.core.point import Point, Step
+from gateway.core.proof import NS
+from gateway.core.reading import Lane, Reading
+from gateway.core.supply import Order, OrderKind, Reason
+
+log = structlog.get_logger()
+
+# The supply write itself; the poller's own deadlines are shorter, this one is the last resort.
+SWITCH_DEADLINE_S: Final = 5.0
+# While a command waits for its proof the meter is read this often.
+PROOF_POLL_S: Final = 0.1
+# One failed poll is noise on a network; this many in a row are an absent meter.
+AWAY_AFTER: Final = 3
+UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
+
+
+class Polls(Protocol):
+    """What the engine asks of the poller."""
+
+    def request_poll(self, index: int, due_mono_ns: int, lane: Lane = Lane.SHORT) -> bool:
+        """Poll a meter at a time of the monotonic clock."""
+        ...
+
+    async def switch(self, index: int, *, closed: bool, deadline_s: float) -> None:
+        """Command a supply; raises a MeterError."""
+        ...
+
+
+@dataclass(slots=True)
+class CommandTrack:
+    """A switch command on record, from intent to proof. Times are wall milliseconds."""
+
+    command_id: str
+    point_index: int
+    close: bool
+    reasons: tuple[Reason, ...]
+    request_key: str | None
+    issued_utc_ms: int
+    state: str = "queued"
+    attempts: int = 1
+    finished_utc_ms: int | None = None
+    witnesses: tuple[str, ...] = ()
+    detail: dict[str, object] | None = None
+
+
+class Journal(Protocol):
+    """What the engine asks of the records; each returns at once, `committed` waits."""
+
+    def command(self, track: CommandTrack) -> asyncio.Future[None]:
+        """Keep a command's present state together with its point's supply state."""
+        ...
+
+    def event(self, kind: str, subject: str, severity: str, **facts: object) -> None:
+        """Keep an event for people and for the north."""
+        ...
+
+    def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
+        """Show a reading and keep it as telemetry."""
+        ...
+
+
+@dataclass(slots=True)
+class Gate:
+    """What must hold before anything is switched (domain.md section 6)."""
+
+    chain_verified: bool = False
+    clock: ClockTrust = UNJUDGED
+    clock_offset_ms: int | None = None
+
+    def knows_rates(self, reading: Reading) -> bool:
+        """Whether a reading's wall label may choose its rate: trusted, and not stepped since."""
+        if not self.clock.trusted or self.clock_offset_ms is None:
+            return False
+        offset_ms = reading.utc_ms - reading.mono_ns // 1_000_000
+        return not stepped(offset_ms, self.clock_offset_ms)
+
+    def blocker(self) -> str | None:
+        """Why nothing may be switched; None when it may."""
+        return None if self.chain_verified else "the ledger's chain is not verified"
+
+
+class Engine:
+    """Everything control decides. `points` are indexed as the poller's meters."""
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        polls: Polls,
+        journal: Journal,
+        breaker: MassCutBreaker,
+        clock: Clock,
+        *,
+        new_id: Callable[[], str],
+        stagger_s: float,
+    ) -> None:
+        self.points: Final = tuple(points)
+        self.breaker: Final = breaker
+        self.gate: Final = Gate()
+        self.due: set[int] = set()
+        self.busy: Counter[int] = Counter()
+        self.commands: dict[int, CommandTrack] = {}
+        self.inherited: dict[int, CommandTrack] = {}
+        self.before_credit_cut: Callable[[], None] = lambda: None
+        self.failure: BaseException | None = None
+        self._polls = polls
+        self._journal = journal
+        self._clock = clock
+        self._new_id = new_id
+        self._stagger_ns = round(stagger_s * NS)
+        self._closed_ns: dict[str, int] = {}
+        self._failures = [0] * len(self.points)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._requested: dict[int, str] = {}
+        self._flat: set[int] = set()
+
+    # -- from the poller -------------------------------------------------------------------
+
+    def on_reading(self, index: int, reading: Reading) -> None:
+        """Take one reading all the way; never raises for a meter's sake."""
+        point = self.points[index]
+        if self._failures[index]:
+            self._returned(index)
+        step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
+        if index in self.inherited:
+            self._reconcile(index, reading)
+        if step.newly_due:
+            self._newly_due(point)
+        self.carry_out(index, step.orders)
+        self.decide(index)
+        self._plan_poll(index, reading, step)
+        if step.posting_due:
+            self.due.add(index)
+        for event in step.events:
+            self._journal.event(
+                event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
+            )
+        self._journal.reading(index, point, reading, step)
+
+    def on_failure(self, index: int, error: MeterError) -> None:
+        """A poll failed; told once when the meter counts as away."""
+        self.points[index].lost()
+        self._failures[index] += 1
+        foreign = isinstance(error, MeterIdentityError)
+        if self._failures[index] == (1 if foreign else AWAY_AFTER):
+            meter_id = self.points[index].terms.meter_id
+            log.warning("meter.away", meter=meter_id, code=error.code, reason=str(error))
+            self._journal.event(
+                "METER_AWAY", meter_id, "warning", code=error.code, reason=str(error)
+            )
+
+    # -- decisions -------------------------------------------------------------------------
+
+    def decide(self, index: int) -> None:
+        """Compare intended and observed supply; start at most one command."""
+        point = self.points[index]
+        now_ns = self._clock.mono_ns()
+        close = point.supply.wants(now_ns)
+        if close is None or self.busy[index] > 0 or self.gate.blocker() is not None:
+            return
+        if close:
+            if not self._take_turn(point.terms.feeder, now_ns):
+                return
+        elif point.supply.reasons <= {Reason.CREDIT} and not self._admit_credit_cut(index, now_ns):
+            return
+        track = CommandTrack(
+            command_id=self._new_id(),
+            point_index=index,
+            close=close,
+            reasons=tuple(sorted(point.supply.reasons)),
+            request_key=self._requested.pop(index, None),
+            issued_utc_ms=self._clock.utc_ms(),
+            detail=self._facts(point),
+        )
+        order = point.supply.order(now_ns, close=close)
+        self.commands[index] = track
+        self.due.add(index)
+        self._send(track, order)
+
+    def decide_all(self) -> None:
+        """One level-triggered round: deadlines of commands, then decisions."""
+        now_ns = self._clock.mono_ns()
+        for index, point in enumerate(self.points):
+            if point.supply.command is not None:
+                self.carry_out(index, point.supply.tick(now_ns))
+            elif point.supply.observed is not None:
+                self.decide(index)
+
+    def requested(self, index: int, request_key: str) -> None:
+        """Somebody asked for a switch: the next command of this point carries the request's key."""
+        self._requested[index] = request_key
+        self.decide(index)
+
+    def carry_out(self, index: int, orders: Iterable[Order]) -> None:
+        """Do what the supply machine ordered."""
+        for order in orders:
+            if order.kind is OrderKind.SEND:
+                track = self.commands[index]
+                track.attempts = order.attempt
+                self._send(track, order)
+            elif order.kind in (OrderKind.VERIFIED, OrderKind.FAILED):
+                self._finish(index, order)
+            else:
+                self._alarm(index, order)
+
+    def connected_points(self) -> int:
+        """Enforced points whose supply is closed, the base of the breaker's percentages."""
+        return sum(
+            point.supply.enforced and point.supply.output_closed is not False
+            for point in self.points
+        )
+
+    def set_flat(self, index: int, *, flat: bool) -> None:
+        """Whether this point's price does not depend on the time (cuts go on without a clock)."""
+        (self._flat.add if flat else self._flat.discard)(index)
+
+    async def settle_tasks(self, deadline_s: float) -> None:
+        """Wait for switch commands under way, at most `deadline_s`."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=deadline_s)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _newly_due(self, point: Point) -> None:
+        now_ns = self._clock.mono_ns()
+        if self.breaker.due(point.terms.service_point_id, now_ns, self.connected_points()):
+            log.error("masscut.halt", point=point.terms.service_point_id)
+            self._journal.event(
+                "MASS_CUT_HALT", "site", "critical", limits=str(self.breaker.limits)
+            )
+
+    def _admit_credit_cut(self, index: int, now_ns: int) -> bool:
+        # A recharge may lie in north.db already: whoever has paid is not cut.
+        self.before_credit_cut()
+        point = self.points[index]
+        if self.busy[index] > 0 or point.supply.wants(now_ns) is not False:
+            return False
+        if not self.gate.clock.trusted and index not in self._flat:
+            return False
+        return self.breaker.admit(now_ns, self.connected_points())
+
+    def _take_turn(self, feeder: str, now_ns: int) -> bool:
+        last_ns = self._closed_ns.get(feeder)
+        if last_ns is not None and now_ns - last_ns < self._stagger_ns:
+            return False
+        self._closed_ns[feeder] = now_ns
+        return True
+
+    def _facts(self, point: Point) -> dict[str, object]:
+        """What a command was decided on."""
+        reading = point.last
+        return {
+            "available_nano": point.available_nano,
+            "registers_wh": list(reading.energy_wh) if reading else [],
+            "reading_utc_ms": reading.utc_ms if reading else None,
+            "lane": reading.lane.value if reading else None,
+        }
+
+    def _send(self, track: CommandTrack, order: Order) -> None:
+        task = asyncio.create_task(
+            self._switch(track, order), name=f"switch {track.command_id} {order.attempt}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._switched)
+
+    def _switched(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = self.failure or task.exception()
+
+    async def _switch(self, track: CommandTrack, order: Order) -> None:
+        index = track.point_index
+        point = self.points[index]
+        kept = self._journal.command(track)
+        if order.close or track.reasons != (Reason.CREDIT,):
+            # A cut for credit follows from the meters themselves; anything else is a person's
+            # word and must be on record before it acts.
+            await kept
+        try:
+            await self._polls.switch(index, closed=order.close, deadline_s=SWITCH_DEADLINE_S)
+        except MeterError as error:
+            point.supply.send_failed(self._clock.mono_ns(), f"{error.code}: {error}")
+            log.warning(
+                "switch.failed", meter=point.terms.meter_id, code=error.code, reason=str(error)
+            )
+        else:
+            point.supply.sent(self._clock.mono_ns())
+            self._note(track, "acknowledged_utc_ms", self._clock.utc_ms())
+        self._polls.request_poll(index, self._clock.mono_ns(), Lane.FULL)
+        await kept
+        if track.finished_utc_ms is None:
+            track.state = "sent"
+            self._journal.command(track)
+
+    def _finish(self, index: int, order: Order) -> None:
+        track = self.commands.pop(index)
+        point = self.points[index]
+        now_ns, utc_ms = self._clock.mono_ns(), self._clock.utc_ms()
+        track.state = "verified" if order.kind is OrderKind.VERIFIED else "failed"
+        track.finished_utc_ms = utc_ms
+        track.witnesses = tuple(witness.value for witness in order.witnesses)
+        self._note(track, "load_unproven", order.load_unproven)
+        if order.shown_ns is not None:
+            self._note(track, "shown_utc_ms", utc_ms - (now_ns - order.shown_ns) // 1_000_000)
+        if order.detail:
+            self._note(track, "reason", order.detail)
+        self._journal.command(track)
+        self.due.add(index)
+        if order.kind is OrderKind.VERIFIED:
+            kind = "SUPPLY_RESTORED" if order.close else "SUPPLY_CUT"
+            self._journal.event(
+                kind,
+                point.terms.service_point_id,
+                "notice",
+                command=track.command_id,
+                reasons=[reason.value for reason in order.reasons],
+                verified_by=list(track.witnesses),
+                load_unproven=order.load_unproven,
+            )
+
+    def _alarm(self, index: int, order: Order) -> None:
+        if order.alarm is None:
+            return
+        point_id = self.points[index].terms.service_point_id
+        raised = order.kind is OrderKind.ALARM
+        (log.error if raised else log.info)(
+            "alarm.raised" if raised else "alarm.cleared",
+            alarm=order.alarm.value,
+            point=point_id,
+            reason=order.detail,
+        )
+        self._journal.event(
+            order.alarm.value,
+            point_id,
+            "critical" if raised else "cleared",
+            reason=order.detail,
+        )
+
+    def _reconcile(self, index: int, reading: Reading) -> None:
+        """A command was under way when the process died: look, never repeat blindly."""
+        track = self.inherited.pop(index)
+        done = reading.output_closed == track.close
+        track.state = "verified" if done else "failed"
+        track.finished_utc_ms = self._clock.utc_ms()
+        track.witnesses = ("output",) if done else ()
+        self._note(track, "reconciled", value=True)
+        self._journal.command(track)
+        if done and not track.close:
+            self._journal.event(
+                "SUPPLY_CUT",
+                self.points[index].terms.service_point_id,
+                "notice",
+                command=track.command_id,
+                reasons=[reason.value for reason in track.reasons],
+                verified_by=["output"],
+            )
+
+    def _plan_poll(self, index: int, reading: Reading, step: Step) -> None:
+        if step.read_again:
+            self._polls.request_poll(index, reading.mono_ns, Lane.SHORT)
+        command = self.points[index].supply.command
+        if command is not None and command.sent_ns is not None and not command.proof.shows_open:
+            self._polls.request_poll(index, reading.mono_ns + round(PROOF_POLL_S * NS), Lane.FULL)
+        elif step.predict_s is not None:
+            due_ns = reading.mono_ns + round(step.predict_s * NS)
+            self._polls.request_poll(index, due_ns, Lane.SHORT)
+
+    def _returned(self, index: int) -> None:
+        if self._failures[index] >= AWAY_AFTER:
+            meter_id = self.points[index].terms.meter_id
+            log.info("meter.back", meter=meter_id)
+            self._journal.event("METER_BACK", meter_id, "cleared")
+        self._failures[index] = 0
+
+    @staticmethod
+    def _note(track: CommandTrack, name: str, value: object) -> None:
+        facts: Mapping[str, object] = track.detail or {}
+        track.detail = {**facts, name: value}

@@ -1,0 +1,123 @@
+"""Requests come in: looked for every few milliseconds, started once, told apart by key."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from gateway.app.control.books import Books
+from gateway.app.control.engine import Engine
+from gateway.app.control.executor import Executor
+from gateway.core.clock import Clock
+from gateway.core.errors import StoreAwayError
+from gateway.store.commands import RequestCursor, find_outcomes, save_request_cursor
+from gateway.store.reader import StoreReader
+from gateway.store.requests import DamagedRequest, RequestReader, StoredRequest
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S: Final = 0.025
+IN_FLIGHT_MAX: Final = 64
+
+
+class Inlet:
+    """Starts every request of `north.db` that has no outcome yet, at most 64 at once.
+
+    `ledger` is a read-only view of what control itself has committed; `cursor` is where an earlier
+    run had finished everything.
+    """
+
+    def __init__(
+        self,
+        requests: RequestReader,
+        ledger: StoreReader,
+        *,
+        executor: Executor,
+        engine: Engine,
+        books: Books,
+        clock: Clock,
+        cursor: RequestCursor | None,
+    ) -> None:
+        self._requests = requests
+        self._ledger = ledger
+        self._executor = executor
+        self._engine = engine
+        self._books = books
+        self._clock = clock
+        self._cursor = cursor
+        self._kept = cursor
+        self._in_flight: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._more = True
+        self._away = False
+        self.failure: BaseException | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look until `stop`, then wait for what is in flight."""
+        while not stop.is_set():
+            self.look()
+            await asyncio.sleep(self._clock.loop_delay_s(LOOK_EVERY_S))
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=5.0)
+
+    def look(self) -> None:
+        """Start what came since the last look; costs microseconds when nothing did."""
+        try:
+            if not (self._requests.changed() or self._more):
+                return
+            room = IN_FLIGHT_MAX - len(self._in_flight)
+            if room <= 0:
+                self._more = True
+                return
+            batch = self._requests.pending(self._cursor, room)
+            keys = [row.request.key for row in batch.rows if isinstance(row, StoredRequest)]
+            done = self._ledger.read(lambda connection: find_outcomes(connection, keys))
+        except StoreAwayError as error:
+            self._more = True
+            if not self._away:
+                self._away = True
+                log.warning("north.away", reason=str(error))
+            return
+        if self._away:
+            self._away = False
+            log.info("north.back")
+        self._cursor, self._more = batch.cursor, batch.more
+        for row in batch.rows:
+            if isinstance(row, DamagedRequest):
+                log.warning("request.damaged", id=row.request_id, key=row.key, reason=row.message)
+            elif row.request.key not in done and row.request.key not in self._in_flight:
+                self._start(row)
+
+    def keep_cursor(self) -> None:
+        """Remember how far everything is finished, so that a start need not look further back."""
+        cursor = self._cursor
+        if cursor is not None and self._in_flight:
+            cursor = RequestCursor(cursor.epoch, min(self._in_flight.values()) - 1)
+        if cursor is None or cursor == self._kept:
+            return
+        finished = cursor
+        self._kept = cursor
+        self._books.commit(lambda connection: save_request_cursor(connection, finished))
+
+    def _start(self, row: StoredRequest) -> None:
+        key = row.request.key
+        self._in_flight[key] = row.request_id
+        index = self._executor.holds_account(row.request)
+        if index is not None:
+            self._engine.busy[index] += 1
+        task = asyncio.create_task(self._executor.execute(row.request), name=f"request {key}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended(key, index))
+
+    def _ended(self, key: str, index: int | None) -> Callable[[asyncio.Task[None]], None]:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._in_flight.pop(key, None)
+            if not task.cancelled() and task.exception() is not None:
+                self.failure = self.failure or task.exception()
+            if index is not None:
+                self._engine.busy[index] -= 1
+                self._engine.decide(index)
+
+        return ended

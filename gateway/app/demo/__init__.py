@@ -1,0 +1,1 @@
+"""The demo: a simulated site, the real gateway, and what it did against the truth."""

@@ -1,0 +1,133 @@
+"""The files and the customers of a demo site."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.core.money import Currency, format_amount
+from gateway.north.client import LocalClient
+from gateway.store.live import LiveRow, LiveTableReader
+
+PRICE_GRID: Final = "8.00"
+PRICE_MICRO: Final = 8_000_000
+CURRENCY: Final = Currency("INR")
+FIRST_S: Final = 20.0
+LAST_S: Final = 120.0
+CALLERS: Final = 8
+READY_S: Final = 30.0
+
+CONFIG: Final = """\
+# A demo site. Its limits are not those of a real one: every flat may run out at once, and the
+# minimum off time is short.
+site: {{id: palm-court, name: Palm Court, timezone: Asia/Kolkata, currency: INR}}
+state_dir: state
+runtime_dir: run
+meters_file: meters.csv
+north: {{http: {{listen: "127.0.0.1:{port}"}}}}
+supply:
+  min_off_s: 10
+  mass_cut: {{max_cuts: {meters}, max_percent: 100, halt_percent: 100, halt_min_points: 100000}}
+"""
+
+TARIFF: Final = {
+    "id": "home",
+    "name": "Home",
+    "currency": "INR",
+    "timezone": "Asia/Kolkata",
+    "effective_from": "2020-01-01T00:00:00+05:30",
+    "grid": {"price": PRICE_GRID},
+    "generator": {"price": PRICE_GRID},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoFiles:
+    """Where a demo keeps its things."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """The gateway's configuration."""
+        return self.directory / "config.yaml"
+
+    @property
+    def meters(self) -> Path:
+        """The meters file that the simulator writes."""
+        return self.directory / "meters.csv"
+
+    @property
+    def simulator_socket(self) -> Path:
+        """Where the simulator takes commands."""
+        return self.directory / "simulator.sock"
+
+    def write_config(self, *, meters: int, port: int) -> None:
+        """Write the configuration."""
+        self.config.write_text(CONFIG.format(port=port, meters=meters), encoding="utf-8")
+
+
+async def wait_for(condition: Callable[[], bool], what: str, deadline_s: float = READY_S) -> None:
+    """Wait until something is there. Raises TimeoutError naming it."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            while not condition():  # noqa: ASYNC110 - another process makes it true
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise TimeoutError(f"{what} did not come up in {deadline_s:.0f} s") from None
+
+
+def opening_balance_nano(power_w: float, lasts_s: float) -> int:
+    """Credit that this power uses up in about `lasts_s`; a few Wh at least."""
+    wh = max(3, round(power_w * lasts_s / 3600))
+    return wh * PRICE_MICRO
+
+
+async def open_accounts(
+    socket: Path, live: LiveTableReader, progress: Callable[[int], None]
+) -> None:
+    """Publish the tariff; open and commission an account at every meter that was read."""
+    rows = live.rows()
+    chosen = [(meter.meter_id, row) for meter, row in zip(live.meters, rows, strict=True) if row]
+    with LocalClient(socket) as north:
+        await asyncio.to_thread(north.call, "POST", "/tariffs", TARIFF, "demo-tariff")
+    with ThreadPoolExecutor(CALLERS) as callers:
+        loop = asyncio.get_running_loop()
+        parts = [chosen[number::CALLERS] for number in range(CALLERS)]
+        await asyncio.gather(
+            *(
+                loop.run_in_executor(callers, _open, socket, part, len(chosen), number, progress)
+                for number, part in enumerate(parts)
+            )
+        )
+
+
+def _open(
+    socket: Path,
+    part: Sequence[tuple[str, LiveRow]],
+    total: int,
+    offset: int,
+    progress: Callable[[int], None],
+) -> None:
+    with LocalClient(socket) as north:
+        for place, (meter_id, row) in enumerate(part):
+            number = place * CALLERS + offset
+            lasts_s = FIRST_S + (LAST_S - FIRST_S) * number / max(1, total - 1)
+            balance = format_amount(opening_balance_nano(row.power_w or 500.0, lasts_s), CURRENCY)
+            north.call(
+                "POST",
+                "/accounts",
+                {"id": meter_id, "tariff_id": "home", "opening_balance": balance},
+                f"demo-open-{meter_id}",
+            )
+            north.call(
+                "POST", f"/meters/{meter_id}/commissioning", None, f"demo-commission-{meter_id}"
+            )
+            progress(1)
+
+
+def power_of(row: LiveRow) -> float:
+    """Power of a row, 0 where it is not known."""
+    return row.power_w or 0.0
