@@ -1,0 +1,1 @@
+"""SQLite files, one writer each: the only room that imports sqlite3."""

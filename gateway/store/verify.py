@@ -1,0 +1,310 @@
+"""`ledger verify`: does the ledger prove itself? Chain, sums, balances, registers against charges.
+
+Reads in slices, each a snapshot of its own, so that it may run beside the writer for minutes
+without holding the WAL; memory grows with meters and ledger accounts, not with transactions.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.core.errors import StoreCorruptError
+from gateway.core.guard import GuardEvent
+from gateway.core.ledger import (
+    GENESIS,
+    Entry,
+    SettlementLine,
+    Transaction,
+    TransactionKind,
+    chain_hash,
+    merge_entries,
+    transaction_body,
+    wallet,
+)
+from gateway.store.audit import audit_body
+from gateway.store.ledger import (
+    ChainHead,
+    ledger_head,
+    read_balances,
+    read_transaction,
+    read_transactions,
+)
+from gateway.store.rows import as_bytes, as_int, mapping
+
+SLICE: Final = 250
+PROBLEMS_MAX: Final = 100
+# With one of these a line's registers may move by other than what was settled.
+REBASING: Final = frozenset(
+    {
+        GuardEvent.ROLLOVER.value,
+        GuardEvent.REGISTER_REGRESSION.value,
+        GuardEvent.METER_RESET.value,
+        "METER_REPLACED",
+        "RELEASED",
+    }
+)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a proof found. `problems` are the first 100 in words; `problem_count` counts all.
+
+    `head` and `audit_head` are the chains' ends: whoever kept an older head can ask whether it
+    is still part of the chain (`since`).
+    """
+
+    transactions: int
+    audit_records: int
+    problems: tuple[str, ...]
+    problem_count: int
+    head: ChainHead
+    audit_head: ChainHead
+
+    @property
+    def proved(self) -> bool:
+        """Nothing differs."""
+        return self.problem_count == 0
+
+
+@dataclass(slots=True)
+class _Findings:
+    """Counts every problem, keeps the first in words."""
+
+    words: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, problem: str) -> None:
+        self.count += 1
+        if len(self.words) < PROBLEMS_MAX:
+            self.words.append(problem)
+
+
+def verify_ledger(
+    connection: sqlite3.Connection,
+    progress: Progress | None = None,
+    *,
+    since: ChainHead | None = None,
+) -> VerifyReport:
+    """Recompute everything that the ledger claims; `connection` is in autocommit mode.
+
+    `progress` is called with the transactions done and those there are. With `since` (an earlier
+    head that is trusted) only what came after it is proved: the chain, sums and registers, but
+    not the balances, which need the whole ledger. Raises StoreCorruptError or sqlite3.Error when
+    the file cannot be read at all.
+    """
+    findings = _Findings()
+    proof = _LedgerProof(findings, since or ChainHead(0, GENESIS))
+    if since is not None and since.seq > 0:
+        _check_since(connection, since, findings)
+    done = False
+    while not done:
+        connection.execute("BEGIN")
+        try:
+            head = ledger_head(connection)
+            last = min(proof.seq + SLICE, head.seq)
+            for seq, transaction, link in _slice(connection, proof.seq + 1, last, findings):
+                proof.take(connection, seq, transaction, link)
+            proof.end_slice(last)
+            done = last >= head.seq
+            if done and since is None:
+                proof.check_balances(connection, head.seq)
+        finally:
+            connection.execute("ROLLBACK")
+        if progress is not None:
+            progress(proof.seq, head.seq)
+    audit_head, audit_records = _verify_audit(connection, findings)
+    return VerifyReport(
+        transactions=proof.transactions,
+        audit_records=audit_records,
+        problems=tuple(findings.words),
+        problem_count=findings.count,
+        head=ChainHead(proof.seq, proof.link),
+        audit_head=audit_head,
+    )
+
+
+class _LedgerProof:
+    """Walks the transactions in order."""
+
+    def __init__(self, findings: _Findings, start: ChainHead) -> None:
+        self.seq = start.seq
+        self.link = start.hash
+        self.transactions = 0
+        self._findings = findings
+        self._whole = start.seq == 0
+        self._sums: dict[str, int] = {}
+        self._registers: dict[tuple[str, str, str], tuple[int, ...]] = {}
+
+    def take(
+        self,
+        connection: sqlite3.Connection,
+        seq: int,
+        transaction: Transaction | None,
+        link: bytes,
+    ) -> None:
+        """Prove one transaction; None when its rows cannot be read (that was told already)."""
+        gap = seq != self.seq + 1
+        if gap:
+            self._findings.add(f"transactions {self.seq + 1} to {seq - 1} are missing")
+        if transaction is not None:
+            if not gap and chain_hash(self.link, transaction_body(seq, transaction)) != link:
+                self._findings.add(f"transaction {seq}: its hash does not fit its content")
+            for entry in transaction.entries:
+                before = self._sums.get(entry.ledger_account, 0)
+                self._sums[entry.ledger_account] = before + entry.amount_nano
+            self._check_charges(seq, transaction)
+            for line in transaction.settlements:
+                self._check_line(seq, line)
+            if transaction.reverses_seq is not None:
+                self._check_reversal(connection, seq, transaction)
+        self.transactions += 1
+        self.seq, self.link = seq, link
+
+    def end_slice(self, last_seq: int) -> None:
+        """Go on after `last_seq`, also when the rows before it are missing."""
+        if self.seq < last_seq:
+            self._findings.add(f"transactions {self.seq + 1} to {last_seq} are missing")
+            self.seq = last_seq
+
+    def check_balances(self, connection: sqlite3.Connection, head_seq: int) -> None:
+        """Compare the projection with the sums, and look for lines of no transaction."""
+        stored = read_balances(connection)
+        for name in sorted(stored.keys() | self._sums.keys()):
+            summed_nano, stored_nano = self._sums.get(name, 0), stored.get(name, 0)
+            if summed_nano != stored_nano:
+                self._findings.add(
+                    f"balance of {name} is {stored_nano} nano, its entries sum to {summed_nano}"
+                )
+        for table in ("entry", "settlement"):
+            row = connection.execute(_STRAY[table], (head_seq,)).fetchone()
+            if row[0]:
+                self._findings.add(f"{row[0]} rows of {table} belong to no transaction")
+
+    def _check_charges(self, seq: int, transaction: Transaction) -> None:
+        """A settlement takes from each wallet exactly what its lines charge."""
+        if transaction.kind is not TransactionKind.SETTLEMENT:
+            return
+        charged: dict[str, int] = {}
+        for line in transaction.settlements:
+            name = wallet(line.account_id)
+            total = sum(amount for _, amount in line.charges)
+            charged[name] = charged.get(name, 0) + total
+        for entry in transaction.entries:
+            if entry.ledger_account.startswith("wallet:"):
+                name = entry.ledger_account
+                charged[name] = charged.get(name, 0) + entry.amount_nano
+        for name, left_nano in charged.items():
+            if left_nano != 0:
+                self._findings.add(
+                    f"transaction {seq}: {name} differs by {left_nano} nano from its charges"
+                )
+
+    def _check_line(self, seq: int, line: SettlementLine) -> None:
+        place = f"transaction {seq}, meter {line.meter_id}"
+        if not len(line.from_wh) == len(line.to_wh) == len(line.advance_wh):
+            self._findings.add(f"{place}: its registers differ in number")
+            return
+        if any(wh < 0 for wh in line.advance_wh):
+            self._findings.add(f"{place}: settled energy is negative")
+        cells_wh = sum(wh for _, wh in line.cells)
+        if cells_wh != sum(line.advance_wh):
+            self._findings.add(
+                f"{place}: {cells_wh} Wh were priced, {sum(line.advance_wh)} Wh were settled"
+            )
+        moved = tuple(b - a for a, b in zip(line.from_wh, line.to_wh, strict=True))
+        if moved != line.advance_wh and REBASING.isdisjoint(line.flags):
+            self._findings.add(
+                f"{place}: registers moved by {list(moved)} Wh, settled were "
+                f"{list(line.advance_wh)} Wh, and no flag says why"
+            )
+        key = (line.meter_id, line.service_point_id, line.account_id)
+        before = self._registers.get(key)
+        if before is not None and before != line.from_wh:
+            self._findings.add(
+                f"{place}: begins at registers {list(line.from_wh)}, the line before it ended at "
+                f"{list(before)}"
+            )
+        self._registers[key] = line.to_wh
+
+    def _check_reversal(
+        self, connection: sqlite3.Connection, seq: int, transaction: Transaction
+    ) -> None:
+        try:
+            original = read_transaction(connection, transaction.reverses_seq or 0)
+        except (ValueError, StoreCorruptError):
+            return  # told where the original itself was looked at
+        undone = [Entry(e.ledger_account, -e.amount_nano) for e in transaction.entries]
+        if original is None or merge_entries(original.entries) != merge_entries(undone):
+            self._findings.add(
+                f"transaction {seq} does not undo transaction {transaction.reverses_seq}"
+            )
+
+
+_STRAY: Final = {
+    "entry": ("SELECT count(*) FROM entry WHERE seq > ? OR seq < 1"),
+    "settlement": ("SELECT count(*) FROM settlement WHERE seq > ? OR seq < 1"),
+}
+
+
+def _check_since(connection: sqlite3.Connection, since: ChainHead, findings: _Findings) -> None:
+    row = connection.execute(
+        "SELECT hash FROM ledger_transaction WHERE seq = ?", (since.seq,)
+    ).fetchone()
+    if row is None or row[0] != since.hash:
+        findings.add(f"the trusted head {since.seq} is not part of this ledger")
+
+
+def _slice(
+    connection: sqlite3.Connection, first_seq: int, last_seq: int, findings: _Findings
+) -> Iterable[tuple[int, Transaction | None, bytes]]:
+    """The transactions of a slice; one by one when something in it cannot be read."""
+    seqs = connection.execute(
+        "SELECT seq, hash FROM ledger_transaction WHERE seq BETWEEN ? AND ? ORDER BY seq",
+        (first_seq, last_seq),
+    ).fetchall()
+    try:
+        read = read_transactions(connection, first_seq, last_seq)
+    except (ValueError, StoreCorruptError):
+        return [_alone(connection, as_int(seq), as_bytes(link), findings) for seq, link in seqs]
+    return [
+        (as_int(seq), transaction, as_bytes(link))
+        for (seq, link), (transaction, _) in zip(seqs, read, strict=True)
+    ]
+
+
+def _alone(
+    connection: sqlite3.Connection, seq: int, link: bytes, findings: _Findings
+) -> tuple[int, Transaction | None, bytes]:
+    try:
+        return seq, read_transaction(connection, seq), link
+    except (ValueError, StoreCorruptError) as error:
+        findings.add(f"transaction {seq}: {error}")
+        return seq, None, link
+
+
+def _verify_audit(connection: sqlite3.Connection, findings: _Findings) -> tuple[ChainHead, int]:
+    head, records = ChainHead(0, GENESIS), 0
+    while True:
+        rows = connection.execute(
+            "SELECT seq, utc_ms, body, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?",
+            (head.seq, SLICE),
+        ).fetchall()
+        if not rows:
+            return head, records
+        for seq, utc_ms, body, link in rows:
+            if seq != head.seq + 1:
+                findings.add(f"audit records {head.seq + 1} to {seq - 1} are missing")
+            elif not _audit_link_fits(head.hash, seq, utc_ms, body, link):
+                findings.add(f"audit record {seq}: its hash does not fit its content")
+            head = ChainHead(as_int(seq), as_bytes(link))
+            records += 1
+
+
+def _audit_link_fits(previous: bytes, seq: int, utc_ms: int, body: object, link: object) -> bool:
+    try:
+        return chain_hash(previous, audit_body(seq, utc_ms, mapping(body))) == link
+    except StoreCorruptError:
+        return False
