@@ -1,0 +1,208 @@
+"""RFC 9457 problems: the one place that turns refusals and failures into HTTP answers."""
+
+import http
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from gateway.core.errors import RefusedError, Retry, StoreAwayError, StoreError
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 1
+MAX_ERRORS: Final = 20
+
+_log = structlog.get_logger("gateway.north.http")
+
+# A refusal of a rule on a well-formed request is 422 unless its code is listed here or ends like a
+# code in SUFFIX_STATUS. The form of a request (types, headers, cursors) is 400.
+STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "VALIDATION": 400,
+    "REQUEST_TYPE": 400,
+    "REQUEST_FIELD": 400,
+    "IDEMPOTENCY_KEY_MISSING": 400,
+    "IDEMPOTENCY_KEY_INVALID": 400,
+    "CURSOR_INVALID": 400,
+    "REASON_MISSING": 400,
+    "UNAUTHENTICATED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "ACCOUNT_UNKNOWN": 404,
+    "COMMAND_UNKNOWN": 404,
+    "METER_UNKNOWN": 404,
+    "POINT_UNKNOWN": 404,
+    "REQUEST_UNKNOWN": 404,
+    "TARIFF_UNKNOWN": 404,
+    "TOKEN_UNKNOWN": 404,
+    "TRANSACTION_UNKNOWN": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "IDEMPOTENCY_CONFLICT": 409,
+    "CONFLICT": 409,
+    "ALREADY_REVERSED": 409,
+    "ACCOUNT_CLOSED": 409,
+    "METER_ASSIGNED": 409,
+    "METER_UNASSIGNED": 409,
+    "TARIFF_VERSION": 409,
+    "PRECONDITION_FAILED": 412,
+    "BODY_TOO_LARGE": 413,
+    "RATE_LIMITED": 429,
+    "INTERNAL": 500,
+    "STORE": 503,
+    "STORE_AWAY": 503,
+    "BUSY": 503,
+    "CONTROL_AWAY": 503,
+    "REQUEST_EXPIRED": 409,
+    "EXPIRED": 409,
+}
+SUFFIX_STATUS: Final[tuple[tuple[str, int], ...]] = (
+    ("_NOT_FOUND", 404),
+    ("_EXISTS", 409),
+    ("_CONFLICT", 409),
+    ("_ALREADY", 409),
+    ("_TAKEN", 409),
+)
+CODE_BY_STATUS: Final[Mapping[int, str]] = {
+    400: "VALIDATION",
+    401: "UNAUTHENTICATED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    413: "BODY_TOO_LARGE",
+    429: "RATE_LIMITED",
+    503: "BUSY",
+}
+
+
+class ProblemPlace(BaseModel):
+    """One field that is wrong."""
+
+    place: str = Field(description="Where: `body.amount`, `query.limit`, …")
+    message: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 writes it; `code` is stable and documented."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(description="URN of the kind of problem")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    code: str
+    retry: Retry = Field(description="Whether the same call may succeed later")
+    place: str | None = None
+    errors: list[ProblemPlace] | None = None
+
+
+def status_of(code: str) -> int:
+    """HTTP status of a refusal's code: the table, then the suffixes, then 422."""
+    status = STATUS_BY_CODE.get(code)
+    if status is not None:
+        return status
+    for suffix, suffix_status in SUFFIX_STATUS:
+        if code.endswith(suffix):
+            return suffix_status
+    return 422
+
+
+def problem_response(
+    code: str,
+    detail: str,
+    *,
+    status: int | None = None,
+    retry: Retry = Retry.NEVER,
+    place: str = "",
+    errors: tuple[ProblemPlace, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem document. 401 names the scheme, 429 and 503 say when to come again."""
+    final_status = status if status is not None else status_of(code)
+    sent = {"cache-control": "no-store", **(headers or {})}
+    if final_status == http.HTTPStatus.UNAUTHORIZED:
+        sent.setdefault("www-authenticate", 'Bearer realm="prepaid-gateway"')
+    if final_status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE):
+        sent.setdefault("retry-after", str(RETRY_AFTER_S))
+    problem = Problem(
+        type=f"urn:prepaid-gateway:problem:{code.lower().replace('_', '-')}",
+        title=http.HTTPStatus(final_status).phrase,
+        status=final_status,
+        detail=_printable(detail),
+        code=code,
+        retry=retry,
+        place=_printable(place) or None,
+        errors=list(errors) or None,
+    )
+    body = orjson.dumps(problem.model_dump(mode="json", exclude_none=True))
+    return Response(body, status_code=final_status, headers=sent, media_type=MEDIA_TYPE)
+
+
+def refusal_response(error: RefusedError) -> Response:
+    """The problem of a refusal, by the one table above."""
+    status = status_of(error.refusal_code)
+    busy = status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE)
+    retry = Retry.BACKOFF if busy else error.retry
+    return problem_response(error.refusal_code, error.message, retry=retry, place=error.place)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem document."""
+    app.add_exception_handler(RefusedError, _on_refused)
+    app.add_exception_handler(StoreError, _on_store)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def _printable(text: str) -> str:
+    # Callers' field names may hold lone surrogates, which are no UTF-8.
+    return text.encode("utf-8", "replace").decode()
+
+
+async def _on_refused(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RefusedError):
+        raise error
+    return refusal_response(error)
+
+
+async def _on_store(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, StoreError):
+        raise error
+    if not isinstance(error, StoreAwayError):
+        _log.error("store failed", code=error.code, detail=str(error))
+        return problem_response("STORE", "a store of the gateway fails", retry=Retry.BACKOFF)
+    detail = "the gateway's records cannot be read right now"
+    return problem_response("STORE_AWAY", detail, retry=Retry.NOW)
+
+
+async def _on_validation(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    # The input itself is not echoed: it may hold secrets or bytes that are no text.
+    places = tuple(
+        ProblemPlace(
+            place=_printable(".".join(str(part) for part in item["loc"])),
+            message=_printable(str(item["msg"])),
+        )
+        for item in error.errors()[:MAX_ERRORS]
+    )
+    return problem_response("VALIDATION", "the request is not well-formed", errors=places)
+
+
+async def _on_http(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    code = CODE_BY_STATUS.get(error.status_code, "VALIDATION")
+    return problem_response(
+        code, str(error.detail), status=error.status_code, headers=error.headers
+    )
+
+
+async def _on_unexpected(_request: Request, _error: Exception) -> Response:
+    return problem_response("INTERNAL", "the gateway failed; the log says more", status=500)

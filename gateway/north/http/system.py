@@ -1,0 +1,174 @@
+"""The gateway itself: is it up, what happened, who am I, what became of my request."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, Field, JsonValue
+from starlette.responses import Response
+
+from gateway import __version__
+from gateway.core.errors import RefusedError, StoreAwayError
+from gateway.core.reading import Quality
+from gateway.north.context import ControlState
+from gateway.north.http.auth import ALL_ROLES, MONEY_VIEWERS, VIEWERS, Caller, access
+from gateway.north.http.context import context_of
+from gateway.north.http.forms import (
+    INT64_MAX,
+    PAGE_DEFAULT,
+    PREFIX,
+    Cursor,
+    Limit,
+    Page,
+    decode_number,
+    encode_cursor,
+    rfc3339,
+)
+from gateway.north.http.results import PENDING, RequestStatus, model_response, status_of_outcome
+
+router = APIRouter(tags=["system"])
+
+
+class Alive(BaseModel):
+    """Up or not, and nothing else: this is readable without a token."""
+
+    status: str
+
+
+class Me(BaseModel):
+    """Who the gateway takes the caller for."""
+
+    actor: str
+    roles: list[str]
+    source: str
+
+
+class Health(BaseModel):
+    """How the gateway is."""
+
+    version: str
+    site: str
+    status: str = Field(description="ok, or degraded while control is away")
+    control: ControlState = Field(description="Whether control's heartbeat is fresh")
+    control_heartbeat_at: str | None
+    ledger_readable: bool
+    meters: int
+    meters_good: int
+    stream_clients: int
+    at: str
+
+
+class EventView(BaseModel):
+    """Something that happened."""
+
+    id: int
+    at: str
+    kind: str
+    subject: str
+    severity: str
+    detail: dict[str, JsonValue]
+
+
+class EventPage(Page):
+    """Events, newest first."""
+
+    items: list[EventView]
+
+
+@router.get("/healthz", response_model=Alive)
+async def healthz() -> Alive:
+    """Whether this process answers."""
+    return Alive(status="ok")
+
+
+@router.get("/readyz", response_model=Alive, responses={503: {"model": Alive}})
+async def readyz(request: Request) -> Response:
+    """Whether control is there too: 200, or 503 while it is away."""
+    context = context_of(request)
+    ready = not context.control_away() and await _ledger_readable(request)
+    status, headers = (200, {}) if ready else (503, {"retry-after": "1"})
+    return model_response(Alive(status="ready" if ready else "away"), status, headers)
+
+
+@router.get(f"{PREFIX}/health", response_model=Health, **access(VIEWERS))
+async def health(request: Request) -> Health:
+    """The state of the gateway in figures."""
+    context = context_of(request)
+    control = context.control_state()
+    readable = await _ledger_readable(request)
+    away = context.control_away()
+    good = sum(
+        context.quality_of(entry, context.live.now(entry.meter_id), away=away) is Quality.GOOD
+        for entry in context.settings.meters
+    )
+    heartbeat_utc_ms = context.live.heartbeat_utc_ms()
+    return Health(
+        version=__version__,
+        site=context.settings.site_id,
+        status="ok" if readable and control is ControlState.PRESENT else "degraded",
+        control=control,
+        control_heartbeat_at=None if heartbeat_utc_ms is None else rfc3339(heartbeat_utc_ms),
+        ledger_readable=readable,
+        meters=len(context.settings.meters),
+        meters_good=good,
+        stream_clients=context.hub.listeners,
+        at=rfc3339(context.clock.utc_ms()),
+    )
+
+
+@router.get(f"{PREFIX}/auth/me", response_model=Me, **access(ALL_ROLES))
+async def me(caller: Caller) -> Me:
+    """Who the caller is and what roles it has."""
+    roles = sorted(role.value for role in caller.roles)
+    return Me(actor=caller.actor, roles=roles, source=caller.source)
+
+
+@router.get(f"{PREFIX}/events", response_model=EventPage, **access(VIEWERS))
+async def list_events(
+    request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = ""
+) -> EventPage:
+    """What happened at meters and in the gateway, newest first."""
+    before = decode_number("events", cursor, INT64_MAX)
+    found = await context_of(request).records.events(before, limit)
+    last = found.items[-1].seq if found.more else None
+    return EventPage(
+        items=[
+            EventView.model_validate(
+                {
+                    "id": event.seq,
+                    "at": rfc3339(event.utc_ms),
+                    "kind": event.kind,
+                    "subject": event.subject,
+                    "severity": event.severity,
+                    "detail": event.body,
+                }
+            )
+            for event in found.items
+        ],
+        next_cursor=None if last is None else encode_cursor("events", last),
+    )
+
+
+@router.get(f"{PREFIX}/requests/{{key:path}}", response_model=RequestStatus, **access(VIEWERS))
+async def show_request(
+    request: Request, key: Annotated[str, Path(min_length=1, max_length=128)], caller: Caller
+) -> Response:
+    """What became of a wish, by its idempotency key; money is shown to those who may see it."""
+    context = context_of(request)
+    wish = await context.records.request(key)
+    if wish is None:
+        raise RefusedError("REQUEST_UNKNOWN", f"there is no request with the key {key!r}")
+    may_see_all = bool(caller.roles & MONEY_VIEWERS) or wish.request.actor == caller.actor
+    if not may_see_all:
+        raise RefusedError("FORBIDDEN", "this request is somebody else's")
+    outcome = await context.records.outcome(key)
+    if outcome is None:
+        return model_response(RequestStatus(key=key, type=wish.request.body.TYPE, state=PENDING))
+    return model_response(status_of_outcome(outcome, context.settings.currency))
+
+
+async def _ledger_readable(request: Request) -> bool:
+    try:
+        await context_of(request).ledger.version()
+    except StoreAwayError:
+        return False
+    return True

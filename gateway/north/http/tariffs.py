@@ -1,0 +1,142 @@
+"""Tariffs: immutable versions, published by request."""
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Request
+from pydantic import BaseModel, Field, JsonValue
+from starlette.responses import Response
+
+from gateway.core.errors import RefusedError
+from gateway.core.requests import PublishTariff
+from gateway.north.http.auth import NOT_YET_BOUND, VIEWERS, Caller, access
+from gateway.north.http.context import context_of
+from gateway.north.http.forms import (
+    ID_EXPRESSION,
+    PAGE_DEFAULT,
+    PREFIX,
+    UNCHANGED,
+    Cursor,
+    Key,
+    Limit,
+    Page,
+    check_if_match,
+    decode_cursor,
+    encode_cursor,
+    entity_tag,
+    is_unchanged,
+    rfc3339,
+)
+from gateway.north.http.results import RequestStatus, model_response, wish_response
+from gateway.north.wishes import submit
+from gateway.store.registry import TariffVersion
+
+router = APIRouter(tags=["tariffs"])
+
+TariffId = Annotated[str, Path(pattern=ID_EXPRESSION, max_length=63)]
+Document = Annotated[
+    dict[str, JsonValue],
+    Body(description="A tariff document as docs/tariffs describe it; money as decimal text"),
+]
+
+
+class TariffView(BaseModel):
+    """One version of a tariff; `document` is what was published."""
+
+    id: str
+    version: int
+    effective_from: str
+    published_at: str
+    published_by: str
+    document: dict[str, JsonValue]
+
+
+class TariffVersions(TariffView):
+    """The newest version with the numbers of all."""
+
+    versions: list[int] = Field(description="Every version ever published, oldest first")
+
+
+class TariffPage(Page):
+    """Newest versions, by id."""
+
+    items: list[TariffView]
+
+
+@router.get(f"{PREFIX}/tariffs", response_model=TariffPage, **access(VIEWERS))
+async def list_tariffs(
+    request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = ""
+) -> TariffPage:
+    """The newest version of every tariff."""
+    after = decode_cursor("tariffs", cursor)
+    found = await context_of(request).records.tariffs(after, limit)
+    last = found.items[-1].tariff_id if found.more else None
+    return TariffPage(
+        items=[TariffView.model_validate(_fields(tariff)) for tariff in found.items],
+        next_cursor=None if last is None else encode_cursor("tariffs", last),
+    )
+
+
+@router.get(
+    f"{PREFIX}/tariffs/{{tariff_id}}",
+    response_model=TariffVersions,
+    responses={304: UNCHANGED},
+    **access(VIEWERS),
+)
+async def show_tariff(request: Request, tariff_id: TariffId) -> Response:
+    """The newest version of one tariff; its ETag guards a change by If-Match."""
+    versions = await context_of(request).records.tariff_versions(tariff_id)
+    if not versions:
+        raise RefusedError("TARIFF_UNKNOWN", f"there is no tariff {tariff_id!r}")
+    tag = _tag(versions[-1])
+    if is_unchanged(request, tag):
+        return Response(status_code=304, headers={"etag": tag})
+    view = TariffVersions.model_validate(
+        {**_fields(versions[-1]), "versions": [record.version for record in versions]}
+    )
+    return model_response(view, headers={"etag": tag})
+
+
+@router.post(
+    f"{PREFIX}/tariffs",
+    status_code=201,
+    response_model=RequestStatus,
+    **access(PublishTariff.ROLES - NOT_YET_BOUND),
+)
+async def publish_tariff(
+    request: Request, caller: Caller, key: Key, document: Document
+) -> Response:
+    """Publish a new version of a tariff.
+
+    With If-Match (the ETag of the version that was edited) it is refused when somebody else
+    published one meanwhile.
+    """
+    context = context_of(request)
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except ValueError as error:
+        detail = "NaN, infinity and lone surrogates are no JSON that others can read"
+        raise RefusedError("VALIDATION", detail, "body") from error
+    if "if-match" in request.headers and await context.records.request(key) is None:
+        # A repeat of a key is answered with what it did, not judged by what it changed.
+        versions = await context.records.tariff_versions(str(document.get("id", "")))
+        check_if_match(request, _tag(versions[-1]) if versions else None)
+    return wish_response(
+        await submit(context, caller, PublishTariff(text), key), context.settings.currency
+    )
+
+
+def _tag(record: TariffVersion) -> str:
+    return entity_tag(record.tariff_id, record.version, record.published_utc_ms)
+
+
+def _fields(record: TariffVersion) -> dict[str, object]:
+    return {
+        "id": record.tariff_id,
+        "version": record.version,
+        "effective_from": rfc3339(record.effective_from_utc_ms),
+        "published_at": rfc3339(record.published_utc_ms),
+        "published_by": record.actor,
+        "document": record.document,
+    }

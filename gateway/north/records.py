@@ -1,0 +1,216 @@
+"""Control's records as the API pages through them: one short look at the ledger per call."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from gateway.core.errors import StoreAwayError
+from gateway.core.ledger import wallet
+from gateway.core.requests import Outcome
+from gateway.north.reader import READ_DEADLINE_S, Reader
+from gateway.store.commands import (
+    SwitchCommand,
+    commands_for_key,
+    commands_of,
+    find_outcome,
+    open_commands,
+    read_command,
+)
+from gateway.store.db import Connection
+from gateway.store.ledger import (
+    AccountTransaction,
+    read_balance,
+    read_balances,
+    transactions_of,
+)
+from gateway.store.registry import (
+    Account,
+    TariffVersion,
+    accounts_after,
+    read_account,
+    read_service_points,
+    read_tariff,
+    read_tariffs,
+)
+from gateway.store.requests import StoredRequest, find_request
+from gateway.store.telemetry_reader import StoredEvent, TelemetryReader
+
+T = TypeVar("T")
+
+WALLET: Final = wallet("")
+# A meter is switched at most twice between two looks of half a second.
+LAST_COMMANDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """A page of records; `more` says that others follow."""
+
+    items: Sequence[T]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountBalance:
+    """An account with its posted balance in nano-units, read in one snapshot."""
+
+    account: Account
+    posted_nano: int
+
+
+class Records:
+    """Reads of `ledger.db`, of events, and of the requests in `north.db`.
+
+    Every method raises StoreAwayError when its file cannot be read now.
+    """
+
+    def __init__(self, ledger: Reader, north: Reader, telemetry_dir: Path) -> None:
+        self._ledger = ledger
+        self._north = north
+        self._telemetry = TelemetryReader(telemetry_dir)
+
+    async def request(self, key: str) -> StoredRequest | None:
+        """A wish as north stored it, or None."""
+        found = await self._north.read(lambda connection: find_request(connection, key))
+        return found if isinstance(found, StoredRequest) else None
+
+    async def account(self, account_id: str) -> AccountBalance | None:
+        """One account, or None."""
+
+        def look(connection: Connection) -> AccountBalance | None:
+            account = read_account(connection, account_id)
+            return None if account is None else _with_balance(connection, account)
+
+        return await self._ledger.read(look)
+
+    async def accounts(self, after: str, limit: int) -> Found[AccountBalance]:
+        """Accounts by id, after an id."""
+
+        def look(connection: Connection) -> Found[AccountBalance]:
+            def fetch(start: str, count: int) -> list[Account]:
+                return accounts_after(connection, start, count)
+
+            accounts, more = _page(fetch, after, limit, lambda account: account.account_id)
+            return Found([_with_balance(connection, account) for account in accounts], more)
+
+        return await self._ledger.read(look)
+
+    async def posted_balances(self) -> dict[str, int]:
+        """What every customer's wallet holds, in nano-units by account id."""
+        held = await self._ledger.read(read_balances)
+        return {
+            name.removeprefix(WALLET): amount_nano
+            for name, amount_nano in held.items()
+            if name.startswith(WALLET)
+        }
+
+    async def transactions(
+        self, account_id: str, before_seq: int, limit: int
+    ) -> Found[AccountTransaction] | None:
+        """What happened to an account, newest first, before a sequence; None: no such account."""
+
+        def look(connection: Connection) -> Found[AccountTransaction] | None:
+            if read_account(connection, account_id) is None:
+                return None
+
+            def fetch(start: int, count: int) -> list[AccountTransaction]:
+                return transactions_of(connection, account_id, before_seq=start, limit=count)
+
+            return Found(*_page(fetch, before_seq, limit, lambda seen: seen.seq))
+
+        return await self._ledger.read(look)
+
+    async def commissioned_points(self) -> dict[str, bool]:
+        """By service point, whether supply is enforced there."""
+        points = await self._ledger.read(read_service_points)
+        return {point.service_point_id: point.commissioned_utc_ms is not None for point in points}
+
+    async def tariffs(self, after: str, limit: int) -> Found[TariffVersion]:
+        """The newest version of each tariff by id, after an id."""
+
+        def look(connection: Connection) -> Found[TariffVersion]:
+            newest = {tariff.tariff_id: tariff for tariff in read_tariffs(connection)}
+            rest = [newest[tariff_id] for tariff_id in sorted(newest) if tariff_id > after]
+            return Found(rest[:limit], len(rest) > limit)
+
+        return await self._ledger.read(look)
+
+    async def tariff_versions(self, tariff_id: str) -> list[TariffVersion]:
+        """All versions of a tariff, oldest first; empty when there is none."""
+        return await self._ledger.read(lambda connection: read_tariff(connection, tariff_id))
+
+    async def outcome(self, key: str) -> Outcome | None:
+        """What became of a request; None while it is open."""
+        return await self._ledger.read(lambda connection: find_outcome(connection, key))
+
+    async def command(self, command_id: str) -> SwitchCommand | None:
+        """One switch command, or None."""
+        return await self._ledger.read(lambda connection: read_command(connection, command_id))
+
+    async def commands_for(self, key: str) -> list[SwitchCommand]:
+        """The switch commands that a request led to, oldest first."""
+        return await self._ledger.read(lambda connection: commands_for_key(connection, key))
+
+    async def recent_commands(
+        self, known_ids: Sequence[str], meter_ids: Sequence[str]
+    ) -> list[SwitchCommand]:
+        """Commands under way, those of `known_ids`, and the last few of `meter_ids`; by number."""
+
+        def look(connection: Connection) -> list[SwitchCommand]:
+            found = {command.command_id: command for command in open_commands(connection)}
+            for command_id in known_ids:
+                command = found.get(command_id) or read_command(connection, command_id)
+                if command is not None:
+                    found[command_id] = command
+            for meter_id in meter_ids:
+                for command in commands_of(connection, meter_id, limit=LAST_COMMANDS):
+                    found[command.command_id] = command
+            return sorted(found.values(), key=lambda command: command.number)
+
+        return await self._ledger.read(look)
+
+    async def events(self, before_seq: int, limit: int) -> Found[StoredEvent]:
+        """Events newest first, before a sequence."""
+
+        def fetch(start: int, count: int) -> list[StoredEvent]:
+            return self._telemetry.events(before_seq=start, limit=count)
+
+        def look() -> Found[StoredEvent]:
+            return Found(*_page(fetch, before_seq, limit, lambda event: event.seq))
+
+        try:
+            async with asyncio.timeout(READ_DEADLINE_S):
+                return await asyncio.to_thread(look)
+        except TimeoutError as error:
+            raise StoreAwayError("the events could not be read in time") from error
+
+    async def commands_of(
+        self, meter_id: str, before_number: int, limit: int
+    ) -> Found[SwitchCommand]:
+        """Switch commands of a meter, newest first, before a number."""
+
+        def look(connection: Connection) -> Found[SwitchCommand]:
+            def fetch(start: int, count: int) -> list[SwitchCommand]:
+                return commands_of(connection, meter_id, before_number=start, limit=count)
+
+            return Found(*_page(fetch, before_number, limit, lambda command: command.number))
+
+        return await self._ledger.read(look)
+
+
+P = TypeVar("P")
+
+
+def _page(
+    fetch: Callable[[P, int], list[T]], start: P, limit: int, place: Callable[[T], P]
+) -> tuple[list[T], bool]:
+    # The store gives at most 100 at once, so whether more follow is asked for by itself.
+    items = fetch(start, limit)
+    more = len(items) == limit and bool(fetch(place(items[-1]), 1))
+    return items, more
+
+
+def _with_balance(connection: Connection, account: Account) -> AccountBalance:
+    return AccountBalance(account, read_balance(connection, wallet(account.account_id)))

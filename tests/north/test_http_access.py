@@ -1,0 +1,303 @@
+"""Who may call what: every route, every role, and nobody."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.core.requests import Role
+from gateway.north.context import NorthSettings, open_north
+from gateway.north.tokens import create_setup_token, create_token
+from tests.north.clocks import ManualClock, RealClock
+from tests.north.conftest import Served, serving
+from tests.north.small_site import Executor
+
+API = "/api/v1"
+EVERYBODY = frozenset(Role)
+VIEWERS = frozenset({Role.ADMIN, Role.MANAGER, Role.OPERATOR, Role.TECHNICIAN, Role.AUDITOR})
+MONEY = VIEWERS - {Role.ADMIN}
+MANAGER = frozenset({Role.MANAGER})
+DESK = frozenset({Role.MANAGER, Role.OPERATOR})
+FIELD = frozenset({Role.MANAGER, Role.TECHNICIAN})
+ADMIN = frozenset({Role.ADMIN})
+
+# Written from domain.md section 8, not from the code: the two must agree.
+EXPECTED: Mapping[str, frozenset[Role]] = {
+    "GET /api/v1/meters": VIEWERS,
+    "GET /api/v1/meters/{meter_id}": VIEWERS,
+    "GET /api/v1/meters/{meter_id}/measurements/latest": VIEWERS,
+    "GET /api/v1/measurements/latest": VIEWERS,
+    "GET /api/v1/meters/{meter_id}/commands": VIEWERS,
+    "POST /api/v1/meters/{meter_id}/commands": FIELD | DESK,
+    "GET /api/v1/commands/{command_id}": VIEWERS,
+    "POST /api/v1/meters/{meter_id}/commissioning": FIELD,
+    "POST /api/v1/mass-cut/release": MANAGER,
+    "GET /api/v1/accounts": MONEY,
+    "POST /api/v1/accounts": DESK,
+    "GET /api/v1/accounts/{account_id}": MONEY,
+    "POST /api/v1/accounts/{account_id}/recharges": DESK,
+    "GET /api/v1/accounts/{account_id}/transactions": MONEY,
+    "POST /api/v1/transactions/{transaction_id}/reversal": MANAGER,
+    "GET /api/v1/tariffs": VIEWERS,
+    "POST /api/v1/tariffs": MANAGER,
+    "GET /api/v1/tariffs/{tariff_id}": VIEWERS,
+    "GET /api/v1/stream": VIEWERS,
+    "GET /api/v1/events": VIEWERS,
+    "GET /api/v1/requests/{key}": VIEWERS,
+    "GET /api/v1/health": VIEWERS,
+    "GET /api/v1/auth/me": EVERYBODY,
+    "GET /api/v1/openapi.json": EVERYBODY,
+    "GET /api/v1/api-keys": ADMIN,
+    "POST /api/v1/api-keys": ADMIN,
+    "DELETE /api/v1/api-keys/{key_id}": ADMIN,
+}
+ANONYMOUS = frozenset({"GET /healthz", "GET /readyz"})
+FORMS: Mapping[str, object] = {
+    "POST /api/v1/meters/{meter_id}/commands": {"action": "confirm_reconnect"},
+    "POST /api/v1/mass-cut/release": {"reason": "x"},
+    "POST /api/v1/accounts": {"id": "nobody", "tariff_id": "none"},
+    "POST /api/v1/accounts/{account_id}/recharges": {"amount": "1"},
+    "POST /api/v1/transactions/{transaction_id}/reversal": {"reason": "x"},
+    "POST /api/v1/tariffs": {"id": "x"},
+    "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
+}
+PLACES = {
+    "meter_id": "flat-1",
+    "account_id": "flat-1",
+    "tariff_id": "home",
+    "transaction_id": "99",
+    "command_id": "none",
+    "key": "none",
+    "key_id": "0" * 26,
+}
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that any user may enter (pytest's own are closed)."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def operations(document: Mapping[str, Mapping[str, Mapping[str, object]]]) -> Iterator[str]:
+    """`METHOD path` of every operation in an OpenAPI document."""
+    for path, item in document["paths"].items():
+        for method in item:
+            yield f"{method.upper()} {path}"
+
+
+async def test_matrix_of_every_route_and_role(site: Served) -> None:
+    """Each role gets through exactly where it should; nobody gets through anywhere."""
+    admin = await site.client(Role.ADMIN)
+    document = (await admin.get(f"{API}/openapi.json")).json()
+    found = set(operations(document))
+    assert found == set(EXPECTED) | ANONYMOUS
+    clients = {role: await site.client(role) for role in [*Role, None]}
+    for operation in sorted(EXPECTED):
+        for role, client in clients.items():
+            status = await _try(client, operation, f"{operation}-{role}".replace(" ", "-"))
+            if role is None:
+                assert (operation, status) == (operation, 401)
+            elif role in EXPECTED[operation]:
+                assert (operation, role, status in (401, 403)) == (operation, role, False)
+            else:
+                assert (operation, role, status) == (operation, role, 403)
+        stated = document["paths"][operation.split()[1]][operation.split()[0].lower()]
+        assert frozenset(stated["x-roles"]) == EXPECTED[operation]
+        assert stated["security"]
+
+
+async def test_actions_on_a_supply_have_their_own_roles(site: Served) -> None:
+    """An operator may confirm for a customer, and may not disconnect or reconnect anybody."""
+    path = f"{API}/meters/flat-1/commands"
+    allowed = {
+        "disconnect": FIELD,
+        "reconnect": FIELD,
+        "confirm_reconnect": FIELD | DESK,
+    }
+    for action, roles in allowed.items():
+        for role in Role:
+            client = await site.client(role)
+            headers = {"idempotency-key": f"{action}-{role}"}
+            form = {"action": action, "reason": "x"}
+            answer = await client.post(path, json=form, headers=headers)
+            assert (action, role, answer.status_code == 403) == (action, role, role not in roles)
+
+
+async def test_nobody_learns_nothing(site: Served) -> None:
+    """Without a token every path is 401, known or not, except whether the process is up."""
+    nobody = await site.client(None)
+    for path in (f"{API}/meters", f"{API}/nowhere", "/", "/docs", "/openapi.json", "//healthz"):
+        answer = await nobody.get(path)
+        assert (path, answer.status_code) == (path, 401)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert (await nobody.get("/healthz")).json() == {"status": "ok"}
+    assert (await nobody.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_money_of_others_is_hidden_from_the_administrator(site: Served) -> None:
+    """`/requests/{key}` shows an administrator its own wishes only."""
+    operator, admin = await site.client(Role.OPERATOR), await site.client(Role.ADMIN)
+    headers = {"idempotency-key": "k-1"}
+    path = f"{API}/accounts/flat-1/recharges"
+    await operator.post(path, json={"amount": "5"}, headers=headers)
+    assert (await admin.get(f"{API}/requests/k-1")).status_code == 403
+
+
+async def test_guessing_is_limited_and_the_right_token_still_works(site: Served) -> None:
+    """After ten failures an address gets 429; a valid token from there is not locked out."""
+    nobody = await site.client(None)
+    nobody.headers["authorization"] = "Bearer pgw_wrong"
+    statuses = [(await nobody.get(f"{API}/meters")).status_code for _ in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
+    assert int((await nobody.get(f"{API}/meters")).headers["retry-after"]) >= 1
+    client = await site.client(Role.AUDITOR)
+    assert (await client.get(f"{API}/meters")).status_code == 200
+
+
+async def test_key_is_made_shown_once_and_revoked(site: Served) -> None:
+    """A key works until it is revoked; its secret is in no list and not in the file."""
+    admin = await site.client(Role.ADMIN)
+    made = await admin.post(f"{API}/api-keys", json={"label": "Desk 1", "role": "operator"})
+    assert made.status_code == 201
+    key = made.json()
+    desk = await site.client(None)
+    desk.headers["authorization"] = f"Bearer {key['token']}"
+    assert (await desk.get(f"{API}/auth/me")).json()["roles"] == ["operator"]
+    listed = await admin.get(f"{API}/api-keys")
+    assert key["token"] not in listed.text
+    files = site.context.settings.north_dir.glob("north.db*")
+    assert not any(key["token"].encode() in path.read_bytes() for path in files)
+    for _ in range(2):
+        revoked = await admin.delete(f"{API}/api-keys/{key['id']}")
+        assert revoked.status_code == 200
+        assert revoked.json()["revoked_at"] is not None
+    assert (await desk.get(f"{API}/auth/me")).status_code == 401
+    unknown = await admin.delete(f"{API}/api-keys/{'0' * 26}")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "TOKEN_UNKNOWN")
+
+
+async def test_keys_outlive_the_process(settings: NorthSettings, executor: Executor) -> None:
+    """A token made before a restart is valid after it, and a revoked one stays revoked."""
+    async with serving(settings, executor) as site:
+        secret = (await site.client(Role.AUDITOR)).headers["authorization"]
+        admin = await site.client(Role.ADMIN)
+        gone = (await admin.post(f"{API}/api-keys", json={"label": "x", "role": "admin"})).json()
+        await admin.delete(f"{API}/api-keys/{gone['id']}")
+    async with serving(settings, executor) as site:
+        client = await site.client(None)
+        client.headers["authorization"] = secret
+        assert (await client.get(f"{API}/auth/me")).status_code == 200
+        client.headers["authorization"] = f"Bearer {gone['token']}"
+        assert (await client.get(f"{API}/auth/me")).status_code == 401
+
+
+async def test_first_start_writes_one_setup_token_for_a_day(
+    settings: NorthSettings, tmp_path: Path
+) -> None:
+    """No default password: one administrator's token in a 0600 file, once, for 24 hours."""
+    clock, path = ManualClock(), tmp_path / "setup-token"
+    async with open_north(settings, clock, create=True) as context:
+        assert await create_setup_token(context, path)
+        secret = path.read_text().strip()
+        token = context.tokens.find(secret)
+        assert token is not None
+        assert token.role is Role.ADMIN
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.unlink()
+        assert not await create_setup_token(context, path)
+        assert not path.exists()
+        clock.pass_s(24 * 3600)
+        assert context.tokens.find(secret) is None
+
+
+async def test_owner_over_the_local_socket_has_every_role(site: Served) -> None:
+    """The kernel says who calls: the process's own user needs no token there."""
+    client = site.local()
+    me = (await client.get(f"{API}/auth/me")).json()
+    assert me == {
+        "actor": f"uid:{os.geteuid()}",
+        "roles": sorted(Role),
+        "source": "local socket",
+    }
+    headers = {"idempotency-key": "k-1"}
+    path = f"{API}/accounts/flat-1/recharges"
+    answer = await client.post(path, json={"amount": "5"}, headers=headers)
+    assert answer.status_code == 201
+    stored = await site.context.records.request("k-1")
+    assert stored is not None
+    assert stored.request.role is Role.MANAGER
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.slow
+async def test_another_user_over_the_local_socket_is_refused(
+    settings: NorthSettings, executor: Executor, reachable: Path
+) -> None:
+    """A user who can reach the socket is refused all the same, by what the kernel says."""
+    moved = replace(settings, socket_path=reachable / "north.sock")
+    async with serving(moved, executor):
+        assert moved.socket_path.stat().st_mode & 0o777 == 0o660
+        moved.socket_path.chmod(0o666)
+        program = (
+            "import os, socket, sys\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "link = socket.socket(socket.AF_UNIX)\n"
+            "link.settimeout(5)\n"
+            "link.connect(sys.argv[1])\n"
+            "link.sendall(b'GET /api/v1/meters HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n')\n"
+            "link.shutdown(socket.SHUT_WR)\n"
+            "print(link.makefile().read())\n"
+        )
+        child = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-I", "-c", program, str(moved.socket_path)],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    assert child.stdout.startswith("HTTP/1.1 403 ")
+    assert '"code":"FORBIDDEN"' in child.stdout
+
+
+async def test_proxy_headers_are_believed_from_named_proxies_only(
+    settings: NorthSettings, executor: Executor
+) -> None:
+    """X-Forwarded-For counts only from a configured proxy: else anybody could pose as another."""
+    forged = {"x-forwarded-for": "203.0.113.9"}
+    async with serving(settings, executor) as site:
+        client = await site.client(Role.AUDITOR)
+        assert (await client.get(f"{API}/auth/me", headers=forged)).json()["source"] == "127.0.0.1"
+    proxied = replace(settings, listen=(replace(settings.listen[0], proxies=("127.0.0.1",)),))
+    async with serving(proxied, executor) as site:
+        client = await site.client(Role.AUDITOR)
+        source = (await client.get(f"{API}/auth/me", headers=forged)).json()["source"]
+    assert source == "203.0.113.9"
+
+
+async def test_expired_token_is_refused_at_its_moment(settings: NorthSettings) -> None:
+    """Expiry is judged by the gateway's clock at every call."""
+    clock = RealClock()
+    async with open_north(settings, clock, create=True) as context:
+        _, secret = await create_token(context, label="x", role=Role.AUDITOR, hours=0)
+        assert context.tokens.find(secret) is None
+
+
+async def _try(client: httpx.AsyncClient, operation: str, key: str) -> int:
+    method, template = operation.split()
+    path = template.format(**PLACES)
+    headers = {"idempotency-key": key}
+    form = FORMS.get(operation)
+    content = {} if form is None else {"json": form}
+    async with client.stream(method, path, headers=headers, **content) as answer:  # type: ignore[arg-type]
+        return answer.status_code
