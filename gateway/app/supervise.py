@@ -1,6 +1,7 @@
 """Child processes that must run: started, restarted with back-off, stopped together."""
 
 import asyncio
+import ctypes
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ HEALTHY_S: Final = 60.0
 STOP_DEADLINE_S: Final = 8.0
 # A configuration or a missing store does not get better by trying again.
 EXIT_USAGE: Final = 2
+PR_SET_PDEATHSIG: Final = 1
 
 log = structlog.get_logger()
 
@@ -75,6 +77,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C reaches the supervisor alone; it ends the children in order.
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
             self._running[child.name] = process
             self._on_start(child.name, process.pid)
@@ -101,6 +104,11 @@ class Supervisor:
             for process in living:
                 _signal(process, signal.SIGKILL)
             await asyncio.gather(*(process.wait() for process in living))
+
+
+def _die_with_parent() -> None:
+    """In the child, before it starts: a supervisor that is killed leaves nobody behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """What the command line uses to speak to a running north over its Unix socket."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
@@ -10,6 +11,7 @@ import orjson
 from gateway.core.errors import RefusedError, StoreAwayError
 
 TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 2.0
 # httpx wants a host for the URL; nothing resolves it on a Unix socket.
 BASE_URL: Final = "http://prepaid-gateway"
 
@@ -46,6 +48,7 @@ class LocalClient:
         headers = {"accept": "application/json"}
         if idempotency_key is not None:
             headers["idempotency-key"] = idempotency_key
+        self._check_listener()
         try:
             answer = self._http.request(
                 method,
@@ -54,10 +57,7 @@ class LocalClient:
                 headers={**headers, "content-type": "application/json"},
             )
         except httpx.HTTPError as error:
-            raise StoreAwayError(
-                f"no north process answers at {self._socket_path} ({type(error).__name__} {error});"
-                " is `prepaid-gateway run` running?"
-            ) from error
+            raise StoreAwayError(f"north did not answer: {type(error).__name__} {error}") from error
         body = _object_of(answer)
         if answer.is_success:
             return body
@@ -66,6 +66,18 @@ class LocalClient:
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise StoreAwayError(f"{code}: {detail}")
         raise RefusedError(code, _with_errors(detail, body), str(body.get("place", "")))
+
+    def _check_listener(self) -> None:
+        # httpcore leaks the descriptor of a Unix socket that nobody answers at.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_TIMEOUT_S)
+            try:
+                probe.connect(str(self._socket_path))
+            except OSError as error:
+                raise StoreAwayError(
+                    f"no north process answers at {self._socket_path} ({error.strerror or error}); "
+                    "is `prepaid-gateway run` running, and may this user speak to it?"
+                ) from error
 
 
 def _object_of(answer: httpx.Response) -> dict[str, object]:

@@ -3,7 +3,6 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_envelope_that_control_would_refuse_is_not_stored(
 ) -> None:
     """Keys and texts are checked before the row is written, not only when it is read."""
     with pytest.raises(RefusedError) as caught:
-        insert_request(north.connection, replace(wish("k"), **changes))
+        insert_request(north.connection, wish(**({"key": "k"} | changes)))  # type: ignore[arg-type]
     assert caught.value.refusal_code == "REQUEST_FIELD"
 
 
@@ -231,14 +230,19 @@ def hostile_schema(path: Path, script: str) -> None:
     connection.close()
 
 
+ENDLESS_VIEW = (
+    "CREATE VIEW request AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+    "SELECT count(*) AS id, 1 AS key, 1 AS type, 1 AS body, 1 AS body_hash, 1 AS actor, "
+    "1 AS role, 1 AS source, 1 AS approver, 1 AS created_utc_ms, 1 AS expires_utc_ms FROM n"
+)
+
+
 @pytest.mark.parametrize(
     "script",
     [
-        "CREATE TABLE request (id, key)",
-        "CREATE VIEW request AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-        "SELECT count(*) AS id, 1 AS key, 1 AS type, 1 AS body, 1 AS body_hash, 1 AS actor, "
-        "1 AS role, 1 AS source, 1 AS approver, 1 AS created_utc_ms, 1 AS expires_utc_ms FROM n",
+        "CREATE TABLE request (id, key); INSERT INTO request VALUES (1, 'k')",
         "CREATE TABLE other (x)",
+        ENDLESS_VIEW,
     ],
 )
 def test_hostile_schema_is_away_and_soon(
@@ -289,7 +293,6 @@ def test_absent_north_is_away_and_comes_back(tmp_path: Path) -> None:
 
 def test_locked_north_is_away_within_its_time(north: StoreFile, reader: RequestReader) -> None:
     """A file that is held exclusively costs a cut some 20 ms, not more."""
-    assert rows(reader) == []
     north.connection.execute("PRAGMA journal_mode=DELETE")
     north.connection.execute("BEGIN EXCLUSIVE")
     begin = time.monotonic()

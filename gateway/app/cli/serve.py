@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from gateway.app.clock import SystemClock
     from gateway.app.config import Config
+    from gateway.core.errors import GatewayError
 
 T = TypeVar("T")
 
@@ -78,13 +79,32 @@ def clock_of_environment() -> "SystemClock":
 
 
 def run_loop(main: Callable[[], Awaitable[T]]) -> T:
-    """Run an asynchronous function on uvloop."""
+    """Run an asynchronous function on uvloop.
+
+    Raises what it raised; of a group of errors the first of ours, since tasks end together.
+    """
     import uvloop
 
     async def wrapped() -> T:
         return await main()
 
-    return uvloop.run(wrapped())
+    try:
+        return uvloop.run(wrapped())
+    except BaseExceptionGroup as group:
+        ours = _first_of_ours(group)
+        if ours is None:
+            raise
+        raise ours from group
+
+
+def _first_of_ours(group: BaseExceptionGroup) -> "GatewayError | None":
+    from gateway.core.errors import GatewayError
+
+    for error in group.exceptions:
+        found = _first_of_ours(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, GatewayError):
+            return found
+    return None
 
 
 def _serve(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, cast
 from zoneinfo import ZoneInfo
 
@@ -48,6 +49,7 @@ class Display:
         keeper: Keeper,
         clock: Clock,
         zone: ZoneInfo,
+        value_counts: Sequence[int],
     ) -> None:
         self._points = tuple(points)
         self._books = books
@@ -56,6 +58,7 @@ class Display:
         self._clock = clock
         self._intervals = [IntervalMeter(zone, len(point.terms.sources)) for point in points]
         self._labels = [point.label_utc_ms for point in points]
+        self._value_counts = tuple(value_counts)
 
     def command(self, track: CommandTrack) -> "asyncio.Future[None]":
         """Keep a command's present state."""
@@ -67,6 +70,9 @@ class Display:
 
     def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
         """Show a reading, keep it, and add its energy to the half hour under way."""
+        if len(reading.values) > self._value_counts[index]:
+            # The slow lane reads more than is shown and kept: those are for `meter read`.
+            reading = replace(reading, values=reading.values[: self._value_counts[index]])
         self._live.write(index, self._row(point, reading, step))
         self._keeper.reading(index, reading)
         if step.settled:
@@ -97,12 +103,6 @@ class Display:
             kept = state.get(point.terms.service_point_id)
             if kept is not None:
                 meter.restore(cast("Sequence[object]", kept))
-
-    def refresh(self, index: int) -> None:
-        """Show a point whose balance or supply changed without a reading."""
-        point = self._points[index]
-        if point.last is not None:
-            self._live.write(index, self._row(point, point.last, None))
 
     def _row(self, point: Point, reading: Reading, step: Step | None) -> LiveRow:
         supply, full = point.supply, point.last_full

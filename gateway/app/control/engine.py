@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.app.control.polls import PollGroup
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
 from gateway.core.errors import MeterError, MeterIdentityError
@@ -30,18 +31,6 @@ PROOF_POLL_S: Final = 0.1
 # One failed poll is noise on a network; this many in a row are an absent meter.
 AWAY_AFTER: Final = 3
 UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
-
-
-class Polls(Protocol):
-    """What the engine asks of the poller."""
-
-    def request_poll(self, index: int, due_mono_ns: int, lane: Lane = Lane.SHORT) -> bool:
-        """Poll a meter at a time of the monotonic clock."""
-        ...
-
-    async def switch(self, index: int, *, closed: bool, deadline_s: float) -> None:
-        """Command a supply; raises a MeterError."""
-        ...
 
 
 @dataclass(slots=True)
@@ -103,7 +92,7 @@ class Engine:
     def __init__(
         self,
         points: Sequence[Point],
-        polls: Polls,
+        polls: PollGroup,
         journal: Journal,
         breaker: MassCutBreaker,
         clock: Clock,
@@ -120,7 +109,7 @@ class Engine:
         self.inherited: dict[int, CommandTrack] = {}
         self.before_credit_cut: Callable[[], None] = lambda: None
         self.failure: BaseException | None = None
-        self._polls = polls
+        self.polls: Final = polls
         self._journal = journal
         self._clock = clock
         self._new_id = new_id
@@ -294,7 +283,7 @@ class Engine:
             # word and must be on record before it acts.
             await kept
         try:
-            await self._polls.switch(index, closed=order.close, deadline_s=SWITCH_DEADLINE_S)
+            await self.polls.switch(index, closed=order.close, deadline_s=SWITCH_DEADLINE_S)
         except MeterError as error:
             point.supply.send_failed(self._clock.mono_ns(), f"{error.code}: {error}")
             log.warning(
@@ -303,7 +292,7 @@ class Engine:
         else:
             point.supply.sent(self._clock.mono_ns())
             self._note(track, "acknowledged_utc_ms", self._clock.utc_ms())
-        self._polls.request_poll(index, self._clock.mono_ns(), Lane.FULL)
+        self.polls.request_poll(index, self._clock.mono_ns(), Lane.FULL)
         await kept
         if track.finished_utc_ms is None:
             track.state = "sent"
@@ -374,13 +363,13 @@ class Engine:
 
     def _plan_poll(self, index: int, reading: Reading, step: Step) -> None:
         if step.read_again:
-            self._polls.request_poll(index, reading.mono_ns, Lane.SHORT)
+            self.polls.request_poll(index, reading.mono_ns, Lane.SHORT)
         command = self.points[index].supply.command
         if command is not None and command.sent_ns is not None and not command.proof.shows_open:
-            self._polls.request_poll(index, reading.mono_ns + round(PROOF_POLL_S * NS), Lane.FULL)
+            self.polls.request_poll(index, reading.mono_ns + round(PROOF_POLL_S * NS), Lane.FULL)
         elif step.predict_s is not None:
             due_ns = reading.mono_ns + round(step.predict_s * NS)
-            self._polls.request_poll(index, due_ns, Lane.SHORT)
+            self.polls.request_poll(index, due_ns, Lane.SHORT)
 
     def _returned(self, index: int) -> None:
         if self._failures[index] >= AWAY_AFTER:

@@ -11,8 +11,7 @@ import structlog
 from gateway.app.config import Config
 from gateway.core.errors import StoreError
 from gateway.core.interval import Interval
-from gateway.core.reading import Lane, Reading
-from gateway.south.models import meter_model
+from gateway.core.reading import Reading
 from gateway.store.db import DirectoryOwner
 from gateway.store.live import LiveMeter
 from gateway.store.telemetry import Event, MeterReading, TelemetryWriter
@@ -36,15 +35,17 @@ class TelemetryKeeper:
     When the store fails it says so once, and control goes on without telemetry.
     """
 
-    def __init__(self, directory: Path, config: Config, owner: DirectoryOwner) -> None:
-        self._meter_ids = tuple(meter.meter_id for meter in config.meters)
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        meters: Sequence[LiveMeter],
+        owner: DirectoryOwner,
+    ) -> None:
+        self._meter_ids = tuple(meter.meter_id for meter in meters)
         retention = Retention(
             max_bytes=config.telemetry.max_bytes, days=config.telemetry.retention_days
         )
-        meters = [
-            LiveMeter(meter.meter_id, meter_model(meter.model).names(Lane.FULL))
-            for meter in config.meters
-        ]
         self._writer = TelemetryWriter(directory, meters, owner=owner, retention=retention)
         self._readings: list[MeterReading] = []
         self._intervals: list[tuple[str, Interval]] = []

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, cast
 from zoneinfo import ZoneInfo
 
@@ -46,115 +48,132 @@ async def run_control(config: Config, clock: Clock, stop: asyncio.Event) -> None
     Raises ConfigurationError, StoreMissingError, StoreLockedError, StoreCorruptError at the start
     and StoreError when a store fails later: the process must then end and start from the file.
     """
-    paths = paths_of(config)
-    make_runtime_dir(paths.live_dir)
     with ExitStack() as owned:
-        owner = own_directory(paths.control_dir, create=False)
-        owned.callback(owner.release)
-        file = open_writer(paths.ledger, LEDGER, owner=owner, create=False)
-        owned.callback(file.stop)
-        writer = GroupCommitWriter(file)
-        owned.callback(writer.close, STOP_DEADLINE_S)
-        this_boot = boot_id()
-        utc_ms = clock.utc_ms()
-        writer.submit(lambda connection: provision(connection, config, utc_ms)).result()
-        found = writer.submit(
-            lambda connection: restore(connection, config, clock, this_boot)
-        ).result()
-        keeper = TelemetryKeeper(paths.telemetry_dir, config, owner)
-        owned.callback(keeper.close, STOP_DEADLINE_S)
-        live = LiveTableWriter(
-            paths.live_dir,
-            [LiveMeter(m.meter_id, meter_model(m.model).names(Lane.FULL)) for m in config.meters],
-            str(ULID.from_timestamp(utc_ms / 1000)),
-        )
-        owned.callback(live.close)
-        control = _Control(config, clock, found, writer, live, keeper, this_boot)
-        owned.callback(control.requests.close)
-        owned.callback(control.own_ledger.close)
+        opened = _open(config, clock, owned)
+        control = _build(config, clock, opened, owned)
         # What was built so far lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
         await control.run(stop)
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The stores of a control process, and what its ledger held."""
+
+    writer: GroupCommitWriter
+    found: Restored
+    keeper: TelemetryKeeper
+    live: LiveTableWriter
+    boot_id: str
+
+
+def _open(config: Config, clock: Clock, owned: ExitStack) -> _Opened:
+    """Open everything; `owned` closes it in the opposite order."""
+    paths = paths_of(config)
+    make_runtime_dir(paths.live_dir)
+    owner = own_directory(paths.control_dir, create=False)
+    owned.callback(owner.release)
+    file = open_writer(paths.ledger, LEDGER, owner=owner, create=False)
+    owned.callback(file.stop)
+    writer = GroupCommitWriter(file)
+    owned.callback(writer.close, STOP_DEADLINE_S)
+    this_boot, utc_ms = boot_id(), clock.utc_ms()
+    writer.submit(lambda connection: provision(connection, config, utc_ms)).result()
+    found = writer.submit(lambda connection: restore(connection, config, clock, this_boot)).result()
+    meters = shown_meters(config)
+    keeper = TelemetryKeeper(paths.telemetry_dir, config, meters, owner)
+    owned.callback(keeper.close, STOP_DEADLINE_S)
+    run_id = str(ULID.from_timestamp(utc_ms / 1000))
+    live = LiveTableWriter(paths.live_dir, meters, run_id)
+    owned.callback(live.close)
+    return _Opened(writer, found, keeper, live, this_boot)
+
+
+def shown_meters(config: Config) -> list[LiveMeter]:
+    """What is shown and kept of every meter: the values of its full lane."""
+    return [
+        LiveMeter(meter.meter_id, meter_model(meter.model).names(Lane.FULL))
+        for meter in config.meters
+    ]
+
+
+def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "_Control":
+    """Wire points, polls, engine, sweeps and requests."""
+    found, zone, paths = opened.found, ZoneInfo(config.site.timezone), paths_of(config)
+    books = Books(opened.writer, found.points, clock, boot_id=opened.boot_id)
+    books.label_utc_ms = found.last_utc_ms
+    display = Display(
+        found.points,
+        books,
+        live=opened.live,
+        keeper=opened.keeper,
+        clock=clock,
+        zone=zone,
+        value_counts=[len(meter.value_names) for meter in shown_meters(config)],
+    )
+    display.restore(cast("dict[str, object]", found.site.get("intervals", {})))
+    engine = Engine(
+        found.points,
+        PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
+        display,
+        _breaker(config, found, clock),
+        clock,
+        new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
+        stagger_s=config.supply.stagger_s,
+    )
+    engine.inherited.update(found.commands)
+    for index, point in enumerate(found.points):
+        if point.pricer is not None:
+            engine.set_flat(index, flat=found.shelf.is_flat(point.tariff_id))
+    sweeper = Sweeper(
+        engine,
+        books,
+        display,
+        clock,
+        zone,
+        period_s=config.posting.sweep_s,
+        synchronised=is_synchronised,
+    )
+    executor = Executor(
+        engine, books, found.shelf, found.currency, clock, confirm_clock=sweeper.confirm_clock
+    )
+    requests = RequestReader(paths.north_dir / "north.db")
+    owned.callback(requests.close)
+    own_ledger = StoreReader(paths.ledger, LEDGER)
+    owned.callback(own_ledger.close)
+    inlet = Inlet(
+        requests,
+        own_ledger,
+        executor=executor,
+        engine=engine,
+        books=books,
+        clock=clock,
+        cursor=found.cursor,
+    )
+    engine.before_credit_cut = inlet.look
+    return _Control(engine, books, sweeper, inlet, display, opened.writer, paths.ledger)
+
+
+def _breaker(config: Config, found: Restored, clock: Clock) -> MassCutBreaker:
+    breaker = MassCutBreaker(MassCutLimits(**config.supply.mass_cut.model_dump()))
+    kept = found.site.get("breaker")
+    if kept is not None:
+        breaker.restore(cast("dict[str, object]", kept), clock.mono_ns(), found.elapsed_ms)
+    return breaker
+
+
+@dataclass(frozen=True, slots=True)
 class _Control:
     """The parts of a running control process."""
 
-    def __init__(  # noqa: PLR0917 - called once, above
-        self,
-        config: Config,
-        clock: Clock,
-        found: Restored,
-        writer: GroupCommitWriter,
-        live: LiveTableWriter,
-        keeper: TelemetryKeeper,
-        this_boot: str,
-    ) -> None:
-        paths = paths_of(config)
-        zone = ZoneInfo(config.site.timezone)
-        self._clock = clock
-        self._writer = writer
-        self._ledger_path = paths.ledger
-        self.books = Books(writer, found.points, clock, boot_id=this_boot)
-        self.books.label_utc_ms = found.last_utc_ms
-        self.display = Display(
-            found.points, self.books, live=live, keeper=keeper, clock=clock, zone=zone
-        )
-        self.polls = PollGroup(
-            config.meters, [point.last_sequence + 1 for point in found.points], clock
-        )
-        limits = config.supply.mass_cut
-        self.breaker = MassCutBreaker(MassCutLimits(**limits.model_dump()))
-        self.engine = Engine(
-            found.points,
-            self.polls,
-            self.display,
-            self.breaker,
-            clock,
-            new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
-            stagger_s=config.supply.stagger_s,
-        )
-        self.engine.inherited.update(found.commands)
-        for index, point in enumerate(found.points):
-            if point.pricer is not None:
-                self.engine.set_flat(index, flat=found.shelf.is_flat(point.tariff_id))
-        if "breaker" in found.site:
-            self.breaker.restore(
-                cast("dict[str, object]", found.site["breaker"]),
-                clock.mono_ns(),
-                found.elapsed_ms,
-            )
-        self.display.restore(cast("dict[str, object]", found.site.get("intervals", {})))
-        self.sweeper = Sweeper(
-            self.engine,
-            self.books,
-            self.display,
-            clock,
-            zone,
-            period_s=config.posting.sweep_s,
-            synchronised=is_synchronised,
-        )
-        executor = Executor(
-            self.engine,
-            self.books,
-            found.shelf,
-            found.currency,
-            clock,
-            confirm_clock=self.sweeper.confirm_clock,
-        )
-        self.requests = RequestReader(paths.north_dir / "north.db")
-        self.own_ledger = StoreReader(paths.ledger, LEDGER)
-        self.inlet = Inlet(
-            self.requests,
-            self.own_ledger,
-            executor=executor,
-            engine=self.engine,
-            books=self.books,
-            clock=clock,
-            cursor=found.cursor,
-        )
-        self.engine.before_credit_cut = self.inlet.look
+    engine: Engine
+    books: Books
+    sweeper: Sweeper
+    inlet: Inlet
+    display: Display
+    writer: GroupCommitWriter
+    ledger_path: Path
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run all tasks; the first that fails ends the process."""
@@ -163,7 +182,7 @@ class _Control:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._verify(), name="verify")
             polling = group.create_task(
-                self.polls.run(self.engine.on_reading, self.engine.on_failure), name="polls"
+                self.engine.polls.run(self.engine.on_reading, self.engine.on_failure), name="polls"
             )
             looking = group.create_task(self.inlet.run(stop), name="inlet")
             sweeping = group.create_task(
@@ -173,7 +192,7 @@ class _Control:
             # In order: no new requests, no new readings, what was sent is looked at, last sweep.
             await looking
             await self.engine.settle_tasks(STOP_DEADLINE_S)
-            await self.polls.aclose()
+            await self.engine.polls.aclose()
             await polling
             quiet.set()
             await sweeping
@@ -183,7 +202,7 @@ class _Control:
         """Until `stop`: a failure that nobody awaited ends the process."""
         while not stop.is_set():
             failure = self.books.failure or self.engine.failure or self.inlet.failure
-            failure = failure or self._writer.failure
+            failure = failure or self.writer.failure
             if failure is not None:
                 raise StoreError(f"cannot go on: {failure}") from failure
             try:
@@ -196,7 +215,7 @@ class _Control:
         """Nothing is switched before the chain of the ledger was found whole."""
 
         def verify() -> tuple[str, ...]:
-            connection = open_reader(self._ledger_path, LEDGER)
+            connection = open_reader(self.ledger_path, LEDGER)
             try:
                 return tuple(verify_ledger(connection).problems)
             finally:

@@ -87,15 +87,16 @@ class _Demo:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(simulator.run(ending))]
             try:
-                await wait_for(lambda: files.meters.exists() and files.simulator_socket.exists(),
-                               "the simulator")  # fmt: skip
+                await wait_for(self._simulator_is_up, "the simulator", ending)
                 config = load_config(files.config)
                 paths = paths_of(config)
                 create_stores(config, self._clock)
                 running.append(group.create_task(gateway.run(ending)))
                 live = LiveTableReader(paths.live_dir)
-                await wait_for(lambda: self._all_read(live), "the first reading of every meter")
-                await wait_for(paths.socket.exists, "north")
+                await wait_for(
+                    lambda: self._all_read(live), "the first reading of every meter", ending
+                )
+                await wait_for(paths.socket.exists, "north", ending)
                 await self._open(paths, live)
                 self._explain(paths)
                 await self._show(live, stop)
@@ -140,6 +141,9 @@ class _Demo:
             )
             for name in ("control", "north")
         ]
+
+    def _simulator_is_up(self) -> bool:
+        return self._files.meters.exists() and self._files.simulator_socket.exists()
 
     def _all_read(self, live: LiveTableReader) -> bool:
         rows = live.rows()

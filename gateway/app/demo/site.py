@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gateway.core.errors import RefusedError
 from gateway.core.money import Currency, format_amount
 from gateway.north.client import LocalClient
 from gateway.store.live import LiveRow, LiveTableReader
@@ -69,14 +70,18 @@ class DemoFiles:
         self.config.write_text(CONFIG.format(port=port, meters=meters), encoding="utf-8")
 
 
-async def wait_for(condition: Callable[[], bool], what: str, deadline_s: float = READY_S) -> None:
-    """Wait until something is there. Raises TimeoutError naming it."""
+async def wait_for(
+    condition: Callable[[], bool], what: str, ended: asyncio.Event, deadline_s: float = READY_S
+) -> None:
+    """Wait until something is there. Raises RefusedError NOT_READY when it will not be."""
     try:
         async with asyncio.timeout(deadline_s):
-            while not condition():  # noqa: ASYNC110 - another process makes it true
+            while not (condition() or ended.is_set()):  # noqa: ASYNC110 - other processes do it
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise TimeoutError(f"{what} did not come up in {deadline_s:.0f} s") from None
+        raise RefusedError("NOT_READY", f"{what}: nothing for {deadline_s:.0f} s") from None
+    if ended.is_set():
+        raise RefusedError("NOT_READY", f"{what}: the process ended, see its message above")
 
 
 def opening_balance_nano(power_w: float, lasts_s: float) -> int:
