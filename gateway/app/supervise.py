@@ -26,10 +26,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One child: its name in messages and its command line."""
+    """One child: its name in messages and its command line.
+
+    Without an `essential` one the rest is not worth running.
+    """
 
     name: str
     argv: Sequence[str]
+    essential: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -37,7 +41,8 @@ class Supervisor:
     """Keeps children running until `stop` is set, then ends them in reverse order.
 
     Each stop sends SIGTERM and, after 8 s, SIGKILL, so that all are gone within 10 s. A child that
-    exits with status 2 (usage: its configuration or its store is wrong) stops everything.
+    exits with status 2 (its configuration or its store needs a person) is not started again; when
+    it is essential, everything stops.
     `on_start(name, pid)` is told of every start.
     """
 
@@ -85,8 +90,10 @@ class Supervisor:
             if stop.is_set():
                 return
             if status == EXIT_USAGE:
-                self.status = EXIT_USAGE
-                stop.set()
+                log.error("child.refused", child=child.name, status=status)
+                if child.essential:
+                    self.status = EXIT_USAGE
+                    stop.set()
                 return
             lived_s = (self._clock.mono_ns() - started_ns) / 1e9
             delay_s = BACKOFF_FIRST_S if lived_s > HEALTHY_S else min(delay_s * 2, BACKOFF_MAX_S)

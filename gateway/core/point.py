@@ -26,7 +26,8 @@ class PointTerms:
     """What does not change while a point is served.
 
     `sources` names the energy source behind each import register (T1, T2). `p_max_w` is the
-    limit or breaker of the point, `period_s` the regular poll period.
+    limit or breaker of the point, `period_s` the regular poll period; energy across a rate boundary
+    in a longer time than `gap_s` is flagged as estimated.
     """
 
     service_point_id: str
@@ -35,6 +36,7 @@ class PointTerms:
     sources: tuple[str, ...]
     p_max_w: int
     period_s: float
+    gap_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,10 @@ class Point:
         if self.pricer is None:
             return ()
         flags = self.pricer.advance(
-            tuple(zip(self.terms.sources, verdict.advance_wh, strict=True)), from_utc_ms, to_utc_ms
+            tuple(zip(self.terms.sources, verdict.advance_wh, strict=True)),
+            from_utc_ms,
+            to_utc_ms,
+            gap_ms=round(self.terms.gap_s * 1000),
         )
         names = tuple(sorted(flag.value for flag in flags))
         self._flags.update(names)
@@ -370,6 +375,7 @@ class Point:
             current_a=reading.current_a,
             power_w=power_w,
             feedback_closed=reading.feedback_closed,
+            voltage_v=reading.voltage_v,
             trusted=trusted,
         )
 

@@ -11,6 +11,8 @@ from typing import Final
 NS: Final = 1_000_000_000
 # Below this power before the command, current and energy prove nothing about an opening.
 LOAD_PROOF_W: Final = 20.0
+# Below this voltage the conductor behind an upstream contactor is dead.
+DEAD_V: Final = 10.0
 
 
 class Witness(StrEnum):
@@ -20,6 +22,11 @@ class Witness(StrEnum):
     CURRENT = "current"
     ENERGY = "energy"
     FEEDBACK = "feedback"
+    VOLTAGE = "voltage"
+
+
+# These prove the contact itself, load or not.
+CONTACT_WITNESSES: Final = frozenset({Witness.FEEDBACK, Witness.VOLTAGE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Observation:
     current_a: float | None = None
     power_w: float | None = None
     feedback_closed: bool | None = None
+    voltage_v: float | None = None
     trusted: bool = True
 
 
@@ -45,13 +53,15 @@ class OpeningProof:
 
     `load_before_w` and `current_before_a` are what flowed when the command was issued,
     `starting_current_a` the smallest current that the transformer measures, `has_feedback`
-    whether the contactor's auxiliary contact is wired to an input.
+    whether the contactor's auxiliary contact is wired to an input, `upstream` whether the contactor
+    sits before the meter, so that an opening takes its voltage away.
     """
 
     load_before_w: float
     current_before_a: float
     starting_current_a: float
     has_feedback: bool
+    upstream: bool = False
     witnesses: set[Witness] = field(default_factory=set)
     shown_ns: int | None = None
     _energy_wh: int | None = None
@@ -59,8 +69,8 @@ class OpeningProof:
 
     @property
     def load_unproven(self) -> bool:
-        """Too little load before the command to prove the contact itself."""
-        return self.load_before_w < LOAD_PROOF_W
+        """Nothing proves the contact itself: no load before the command, no wired witness."""
+        return self.load_before_w < LOAD_PROOF_W and not self.witnesses & CONTACT_WITNESSES
 
     @property
     def shows_open(self) -> bool:
@@ -69,27 +79,30 @@ class OpeningProof:
             return False
         if self.has_feedback:
             return Witness.FEEDBACK in self.witnesses
-        return self.load_unproven or Witness.CURRENT in self.witnesses
+        return self._without_load or Witness.CURRENT in self.witnesses
 
     @property
     def complete(self) -> bool:
         """Nothing more would be learned by waiting."""
-        proved = Witness.ENERGY in self.witnesses or Witness.FEEDBACK in self.witnesses
-        return self.shows_open and (proved or self.load_unproven)
+        proved = Witness.ENERGY in self.witnesses or bool(self.witnesses & CONTACT_WITNESSES)
+        return self.shows_open and (proved or self._without_load)
 
     def collect(self, seen: Observation) -> None:
         """Weigh one reading that was made after the command was sent."""
         self._note(Witness.OUTPUT, shown=seen.output_closed is False)
         if self.has_feedback and seen.feedback_closed is not None:
             self._note(Witness.FEEDBACK, shown=not seen.feedback_closed)
-        if seen.current_a is not None and not self.load_unproven:
+        if seen.current_a is not None and not self._without_load:
             limit_a = max(0.02 * self.current_before_a, self.starting_current_a)
             self._note(Witness.CURRENT, shown=seen.current_a <= limit_a)
+        if self.upstream and seen.voltage_v is not None:
+            # Its presence proves nothing: another phase or a back-feed may hold it up.
+            self._note(Witness.VOLTAGE, shown=seen.voltage_v < DEAD_V)
         if seen.energy_wh != self._energy_wh:
             self._energy_wh = seen.energy_wh
             self._quiet_since_ns = seen.mono_ns
             self.witnesses.discard(Witness.ENERGY)
-        elif not self.load_unproven:
+        elif not self._without_load:
             # Three steps of the counter would have come in this time at the load before.
             quiet_s = (seen.mono_ns - self._quiet_since_ns) / NS
             self._note(Witness.ENERGY, shown=quiet_s >= 3 * 3600.0 / self.load_before_w)
@@ -97,6 +110,10 @@ class OpeningProof:
             self.shown_ns = None
         elif self.shown_ns is None:
             self.shown_ns = seen.mono_ns
+
+    @property
+    def _without_load(self) -> bool:
+        return self.load_before_w < LOAD_PROOF_W
 
     def in_order(self) -> tuple[Witness, ...]:
         """The witnesses that stand, in the order of the enumeration."""

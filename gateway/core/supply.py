@@ -80,6 +80,7 @@ class SupplyPolicy:
     max_reading_age_s: float = 60.0
     fault_retry_s: float = 900.0
     has_feedback: bool = False
+    upstream: bool = False
 
 
 @dataclass(slots=True)
@@ -278,6 +279,7 @@ class Supply:
             current_before_a=(seen.current_a or 0.0) if seen else 0.0,
             starting_current_a=self.policy.starting_current_a,
             has_feedback=self.policy.has_feedback,
+            upstream=self.policy.upstream,
         )
         self.command = Command(close, tuple(sorted(self.reasons)), proof)
         if close:

@@ -2,7 +2,7 @@
 
     {"command": "fault", "meter": "flat-101", "kind": "silent", "count": 3}
     {"ok": true}
-    {"ok": false, "code": "UNKNOWN_METER", "message": "no simulated meter 'flat-999'"}
+    {"ok": false, "code": "METER_UNKNOWN", "message": "no simulated meter 'flat-999'"}
 
 It bends meters, so only the owner's processes may use it (mode 0600).
 """

@@ -189,10 +189,10 @@ class Site:
         return tuple(self._customers.values())
 
     def customer(self, meter_id: str) -> Customer:
-        """One customer. Raises RefusedError UNKNOWN_METER."""
+        """One customer. Raises RefusedError METER_UNKNOWN."""
         found = self._customers.get(meter_id)
         if found is None:
-            raise RefusedError("UNKNOWN_METER", f"no simulated meter {meter_id!r}", "meter")
+            raise RefusedError("METER_UNKNOWN", f"no simulated meter {meter_id!r}", "meter")
         return found
 
     def meters_csv(self) -> str:
@@ -213,7 +213,7 @@ class Site:
         """When the true energy of a meter reached `energy_wh`, None if it has not (or long ago).
 
         `tariff` 0 or 1 asks for T1 or T2 alone, None for their sum. The truth starts at the sum of
-        the meter's first registers. Raises RefusedError UNKNOWN_METER.
+        the meter's first registers. Raises RefusedError METER_UNKNOWN.
         """
         meter = self.customer(meter_id).meter
         now_s = self.now_s()
@@ -222,7 +222,7 @@ class Site:
         return None if crossed_s is None else self.utc_ms(crossed_s)
 
     def openings(self, meter_id: str) -> tuple[Opening, ...]:
-        """Every cut of a meter that is remembered. Raises RefusedError UNKNOWN_METER."""
+        """Every cut of a meter that is remembered. Raises RefusedError METER_UNKNOWN."""
         meter = self.customer(meter_id).meter
         meter.advance(self.now_s())
         return meter.journal.openings()
@@ -230,37 +230,37 @@ class Site:
     # --- what a person may do --------------------------------------------------------------------
 
     async def add_fault(self, meter_id: str, fault: Fault) -> None:
-        """Put a fault in force. Raises RefusedError UNKNOWN_METER."""
+        """Put a fault in force. Raises RefusedError METER_UNKNOWN."""
         customer = self.customer(meter_id)
         customer.meter.add_fault(self.now_s(), fault)
         await customer.port.follow()
 
     async def clear_faults(self, meter_id: str, kind: FaultKind | None = None) -> None:
-        """End one fault or all of a meter. Raises RefusedError UNKNOWN_METER."""
+        """End one fault or all of a meter. Raises RefusedError METER_UNKNOWN."""
         customer = self.customer(meter_id)
         customer.meter.clear_faults(self.now_s(), kind)
         await customer.port.follow()
 
     async def cut_power(self, meter_id: str) -> None:
-        """Take the mains away from one point. Raises RefusedError UNKNOWN_METER."""
+        """Take the mains away from one point. Raises RefusedError METER_UNKNOWN."""
         customer = self.customer(meter_id)
         customer.meter.cut_power(self.now_s())
         await customer.port.follow()
 
     async def restore_power(self, meter_id: str) -> None:
-        """Give the mains back. Raises RefusedError UNKNOWN_METER."""
+        """Give the mains back. Raises RefusedError METER_UNKNOWN."""
         customer = self.customer(meter_id)
         customer.meter.restore_power(self.now_s())
         await customer.port.follow()
 
     async def restart(self, meter_id: str) -> None:
-        """Restart a meter in good order. Raises RefusedError UNKNOWN_METER."""
+        """Restart a meter in good order. Raises RefusedError METER_UNKNOWN."""
         customer = self.customer(meter_id)
         customer.meter.restart(self.now_s())
         await customer.port.follow()
 
     def set_load(self, meter_id: str, power_w: float) -> None:
-        """Replace a customer's load by a constant one. Raises RefusedError UNKNOWN_METER."""
+        """Replace a customer's load by a constant one. Raises RefusedError METER_UNKNOWN."""
         self.customer(meter_id).meter.set_load(self.now_s(), steady_curve(power_w))
 
     def set_generator(self, *, running: bool | None) -> None:

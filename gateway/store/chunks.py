@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 from gateway.core.errors import StoreCorruptError
@@ -19,8 +19,8 @@ from gateway.core.errors import StoreCorruptError
 # Readings are kept to a thousandth of their unit; registers and times are whole numbers.
 VALUE_SCALE: Final = 1_000
 ROWS_MAX: Final = 65_535
-# Meters that are staged and folded together: unpacking 5 minutes of them takes about 30 ms.
-SHARD_METERS: Final = 8
+# Meters that are staged and folded together: folding 5 minutes of them takes about 50 ms.
+SHARD_METERS: Final = 4
 # The key of a staged row is shard * 2^40 + sweep.
 SHARD_BITS: Final = 40
 # meter number, layout, number of registers, utc_ms, sequence
@@ -139,11 +139,7 @@ def unpack_integers(column: bytes, rows: int) -> list[int]:
         raise StoreCorruptError(f"a column cannot be unpacked: {error}") from error
     if len(deltas) != rows - 1:
         raise StoreCorruptError(f"a column has {len(deltas) + 1} rows, expected {rows}")
-    numbers = [number]
-    for delta in deltas:
-        number += delta
-        numbers.append(number)
-    return numbers
+    return list(accumulate(deltas, initial=number))
 
 
 def pack_values(values: Sequence[float]) -> bytes:

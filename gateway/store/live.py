@@ -31,6 +31,7 @@ REGISTERS_MAX: Final = 4
 VALUES_MAX: Final = 1_000
 _FILE_MODE: Final = 0o640
 _MAGIC: Final = b"PGLIVE\x00\x01"
+_BOOT_ID_PATTERN: Final = re.compile(r"[0-9A-Za-z-]{1,40}")
 _NAME_PATTERN: Final = re.compile(r"live-[0-9A-Za-z-]{1,64}\.table")
 # magic, layout version, row bytes, row count, directory bytes, directory CRC-32, boot id
 _HEADER: Final = struct.Struct("<8sIIIII40s")
@@ -115,6 +116,8 @@ class LiveTableWriter:
     """
 
     def __init__(self, directory: Path, meters: Sequence[LiveMeter], boot_id: str) -> None:
+        if not _BOOT_ID_PATTERN.fullmatch(boot_id):
+            raise StoreError(f"boot id {boot_id!r} is not 1 to 40 letters, digits and dashes")
         self._counts = [len(meter.value_names) for meter in meters]
         if max(self._counts, default=0) > VALUES_MAX:
             raise StoreError(f"a meter has more than {VALUES_MAX} values")
@@ -147,7 +150,14 @@ class LiveTableWriter:
         _point_to(directory, self.path.name)
 
     def write(self, index: int, row: LiveRow) -> None:
-        """Replace a meter's row. `values` has all the meter's values, or is empty (kept)."""
+        """Replace a meter's row. `values` has all the meter's values, or is empty (kept).
+
+        Raises ValueError when registers or values do not fit the row.
+        """
+        if len(row.energy_wh) > REGISTERS_MAX:
+            raise ValueError(f"{len(row.energy_wh)} registers, a row has {REGISTERS_MAX}")
+        if row.values and len(row.values) != self._counts[index]:
+            raise ValueError(f"{len(row.values)} values, the meter has {self._counts[index]}")
         buffer = self._rows[index]
         if row.values:
             self._values[index].pack_into(buffer, _ROW.size, *row.values)
@@ -371,8 +381,6 @@ def _make_file(directory: Path, boot_id: str, size: int) -> tuple[Path, mmap.mma
     try:
         for number in range(1, 1_000):
             path = directory / f"live-{boot_id}-{number}.table"
-            if not _NAME_PATTERN.fullmatch(path.name) or len(boot_id) > 40:
-                raise StoreError(f"boot id {boot_id!r} has characters that a file name should not")
             with suppress(FileExistsError):
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
                 break

@@ -8,8 +8,9 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.core.interval import Interval
 from gateway.store.chunks import (
@@ -40,8 +41,7 @@ POINTS_MAX: Final = 100_000
 _HEAD_COLUMNS: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ValuePoint:
+class ValuePoint(NamedTuple):
     """One value at one time; None where the meter gave none."""
 
     utc_ms: int
@@ -109,13 +109,17 @@ class TelemetryReader:
             times = unpack_integers(column_of(chunk.body, 1), rows)
             column = _HEAD_COLUMNS + chunk.registers + chunk.names.index(name)
             points = zip(times, unpack_values(column_of(chunk.body, column), rows), strict=True)
-            found.update(point for point in points if from_utc_ms <= point[0] < to_utc_ms)
+            if from_utc_ms <= min(times) and max(times) < to_utc_ms:
+                found.update(points)
+            else:
+                found.update(point for point in points if from_utc_ms <= point[0] < to_utc_ms)
         for register_point, names, values in staged:
             if name in names and values:
                 value = values[names.index(name)]
                 defined = None if math.isnan(value) else value
                 found.setdefault(register_point.utc_ms, defined)
-        return [ValuePoint(utc_ms, found[utc_ms]) for utc_ms in sorted(found)[: span.limit]]
+        in_order = sorted(found.items(), key=itemgetter(0))
+        return [ValuePoint._make(point) for point in in_order[: span.limit]]
 
     def registers(
         self, meter_id: str, from_utc_ms: int, to_utc_ms: int, limit: int = POINTS_MAX

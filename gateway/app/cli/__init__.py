@@ -24,7 +24,14 @@ from gateway.app.cli import (
     tariff,
 )
 from gateway.app.cli.output import EXIT_FAILED, EXIT_USAGE, complain
-from gateway.core.errors import ConfigurationError, GatewayError, RefusedError
+from gateway.core.errors import (
+    ConfigurationError,
+    GatewayError,
+    RefusedError,
+    StoreCorruptError,
+    StoreLockedError,
+    StoreMissingError,
+)
 
 app = typer.Typer(
     name="prepaid-gateway",
@@ -69,6 +76,10 @@ def run(command: Callable[[], object]) -> None:
         command()
     except ConfigurationError as error:
         complain(*error.problems)
+        sys.exit(EXIT_USAGE)
+    except (StoreMissingError, StoreLockedError, StoreCorruptError) as error:
+        # Trying again does not help: a person has to act first, and a supervisor must know that.
+        complain(f"{error.code}: {error}")
         sys.exit(EXIT_USAGE)
     except RefusedError as error:
         complain(f"{error.refusal_code}: {error.message}")

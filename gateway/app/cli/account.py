@@ -39,7 +39,7 @@ def list_accounts(config: ConfigOption, as_json: JsonOption = False) -> None:
                 item["balance"],
                 item["currency"],
                 _supply(item).get("control_state", "?"),
-                ", ".join(cast("list[str]", _supply(item).get("reasons", []))),
+                ", ".join(cast("list[str]", _supply(item).get("block_reasons", []))),
             )
             for item in items
         ],
@@ -58,7 +58,9 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
     supply = _supply(found)
     facts = [(key, found[key]) for key in ("status", "balance", "available", "currency")]
     facts += [("supply", supply.get("control_state", "?"))]
-    facts += [("blocked by", ", ".join(cast("list[str]", supply.get("reasons", []))) or "nothing")]
+    facts += [
+        ("blocked by", ", ".join(cast("list[str]", supply.get("block_reasons", []))) or "nothing")
+    ]
     facts += [("tariff", found["tariff_id"]), ("service point", found["service_point_id"])]
     show_table(f"Account {account}", ("what", "value"), facts)
     show_table(

@@ -45,7 +45,8 @@ def run(config: ConfigOption) -> None:
         create_stores(found, clock)
     base = (sys.executable, "-m", "gateway")
     children = [
-        Child(name, (*base, name, "--config", str(found.path))) for name in ("control", "north")
+        Child(name, (*base, name, "--config", str(found.path)), essential=name == "control")
+        for name in ("control", "north")
     ]
 
     async def supervise() -> int:

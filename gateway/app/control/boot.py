@@ -160,6 +160,7 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
         sources=(settings.t1_source, settings.t2_source)[: len(model.energy_import)],
         p_max_w=settings.p_max_w,
         period_s=settings.poll_s,
+        gap_s=config.posting.gap_s,
     )
     policy = SupplyPolicy(
         confirm_needed=settings.confirm == "arm",
@@ -171,6 +172,7 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
         max_reading_age_s=supply.max_reading_age_s,
         fault_retry_s=supply.fault_retry_s,
         has_feedback=settings.feedback is not None,
+        upstream=settings.contactor == "upstream",
     )
     guard = RegisterGuard(
         p_max_w=settings.p_max_w,

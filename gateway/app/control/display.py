@@ -56,7 +56,10 @@ class Display:
         self._live = live
         self._keeper = keeper
         self._clock = clock
-        self._intervals = [IntervalMeter(zone, len(point.terms.sources)) for point in points]
+        self._intervals = [
+            IntervalMeter(zone, len(point.terms.sources), round(point.terms.gap_s * 1000))
+            for point in points
+        ]
         self._labels = [point.label_utc_ms for point in points]
         self._value_counts = tuple(value_counts)
 

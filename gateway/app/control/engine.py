@@ -6,7 +6,7 @@ compares what is intended with what was observed.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -118,6 +118,7 @@ class Engine:
         self._failures = [0] * len(self.points)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, str] = {}
+        self._acknowledging: set[int] = set()
         self._flat: set[int] = set()
 
     # -- from the poller -------------------------------------------------------------------
@@ -137,6 +138,8 @@ class Engine:
         self._plan_poll(index, reading, step)
         if step.posting_due:
             self.due.add(index)
+        if reading.restarted and step.settled:
+            self._acknowledge_restart(index)
         for event in step.events:
             self._journal.event(
                 event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
@@ -263,9 +266,10 @@ class Engine:
         }
 
     def _send(self, track: CommandTrack, order: Order) -> None:
-        task = asyncio.create_task(
-            self._switch(track, order), name=f"switch {track.command_id} {order.attempt}"
-        )
+        self._spawn(self._switch(track, order), f"switch {track.command_id} {order.attempt}")
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._switched)
 
@@ -297,6 +301,30 @@ class Engine:
         if track.finished_utc_ms is None:
             track.state = "sent"
             self._journal.command(track)
+
+    def _acknowledge_restart(self, index: int) -> None:
+        """Clear the meter's restart bit once the output is as intended, so that the next one shows.
+
+        Source: PAC3220 manual p138 (60007).
+        """
+        point = self.points[index]
+        supply = point.supply
+        settled = supply.command is None and supply.output_closed is supply.intended_closed
+        if index in self._acknowledging or (supply.enforced and not settled):
+            return
+        self._acknowledging.add(index)
+        self._journal.event("METER_RESTARTED", point.terms.meter_id, "notice")
+        self._spawn(self._acknowledge(index), f"acknowledge {point.terms.meter_id}")
+
+    async def _acknowledge(self, index: int) -> None:
+        client = self.polls.client(index)
+        try:
+            await client.acknowledge_diagnostics(client.model.diagnostic("restart").mask)
+        except MeterError as error:
+            # Write protection, say: the bit stays, and with it the caution it stands for.
+            log.warning("restart.unacknowledged", meter=client.endpoint.meter_id, reason=str(error))
+        else:
+            self._acknowledging.discard(index)
 
     def _finish(self, index: int, order: Order) -> None:
         track = self.commands.pop(index)

@@ -38,9 +38,12 @@ from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveTableReader
 from gateway.store.verify import verify_ledger
 
+WIDTH: Final = 110
 REFRESH_S: Final = 0.5
 ROWS_SHOWN: Final = 40
 METER_PORT: Final = 5020
+# What every customer draws on average, so that the demo is as lively by night as by day.
+LOAD_W: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class DemoOptions:
 async def run_demo(options: DemoOptions) -> int:
     """Run the demo; exit status 0 when the ledger verifies and every cut was proved."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     directory = options.directory or Path(tempfile.mkdtemp(prefix="prepaid-demo-"))
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -123,7 +128,14 @@ class _Demo:
     def _simulator(self, environment: Mapping[str, str]) -> Child:
         options, files = self._options, self._files
         arguments = ["--meters", str(options.meters), "--port", str(options.meter_port)]
-        arguments += ["--seed", str(options.seed), "--meters-file", str(files.meters)]
+        arguments += [
+            "--load-w",
+            str(LOAD_W),
+            "--seed",
+            str(options.seed),
+            "--meters-file",
+            str(files.meters),
+        ]
         arguments += ["--control-socket", str(files.simulator_socket)]
         if environment:
             arguments += ["--speed", environment[SPEED_VARIABLE]]
@@ -137,7 +149,7 @@ class _Demo:
             Child(
                 name,
                 (sys.executable, "-m", "gateway", name, "--config", str(self._files.config)),
-                quiet,
+                environment=quiet,
             )
             for name in ("control", "north")
         ]

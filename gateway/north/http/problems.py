@@ -21,7 +21,8 @@ MAX_ERRORS: Final = 20
 _log = structlog.get_logger("gateway.north.http")
 
 # A refusal of a rule on a well-formed request is 422 unless its code is listed here or ends like a
-# code in SUFFIX_STATUS. The form of a request (types, headers, cursors) is 400.
+# code in SUFFIX_STATUS. The form of a request (types, headers, cursors) is 400; what the present
+# state does not allow, and another time it may, is 409.
 STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "VALIDATION": 400,
     "REQUEST_TYPE": 400,
@@ -43,6 +44,16 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "TRANSACTION_UNKNOWN": 404,
     "METHOD_NOT_ALLOWED": 405,
     "IDEMPOTENCY_CONFLICT": 409,
+    "HOLD_OPEN": 409,
+    "MIN_OFF_TIME": 409,
+    "NOTHING_HELD": 409,
+    "NOTHING_TO_CONFIRM": 409,
+    "NOT_DISCONNECTED": 409,
+    "NOT_ENFORCED": 409,
+    "NOT_HALTED": 409,
+    "NOT_REVERSIBLE": 409,
+    "SAME_PERSON": 409,
+    "SUPPLY_BLOCKED": 409,
     "CONFLICT": 409,
     "ALREADY_REVERSED": 409,
     "ACCOUNT_CLOSED": 409,
@@ -55,6 +66,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "INTERNAL": 500,
     "STORE": 503,
     "STORE_AWAY": 503,
+    "STORE_BUSY": 503,
     "BUSY": 503,
     "CONTROL_AWAY": 503,
     "REQUEST_EXPIRED": 409,
@@ -174,11 +186,15 @@ async def _on_refused(_request: Request, error: Exception) -> Response:
 async def _on_store(_request: Request, error: Exception) -> Response:
     if not isinstance(error, StoreError):
         raise error
-    if not isinstance(error, StoreAwayError):
+    if isinstance(error, StoreAwayError):
+        detail = "the gateway's records cannot be read right now"
+    elif error.retry is Retry.BACKOFF:
+        detail = "the gateway's store is too busy"
+    else:
         _log.error("store failed", code=error.code, detail=str(error))
-        return problem_response("STORE", "a store of the gateway fails", retry=Retry.BACKOFF)
-    detail = "the gateway's records cannot be read right now"
-    return problem_response("STORE_AWAY", detail, retry=Retry.NOW)
+        detail = "a store of the gateway fails"
+    # What is wrong with a file is for the log; a caller is told that it is no fault of the call.
+    return problem_response(error.code, detail, status=503, retry=error.retry)
 
 
 async def _on_validation(_request: Request, error: Exception) -> Response:
