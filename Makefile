@@ -9,7 +9,7 @@ LOCK := requirements/dev.txt
 
 # Knobs of `make demo`; FOR=60s gives the headless run an end.
 METERS ?= 20
-NODES ?= 4
+NODES ?= 0
 SPEED ?= 1
 PORT ?= 8080
 FOR ?=
@@ -19,12 +19,13 @@ FOR ?=
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=4 SPEED=1 PORT=8080 FOR=60s)
+demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=0 SPEED=1 PORT=8080 FOR=60s)
 	@$(BIN)/prepaid-gateway demo --meters $(METERS) --nodes $(NODES) --speed $(SPEED) \
 		--port $(PORT) $(if $(FOR),--for $(FOR))
 
 test: lint types ## everything: format, lint, types, the whole test suite
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m "not slow" -n 2
+	@$(BIN)/pytest -m slow
 
 check: lint types ## the same with the fast tests only, under a minute
 	@$(BIN)/pytest -m "not slow" -n 2

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.app.cli.output import complain
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -13,6 +15,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     meters: Annotated[int, typer.Option(min=1, max=2_000, help="Simulated flats.")] = 20,
+    nodes: Annotated[
+        int, typer.Option(min=0, max=500, help="Simulated ESP32 nodes: not in this version yet.")
+    ] = 0,
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="How much faster.")] = 1.0,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the API.")] = 8080,
     meter_port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of all meters.")] = 5020,
@@ -30,6 +35,8 @@ def demo(
     from gateway.app.logs import set_up_logs
 
     set_up_logs("demo")
+    if nodes:
+        complain(f"note: {nodes} simulated nodes were asked for; this version simulates none yet")
     options = DemoOptions(
         meters=meters,
         speed=speed,
