@@ -172,6 +172,7 @@ class Point:
         if verdict.kind is VerdictKind.DUPLICATE:
             return Step(events=verdict.events)
         self.last = reading
+        self.last_sequence = reading.sequence
         if reading.lane is not Lane.SHORT:
             self.last_full = reading
         if not verdict.settles:
@@ -179,7 +180,6 @@ class Point:
             orders = self.supply.observe(self._observation(reading, trusted=False))
             return Step(events=verdict.events, orders=tuple(orders), read_again=verdict.read_again)
         self._lost = False
-        self.last_sequence = reading.sequence
         flags = self._settle(reading, verdict, rates_known=rates_known)
         crossed = self._crossed_boundary()
         newly_due = self._judge_credit()

@@ -283,6 +283,8 @@ def _text(name: str, value: object) -> str:
     limit = MAX_DOCUMENT if name == "document" else MAX_TEXT
     if not isinstance(value, str) or len(value) > limit:
         raise RefusedError("REQUEST_FIELD", f"expected text of at most {limit} characters", name)
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise RefusedError("REQUEST_FIELD", "text with half a character cannot be stored", name)
     if name in ID_FIELDS and not ID_PATTERN.fullmatch(value):
         raise RefusedError(
             "REQUEST_FIELD", "an id has lower-case letters, digits and dashes, at most 63", name

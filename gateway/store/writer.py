@@ -110,7 +110,7 @@ class GroupCommitWriter:
         future: Future[T] = Future()
         with self._woken:
             if self._failure is not None:
-                raise StoreError(str(self._failure))
+                raise type(self._failure)(str(self._failure))
             if self._closing:
                 raise StoreError(f"{self._file.path}: the writer is closed")
             if len(self._queue) >= self._capacity:
@@ -284,4 +284,5 @@ class _Job(Generic[T]):
     def refuse(self, failure: StoreError) -> None:
         """Tell who waits that it is unknown whether the operation is on the disk."""
         if self._started or self._future.set_running_or_notify_cancel():
-            self._future.set_exception(StoreError(str(failure)))
+            # One of its own for each: a shared exception would gather everybody's traceback.
+            self._future.set_exception(type(failure)(str(failure)))

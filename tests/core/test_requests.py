@@ -40,6 +40,7 @@ def test_bodies_survive_the_way_through_json() -> None:
         ("disconnect", {"service_point_id": "p", "reason": "x" * 501}, "reason"),
         ("replace_meter", {"meter_id": "m", "closing_wh": [], "opening_wh": [1]}, "closing_wh"),
         ("release_quarantine", {"meter_id": "m", "accept": 1, "reason": ""}, "accept"),
+        ("disconnect", {"service_point_id": "p", "reason": "\ud800"}, "reason"),
         ("drop_tables", {}, "type"),
     ],
 )

@@ -188,6 +188,13 @@ async def test_answers_are_prompt_on_a_kept_connection(site: Served) -> None:
     [
         ("IDEMPOTENCY_CONFLICT", 409),
         ("ACCOUNT_UNKNOWN", 404),
+        ("METER_UNKNOWN", 404),
+        ("POINT_UNKNOWN", 404),
+        ("TARIFF_UNKNOWN", 404),
+        ("TRANSACTION_UNKNOWN", 404),
+        ("FORBIDDEN", 403),
+        ("SUPPLY_BLOCKED", 409),
+        ("REQUEST_FIELD", 400),
         ("SOMETHING_EXISTS", 409),
         ("PRICE_PRECISION", 422),
         ("ZONE_UNKNOWN", 422),

@@ -8,11 +8,18 @@ from dataclasses import dataclass, replace
 
 import httpx
 import pytest
+from ulid import ULID
 
 from gateway.core.ledger import TransactionKind
 from gateway.core.requests import Role
 from gateway.core.supply import ControlState, Reason
 from gateway.north.hub import MAX_LISTENERS
+from gateway.store.commands import (
+    CommandState,
+    SwitchAction,
+    SwitchCommand,
+    put_switch_command,
+)
 from tests.north.conftest import Served
 
 API = "/api/v1"
@@ -210,6 +217,32 @@ async def test_client_that_stops_reading_is_dropped_and_others_go_on(
                 break
             await asyncio.sleep(0.02)
         assert site.context.hub.listeners == 0
+
+
+@pytest.mark.slow
+async def test_command_under_way_is_told_once_per_state(site: Served) -> None:
+    """Commits that do not concern a command do not repeat it; its next state is news."""
+    client = await site.client(Role.OPERATOR)
+    command = SwitchCommand(
+        command_id=str(ULID()),
+        service_point_id="flat-3",
+        meter_id="flat-3",
+        action=SwitchAction.OPEN,
+        reason="CREDIT",
+        issued_utc_ms=1_780_000_000_000,
+        state=CommandState.SENT,
+        attempts=1,
+    )
+    async with following(client, "command.updated") as follower:
+        await asyncio.sleep(0.7)
+        site.executor.ledger.write(lambda c: put_switch_command(c, command))
+        for _ in range(3):
+            await asyncio.sleep(0.55)
+            site.executor.post("flat-1", 1, TransactionKind.ADJUSTMENT)
+        proved = replace(command, state=CommandState.VERIFIED, finished_utc_ms=1_780_000_001_000)
+        site.executor.ledger.write(lambda c: put_switch_command(c, proved))
+        frames = [await follower.next(), await follower.next()]
+    assert [frame.data["state"] for frame in frames] == ["sent", "verified"]
 
 
 @pytest.mark.slow

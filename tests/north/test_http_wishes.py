@@ -140,7 +140,7 @@ async def test_refusals_of_control_become_problems(site: Served) -> None:
         ),
         (f"{API}/accounts", {"id": "flat-2", "tariff_id": "none"}, 404, "TARIFF_UNKNOWN"),
         (f"{API}/tariffs", {"name": "no id"}, 422, "TARIFF_INVALID"),
-        (f"{API}/mass-cut/release", {"reason": "x"}, 422, "NOT_HALTED"),
+        (f"{API}/mass-cut/release", {"reason": "x"}, 409, "NOT_HALTED"),
     ]
     for number, (path, form, status, code) in enumerate(refused):
         for _ in range(2):
@@ -276,7 +276,7 @@ async def test_refused_command_is_a_problem_and_shown_as_failed(site: Served) ->
     client = await site.client(Role.OPERATOR)
     path = f"{API}/meters/flat-1/commands"
     answer = await _post(client, path, "k-1", {"action": "confirm_reconnect"})
-    assert (answer.status_code, answer.json()["code"]) == (422, "NOTHING_TO_CONFIRM")
+    assert (answer.status_code, answer.json()["code"]) == (409, "NOTHING_TO_CONFIRM")
     command = (await client.get(f"{API}/commands/k-1")).json()
     assert (command["state"], command["code"]) == ("failed", "NOTHING_TO_CONFIRM")
 

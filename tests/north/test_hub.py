@@ -97,6 +97,17 @@ async def test_forgotten_events_are_answered_by_reset() -> None:
     assert [frame[2] for frame in resumed] == [{"n": KEPT_EVENTS}]
 
 
+async def test_rare_event_forgotten_under_a_flood_of_others_is_told() -> None:
+    """A listener of one rare kind is told to read again when that event was pushed out."""
+    hub = Hub(EPOCH)
+    hub.publish(SUPPLY, "a", {"n": 0})
+    for n in range(KEPT_EVENTS):
+        hub.publish(BALANCE, "a", {"n": n})
+    rare = frozenset({SUPPLY})
+    assert [frame[1] for frame in await taken(hub.listen(rare, "run-a-0"))] == [RESET]
+    assert await taken(hub.listen(rare, "run-a-1")) == []
+
+
 async def test_measurements_alone_never_force_a_reset() -> None:
     """A flood of measurements does not make a resume fail: they are not kept one by one."""
     hub = Hub(EPOCH)

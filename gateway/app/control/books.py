@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from gateway.app.control.engine import CommandTrack
 from gateway.core.clock import Clock
+from gateway.core.clocktrust import stepped
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import SettlementLine, settlement_of
 from gateway.core.point import Point
@@ -43,13 +44,17 @@ class Books:
         self._boot_id = boot_id
         self._sweep_number = 0
         self.label_utc_ms = 0
-        self.clock_trusted = False
+        # Wall less monotonic milliseconds of the trusted clock; None while it is not trusted.
+        self.clock_offset_ms: int | None = None
         self.failure: BaseException | None = None
 
     def label(self) -> int:
         """The wall label of the next record: never back, and not on with a doubtful clock."""
-        if self.clock_trusted or not self.label_utc_ms:
-            self.label_utc_ms = max(self.label_utc_ms, self._clock.utc_ms())
+        utc_ms = self._clock.utc_ms()
+        offset_ms = utc_ms - self._clock.mono_ns() // 1_000_000
+        known = self.clock_offset_ms is not None and not stepped(offset_ms, self.clock_offset_ms)
+        if known or not self.label_utc_ms:
+            self.label_utc_ms = max(self.label_utc_ms, utc_ms)
         return self.label_utc_ms
 
     def commit(self, operation: Operation[T]) -> "asyncio.Future[T]":

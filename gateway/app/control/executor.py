@@ -101,6 +101,21 @@ class Executor:
         except RefusedError as refused:
             await self._close(request, OutcomeStatus.REFUSED, refused.refusal_code, refused.message)
 
+    async def refuse(self, key: str, kind: str, code: str, message: str) -> None:
+        """Record a row that is no request as refused, so that nobody waits for it."""
+        log.warning("request.damaged", key=key, type=kind, reason=message)
+        outcome = Outcome(
+            key=key,
+            type=kind,
+            body_hash="",
+            status=OutcomeStatus.REFUSED,
+            code=code,
+            message=message,
+            result={},
+            utc_ms=self._books.label(),
+        )
+        await self._books.commit(lambda connection: record_outcome(connection, outcome))
+
     def holds_account(self, request: Request) -> int | None:
         """Index of the point whose balance this request may lift; None for other requests."""
         body = request.body

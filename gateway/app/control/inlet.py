@@ -71,7 +71,7 @@ class Inlet:
                 self._more = True
                 return
             batch = self._requests.pending(self._cursor, room)
-            keys = [row.request.key for row in batch.rows if isinstance(row, StoredRequest)]
+            keys = [key for row in batch.rows if (key := _key(row)) is not None]
             done = self._ledger.read(lambda connection: find_outcomes(connection, keys))
         except StoreAwayError as error:
             self._more = True
@@ -84,10 +84,11 @@ class Inlet:
             log.info("north.back")
         self._cursor, self._more = batch.cursor, batch.more
         for row in batch.rows:
-            if isinstance(row, DamagedRequest):
-                log.warning("request.damaged", id=row.request_id, key=row.key, reason=row.message)
-            elif row.request.key not in done and row.request.key not in self._in_flight:
-                self._start(row)
+            key = _key(row)
+            if key is None:
+                log.warning("request.damaged", id=row.request_id)
+            elif key not in done and key not in self._in_flight:
+                self._start(key, row)
 
     def keep_cursor(self) -> None:
         """Remember how far everything is finished, so that a start need not look further back."""
@@ -100,13 +101,17 @@ class Inlet:
         self._kept = cursor
         self._books.commit(lambda connection: save_request_cursor(connection, finished))
 
-    def _start(self, row: StoredRequest) -> None:
-        key = row.request.key
+    def _start(self, key: str, row: StoredRequest | DamagedRequest) -> None:
         self._in_flight[key] = row.request_id
-        index = self._executor.holds_account(row.request)
+        index = None
+        if isinstance(row, DamagedRequest):
+            work = self._executor.refuse(key, row.type, row.code, row.message)
+        else:
+            work = self._executor.execute(row.request)
+            index = self._executor.holds_account(row.request)
         if index is not None:
             self._engine.busy[index] += 1
-        task = asyncio.create_task(self._executor.execute(row.request), name=f"request {key}")
+        task = asyncio.create_task(work, name=f"request {key}")
         self._tasks.add(task)
         task.add_done_callback(self._ended(key, index))
 
@@ -121,3 +126,7 @@ class Inlet:
                 self._engine.decide(index)
 
         return ended
+
+
+def _key(row: StoredRequest | DamagedRequest) -> str | None:
+    return row.key if isinstance(row, DamagedRequest) else row.request.key

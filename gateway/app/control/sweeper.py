@@ -103,7 +103,7 @@ class Sweeper:
             confirmed=self._confirmed,
         )
         gate.clock_offset_ms = utc_ms - now_ns // NS_PER_MS
-        self._books.clock_trusted = gate.clock.trusted
+        self._books.clock_offset_ms = gate.clock_offset_ms if gate.clock.trusted else None
         self._judged_ns = now_ns if gate.clock.trusted else 0
         if gate.clock.reason != self._told:
             self._told = gate.clock.reason
