@@ -113,6 +113,13 @@ class StoreLockedError(StoreError):
     code = "STORE_LOCKED"
 
 
+class StoreBusyError(StoreError):
+    """More work is queued than the bound allows; nothing was taken."""
+
+    code = "STORE_BUSY"
+    retry = Retry.BACKOFF
+
+
 class StoreAwayError(StoreError):
     """The other process's file cannot be read right now."""
 

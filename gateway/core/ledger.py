@@ -24,6 +24,13 @@ class TransactionKind(StrEnum):
     ADJUSTMENT = "adjustment"
 
 
+class RebaseFlag(StrEnum):
+    """A person's decision that moved the registers of a settlement line without their advance."""
+
+    RELEASED = "RELEASED"
+    METER_REPLACED = "METER_REPLACED"
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One line of a transaction: `amount_nano` credited (positive) to `ledger_account`.

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from gateway.core.errors import RefusedError
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
-from gateway.core.ledger import SettlementLine
+from gateway.core.ledger import RebaseFlag, SettlementLine
 from gateway.core.pricing import Posting, Pricer
 from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
@@ -27,7 +27,8 @@ class PointTerms:
 
     `sources` names the energy source behind each import register (T1, T2). `p_max_w` is the
     limit or breaker of the point, `period_s` the regular poll period; energy across a rate boundary
-    in a longer time than `gap_s` is flagged as estimated.
+    in a longer time than `gap_s` is flagged as estimated. The meter renews its registers every
+    `refresh_s`.
     """
 
     service_point_id: str
@@ -37,6 +38,7 @@ class PointTerms:
     p_max_w: int
     period_s: float
     gap_s: float = 60.0
+    refresh_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ class Point:
         if not self.guard.held:
             raise RefusedError("NOTHING_HELD", "this meter holds no energy for a decision")
         advance_wh = self.guard.release(accept=accept)
-        self._rebase(advance_wh, "RELEASED")
+        self._rebase(advance_wh, RebaseFlag.RELEASED)
         return advance_wh
 
     def replace_meter(
@@ -213,7 +215,7 @@ class Point:
                 "REGISTER_COUNT", f"this meter has {len(self.terms.sources)} import registers"
             )
         advance_wh = self.guard.replace(closing_wh, opening_wh)
-        self._rebase(advance_wh, "METER_REPLACED")
+        self._rebase(advance_wh, RebaseFlag.METER_REPLACED)
         return advance_wh
 
     # -- persistence -----------------------------------------------------------------------
@@ -336,9 +338,9 @@ class Point:
     def _period_label(self) -> str:
         return self.pricer.period_label if self.pricer else ""
 
-    def _rebase(self, advance_wh: tuple[int, ...], flag: str) -> None:
+    def _rebase(self, advance_wh: tuple[int, ...], flag: RebaseFlag) -> None:
         """Charge energy that a person decided on, at the rates of the label."""
-        self._flags.add(flag)
+        self._flags.add(flag.value)
         self._advance_wh = tuple(a + b for a, b in zip(self._advance_wh, advance_wh, strict=True))
         if self.pricer is not None:
             label = self.label_utc_ms
@@ -356,6 +358,10 @@ class Point:
             self.pricer.remaining_wh(available_nano, source, label) for source in self.terms.sources
         )
         left_s = left_wh * 3600.0 / self.terms.p_max_w
+        if left_wh <= 1.0:
+            # How much of the last Wh is used up already cannot be seen: look as often as the meter
+            # renews its registers.
+            left_s = min(left_s, self.terms.refresh_s)
         return max(PREDICT_MIN_S, left_s) if left_s < self.terms.period_s else None
 
     def _judge_credit(self) -> bool:

@@ -14,6 +14,7 @@ from gateway.core.guard import GuardEvent
 from gateway.core.ledger import (
     GENESIS,
     Entry,
+    RebaseFlag,
     SettlementLine,
     Transaction,
     TransactionKind,
@@ -40,8 +41,8 @@ REBASING: Final = frozenset(
         GuardEvent.ROLLOVER.value,
         GuardEvent.REGISTER_REGRESSION.value,
         GuardEvent.METER_RESET.value,
-        "METER_REPLACED",
-        "RELEASED",
+        RebaseFlag.METER_REPLACED.value,
+        RebaseFlag.RELEASED.value,
     }
 )
 
@@ -244,8 +245,8 @@ class _LedgerProof:
 
 
 _STRAY: Final = {
-    "entry": ("SELECT count(*) FROM entry WHERE seq > ? OR seq < 1"),
-    "settlement": ("SELECT count(*) FROM settlement WHERE seq > ? OR seq < 1"),
+    "entry": "SELECT count(*) FROM entry WHERE seq > ? OR seq < 1",
+    "settlement": "SELECT count(*) FROM settlement WHERE seq > ? OR seq < 1",
 }
 
 

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-from gateway.core.errors import Retry, StoreError
+from gateway.core.errors import StoreBusyError, StoreError
 from gateway.store.db import StoreFile, primary_code, translated
 
 T = TypeVar("T")
@@ -35,13 +35,6 @@ _FATAL_CODES: Final = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
-
-
-class StoreBusyError(StoreError):
-    """More work is queued than the bound allows; nothing was taken."""
-
-    code: ClassVar[str] = "STORE_BUSY"
-    retry: ClassVar[Retry] = Retry.BACKOFF
 
 
 class StoreWriter(Protocol):

@@ -307,7 +307,7 @@ async def switch_at(row: dict[str, object], request: bytes) -> None:
     [
         ("dance", {}, "ARGUMENT"),
         ("state", {}, "ARGUMENT"),
-        ("state", {"meter": "flat-999"}, "UNKNOWN_METER"),
+        ("state", {"meter": "flat-999"}, "METER_UNKNOWN"),
         ("fault", {"meter": "flat-101", "kind": "sloth"}, "UNKNOWN_FAULT"),
         ("fault", {"meter": "flat-101", "kind": "busy", "rate": 2}, "FAULT_ARGUMENT"),
         ("fault", {"meter": "flat-101", "kind": "busy", "count": 0}, "FAULT_ARGUMENT"),

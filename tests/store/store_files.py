@@ -121,3 +121,13 @@ def ended(child: subprocess.Popen[str], timeout_s: float = 30.0) -> str:
     out, err = child.communicate(timeout=timeout_s)
     assert child.returncode == 0, err
     return out
+
+
+def killed(child: subprocess.Popen[str]) -> list[str]:
+    """Kill -9; the whole lines that a child had still written."""
+    child.kill()
+    assert child.stdout is not None
+    # Through the same buffer as the lines before: `communicate` would pass it by.
+    rest = child.stdout.read()
+    child.communicate(timeout=10)
+    return rest.split("\n")[:-1]

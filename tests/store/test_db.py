@@ -37,9 +37,10 @@ def schema_of(folder: Path, *scripts: str) -> StoreSchema:
     return StoreSchema("probe", 77, folder)
 
 
-def test_file_and_directory_are_closed_to_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_file_and_directory_are_closed_to_others(tmp_path: Path, umask: int) -> None:
     """A made directory has mode 0750, the file and its companions 0640, whatever the umask."""
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
         with ledger_file(tmp_path / "control"):
             modes = {
@@ -144,6 +145,36 @@ def test_damaged_page_is_found_at_start(tmp_path: Path) -> None:
     path.write_bytes(content)
     with owned(tmp_path / "c") as owner, pytest.raises(StoreCorruptError, match="restore"):
         open_writer(path, LEDGER, owner=owner, create=False)
+
+
+def test_large_file_is_checked_where_it_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large file the small tables are checked at start; the rest by the whole check."""
+    with ledger_file(tmp_path / "c") as file:
+        for number in range(3_000):
+            file.connection.execute(
+                "INSERT INTO audit VALUES (?, 0, ?, zeroblob(32))", (number + 1, "x" * 200)
+            )
+        file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        roots = dict(file.connection.execute("SELECT name, rootpage FROM sqlite_schema").fetchall())
+    path = tmp_path / "c" / "ledger.db"
+    good = path.read_bytes()
+    monkeypatch.setattr("gateway.store.db.WHOLE_CHECK_BYTES", 0)
+    for table, found_at_start in (("audit", False), ("account", True)):
+        content = bytearray(good)
+        page = roots[table]
+        content[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
+        path.write_bytes(content)
+        with owned(tmp_path / "c") as owner:
+            if found_at_start:
+                with pytest.raises(StoreCorruptError):
+                    open_writer(path, LEDGER, owner=owner, create=False)
+                continue
+            file = open_writer(path, LEDGER, owner=owner, create=False)
+            with pytest.raises(StoreCorruptError):
+                check_whole(file.connection, path)
+            file.connection.close()
 
 
 def test_database_of_another_program_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - the table names are constants of this file
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,17 @@ def test_transactions_are_numbered_and_chained(connection: Connection) -> None:
     hashes = connection.execute("SELECT hash FROM ledger_transaction ORDER BY seq").fetchall()
     assert hashes == [(one,), (two,)]
     assert (ledger_head(connection).seq, ledger_head(connection).hash) == (2, two)
+
+
+def test_hash_is_case_a01s_rule_written_out(connection: Connection) -> None:
+    """A01 without our own helpers: SHA-256 of the 32 bytes before and sorted, tight JSON."""
+    append_transaction(connection, recharge("é", 500, key="A", utc_ms=7))
+    text = (
+        '{"account":"é","entries":[["wallet:é",500],["cash:counter",-500]],"kind":"recharge",'
+        '"memo":{"provider":"counter"},"request_key":"A","reverses":null,"seq":1,'
+        '"settlements":[],"utc_ms":7}'
+    )
+    assert ledger_head(connection).hash == hashlib.sha256(bytes(32) + text.encode()).digest()
 
 
 def test_transaction_reads_back_as_it_was_written(connection: Connection) -> None:

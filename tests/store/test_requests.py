@@ -221,6 +221,8 @@ def test_hostile_row_is_damaged_and_hides_nobody(
     assert isinstance(damaged, DamagedRequest)
     assert damaged.code in {"REQUEST_FIELD", "REQUEST_TYPE"}
     assert len(damaged.message) < 500
+    # What is too large is not even loaded.
+    assert ("too big" in damaged.message) is (case == "enormous")
 
 
 def hostile_schema(path: Path, script: str) -> None:

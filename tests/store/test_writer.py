@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.errors import RefusedError, StoreError, StoreLockedError
-from gateway.store.db import Connection, StoreFile
-from gateway.store.ledger import read_balance
+from gateway.core.errors import (
+    RefusedError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreLockedError,
+)
+from gateway.store.audit import audit_head
+from gateway.store.db import Connection, StoreFile, open_writer
+from gateway.store.ledger import LEDGER, read_balance
 from gateway.store.verify import verify_ledger
 from gateway.store.writer import (
     GroupCommitWriter,
     InlineWriter,
-    StoreBusyError,
     StoreWriter,
 )
-from tests.store.store_files import ledger_file, python
+from tests.store.store_files import killed, ledger_file, owned, python
 
 
 @pytest.fixture
@@ -173,6 +179,53 @@ def test_full_disk_is_fatal_for_all_that_wait(file: StoreFile) -> None:
     writer.close(5)
     assert [str(failure) for failure in failures] == [str(writer.failure)]
     assert stored(file) == []
+
+
+def test_full_disk_under_a_second_file_is_fatal_too(file: StoreFile, tmp_path: Path) -> None:
+    """An operation that fills another file (a day of readings) may not go on as if nothing was."""
+    other = sqlite3.connect(tmp_path / "day.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("PRAGMA max_page_count=2")
+    failures: list[StoreError] = []
+    writer = GroupCommitWriter(file, on_fatal=failures.append)
+
+    def fill(connection: Connection) -> None:
+        insert(connection, "staged")
+        other.execute("INSERT INTO t VALUES (zeroblob(100000))")
+
+    with pytest.raises(StoreError, match="full"):
+        writer.submit(fill).result(5)
+    writer.close(5)
+    other.close()
+    assert len(failures) == 1
+    assert stored(file) == []
+
+
+def test_damage_met_by_an_operation_is_fatal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A malformed page is no matter of one operation: nothing more is written to that file."""
+    with ledger_file(tmp_path / "c") as made:
+        made.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = made.connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'audit'"
+        ).fetchone()[0]
+    path = tmp_path / "c" / "ledger.db"
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
+    path.write_bytes(content)
+    monkeypatch.setattr("gateway.store.db.WHOLE_CHECK_BYTES", 0)
+    failures: list[StoreError] = []
+    with owned(tmp_path / "c") as owner:
+        file = open_writer(path, LEDGER, owner=owner, create=False)
+        writer = GroupCommitWriter(file, on_fatal=failures.append)
+        with pytest.raises(StoreCorruptError):
+            writer.submit(audit_head).result(5)
+        with pytest.raises(StoreError):
+            writer.submit(lambda connection: insert(connection, "a"))
+        writer.close(5)
+        file.connection.close()
+    assert len(failures) == 1
 
 
 def test_error_nobody_foresaw_leaves_nobody_waiting(file: StoreFile) -> None:
@@ -330,9 +383,7 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
             text = child.stdout.readline()
             assert text, child.stderr.read() if child.stderr else ""
             acknowledged.add(int(text))
-        child.kill()
-        rest, _ = child.communicate(timeout=10)
-        acknowledged.update(int(text) for text in rest.split("\n")[:-1])
+        acknowledged.update(int(text) for text in killed(child))
         begin = max(acknowledged) + 1_000
     other = sqlite3.connect(file.path, isolation_level=None)
     keys = {int(row[0][1:]) for row in other.execute("SELECT request_key FROM ledger_transaction")}

@@ -36,14 +36,16 @@ def verify(config: ConfigOption, as_json: JsonOption = False) -> None:
 
     from gateway.app.config import load_config
     from gateway.app.paths import paths_of
-    from gateway.store.db import open_reader
+    from gateway.store.db import check_whole, open_reader
     from gateway.store.ledger import LEDGER
     from gateway.store.verify import verify_ledger
 
-    connection = open_reader(paths_of(load_config(config)).ledger, LEDGER)
+    path = paths_of(load_config(config)).ledger
+    connection = open_reader(path, LEDGER)
     try:
         with Progress(transient=True, disable=as_json) as bar:
             task = bar.add_task("verifying", total=None)
+            check_whole(connection, path)
             report = verify_ledger(
                 connection, lambda done, total: bar.update(task, completed=done, total=total)
             )

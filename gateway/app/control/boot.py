@@ -161,6 +161,7 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
         p_max_w=settings.p_max_w,
         period_s=settings.poll_s,
         gap_s=config.posting.gap_s,
+        refresh_s=model.refresh_s,
     )
     policy = SupplyPolicy(
         confirm_needed=settings.confirm == "arm",
