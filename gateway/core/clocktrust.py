@@ -50,6 +50,20 @@ def judge_clock(
     return ClockTrust(trusted=True, reason="the meters' own clocks agree")
 
 
+def elapsed_since(wall_ms: int, meter_ms: int | None) -> int:
+    """How long a machine was off, in ms, from how far two clocks moved meanwhile.
+
+    Two that agree within an hour are both believed, the longer one; otherwise the meter's own
+    clock, which kept running; a clock that went back says nothing. 0 when neither can tell: then
+    what flowed is held for a person.
+    """
+    if meter_ms is None or meter_ms < 0:
+        return max(0, wall_ms)
+    if wall_ms < 0 or abs(wall_ms - meter_ms) > MAX_SKEW_MS:
+        return meter_ms
+    return max(wall_ms, meter_ms)
+
+
 def stepped(elapsed_wall_ms: int, elapsed_mono_ms: int) -> bool:
     """Whether the wall clock moved by more than 5 s against the monotonic one."""
     return abs(elapsed_wall_ms - elapsed_mono_ms) > STEP_MS

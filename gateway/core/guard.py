@@ -177,11 +177,9 @@ class RegisterGuard:
         """Go on with another device; the Wh that the old one still has to be charged for.
 
         `closing_wh` are the old device's last registers, `opening_wh` the new one's first. Time
-        still counts from the last good reading. Raises RefusedError: HOLD_OPEN, NO_BASELINE,
-        REPLACEMENT_REGISTERS.
+        still counts from the last good reading. An exchange answers an open hold. Raises
+        RefusedError: NO_BASELINE, REPLACEMENT_REGISTERS.
         """
-        if self._latch is not None:
-            raise RefusedError("HOLD_OPEN", "decide on the held energy before the exchange")
         if self._base is None:
             raise RefusedError("NO_BASELINE", "the old meter was never read")
         closing, opening = tuple(closing_wh), tuple(opening_wh)

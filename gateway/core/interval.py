@@ -79,7 +79,7 @@ class IntervalMeter:
         return [
             self.start_utc_ms,
             self.end_utc_ms,
-            self.energy_wh,
+            list(self.energy_wh),
             self.max_power_w,
             self.readings,
             self.estimated,

@@ -59,16 +59,20 @@ class MassCutBreaker:
 
     def admit(self, now_ns: int, connected: int) -> bool:
         """Whether one more CREDIT cut may be commanded now; an admitted cut is counted."""
+        if not self.has_room(now_ns, connected):
+            return False
+        self._cuts_ns.append(now_ns)
+        return True
+
+    def has_room(self, now_ns: int, connected: int) -> bool:
+        """Whether `admit` would say yes; counts nothing."""
         if self.halted:
             return False
         horizon = now_ns - self.limits.window_s * NS
         while self._cuts_ns and self._cuts_ns[0] <= horizon:
             self._cuts_ns.popleft()
         allowed = max(self.limits.max_cuts, connected * self.limits.max_percent // 100)
-        if len(self._cuts_ns) >= allowed:
-            return False
-        self._cuts_ns.append(now_ns)
-        return True
+        return len(self._cuts_ns) < allowed
 
     def release(self, actor: str) -> bool:
         """One manager's release; True when it was the second of two different ones.

@@ -8,17 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+from gateway.core.clocktrust import elapsed_since
 from gateway.core.errors import RefusedError
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
 from gateway.core.ledger import RebaseFlag, SettlementLine
-from gateway.core.pricing import Posting, Pricer
+from gateway.core.pricing import MAX_STEP_MS, Posting, Pricer
 from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
-from gateway.core.supply import Order, Reason, Supply
+from gateway.core.supply import Supply
+from gateway.core.switching import Order, Reason
 
 # A load seen this long ago still says what flowed before a command.
 LOAD_MEMORY_NS: Final = 5 * NS
 PREDICT_MIN_S: Final = 0.05
+# What a person may decide on at once; more is a slip of the finger (and leaves 64-bit money).
+DECISION_MAX_WH: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,21 @@ class PointTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Slept:
+    """A guard's state from another boot, with wall and meter clock in ms when it was kept."""
+
+    guard: Mapping[str, object]
+    utc_ms: int
+    meter_clock_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What followed from one reading; control carries it out.
 
     `advance_wh` is the settled energy per register. `posting_due` asks for a posting with the next
-    commit. `newly_due` says that the credit has just run out. `predict_s` is when the credit
+    commit. `newly_due` says that the credit has just run out, `deferred` that a gap or a fee at the
+    month's close did it, which is no sign of bad data. `predict_s` is when the credit
     could run out at full power, for a poll in the short lane; `read_again` asks for one at once.
     """
 
@@ -56,6 +70,7 @@ class Step:
     orders: tuple[Order, ...] = ()
     posting_due: bool = False
     newly_due: bool = False
+    deferred: bool = False
     predict_s: float | None = None
     read_again: bool = False
     flags: tuple[str, ...] = ()
@@ -88,6 +103,10 @@ class Point:
         self._advance_wh: tuple[int, ...] = ()
         self._flags: set[str] = set()
         self._boundary_utc_ms = 0
+        self._restart_latched = False
+        self._settled_ns: int | None = None
+        self._fee_charged = False
+        self._slept: Slept | None = None
         self.posting_count = 0
 
     # -- money -----------------------------------------------------------------------------
@@ -110,6 +129,7 @@ class Point:
         self.tariff_id = tariff_id
         self.pricer = pricer
         self.threshold_nano = threshold_nano
+        self.label_utc_ms = max(self.label_utc_ms, pricer.label_utc_ms)
 
     def begin_line(self) -> None:
         """Energy counted so far belongs to nobody's account: the first line starts here."""
@@ -147,7 +167,11 @@ class Point:
 
         Only called while the wall clock is trusted.
         """
-        return self.pricer is not None and self.pricer.close_periods(utc_ms) > 0
+        if self.pricer is None or utc_ms - self.label_utc_ms > MAX_STEP_MS:
+            return False
+        closed = self.pricer.close_periods(utc_ms) > 0
+        self._fee_charged = self._fee_charged or closed
+        return closed
 
     # -- readings --------------------------------------------------------------------------
 
@@ -162,13 +186,16 @@ class Point:
         `rates_known` is False while the wall clock is not trusted: energy then settles at the last
         known rate.
         """
-        if reading.restarted:
+        if self._slept is not None:
+            self._wake(self._slept, reading)
+        restarted = self._restart_edge(reading)
+        if restarted:
             self.supply.disturbed()
         verdict = self.guard.check(
             reading.sequence,
             reading.mono_ns,
             reading.energy_wh,
-            restarted=reading.restarted,
+            restarted=restarted,
             communication_lost=self._lost,
         )
         if verdict.kind is VerdictKind.DUPLICATE:
@@ -185,6 +212,8 @@ class Point:
         flags = self._settle(reading, verdict, rates_known=rates_known)
         crossed = self._crossed_boundary()
         newly_due = self._judge_credit()
+        deferred = self._is_deferred(reading)
+        self._settled_ns = reading.mono_ns
         orders = self.supply.observe(self._observation(reading, trusted=True))
         return Step(
             settled=True,
@@ -193,6 +222,7 @@ class Point:
             orders=tuple(orders),
             posting_due=newly_due or crossed or bool(verdict.events),
             newly_due=newly_due,
+            deferred=deferred,
             predict_s=self._predict_s(),
             read_again=verdict.read_again,
             flags=flags,
@@ -202,6 +232,8 @@ class Point:
         """A manager decides on held energy; the Wh that are charged by it, per register."""
         if not self.guard.held:
             raise RefusedError("NOTHING_HELD", "this meter holds no energy for a decision")
+        if accept:
+            _check_decision(self.guard.held_wh)
         advance_wh = self.guard.release(accept=accept)
         self._rebase(advance_wh, RebaseFlag.RELEASED)
         return advance_wh
@@ -214,9 +246,18 @@ class Point:
             raise RefusedError(
                 "REGISTER_COUNT", f"this meter has {len(self.terms.sources)} import registers"
             )
+        base_wh = self.guard.registers_wh
+        if base_wh is not None:
+            _check_decision([a - b for a, b in zip(closing_wh, base_wh, strict=True)])
         advance_wh = self.guard.replace(closing_wh, opening_wh)
         self._rebase(advance_wh, RebaseFlag.METER_REPLACED)
         return advance_wh
+
+    def is_settled(self, now_ns: int, max_age_s: float) -> bool:
+        """Whether a good reading is at hand that is not older than this, and nothing is held."""
+        if self._settled_ns is None or self.guard.held:
+            return False
+        return now_ns - self._settled_ns <= max_age_s * NS
 
     # -- persistence -----------------------------------------------------------------------
 
@@ -226,6 +267,7 @@ class Point:
         return {
             "posting": self.posting_count,
             "sequence": self.last_sequence,
+            "meter_clock_ms": self._meter_clock_ms(),
             "guard": self.guard.snapshot(),
             "pricing": {name: value for name, value in pricing.items() if name != "posted"},
             "label_utc_ms": self.label_utc_ms,
@@ -261,8 +303,11 @@ class Point:
     # -- inside ----------------------------------------------------------------------------
 
     def _settle(self, reading: Reading, verdict: Verdict, *, rates_known: bool) -> tuple[str, ...]:
-        from_utc_ms = self.label_utc_ms or reading.utc_ms
-        to_utc_ms = reading.utc_ms if rates_known else from_utc_ms
+        from_utc_ms = self.label_utc_ms
+        if not from_utc_ms and rates_known:
+            from_utc_ms = reading.utc_ms
+        known = rates_known and reading.utc_ms - from_utc_ms <= MAX_STEP_MS
+        to_utc_ms = reading.utc_ms if known else from_utc_ms
         self.label_utc_ms = max(from_utc_ms, to_utc_ms)
         if self._line_from_wh is None:
             self._line_from_wh = self.guard.registers_wh
@@ -341,6 +386,7 @@ class Point:
     def _rebase(self, advance_wh: tuple[int, ...], flag: RebaseFlag) -> None:
         """Charge energy that a person decided on, at the rates of the label."""
         self._flags.add(flag.value)
+        self.posting_count += 1
         self._advance_wh = tuple(a + b for a, b in zip(self._advance_wh, advance_wh, strict=True))
         if self.pricer is not None:
             label = self.label_utc_ms
@@ -369,6 +415,41 @@ class Point:
             return False
         return self.available_nano <= 0 and self.supply.block(Reason.CREDIT)
 
+    def sleep_since(self, slept: "Slept") -> None:
+        """The machine was off since the state was kept: how long shows with the first reading."""
+        self._slept = slept
+
+    def _wake(self, slept: "Slept", reading: Reading) -> None:
+        """Put the guard's base as far back as the machine was off, by wall and meter clock."""
+        if reading.lane is Lane.SHORT:
+            return
+        meter_ms = None
+        if slept.meter_clock_ms is not None and reading.meter_clock_s is not None:
+            meter_ms = reading.meter_clock_s * 1000 - slept.meter_clock_ms
+        elapsed_ms = elapsed_since(reading.utc_ms - slept.utc_ms, meter_ms)
+        self.guard.restore(slept.guard, mono_ns=reading.mono_ns - elapsed_ms * 1_000_000)
+        self._slept = None
+
+    def _restart_edge(self, reading: Reading) -> bool:
+        """Whether the restart bit is newly set; it stays latched until it is acknowledged."""
+        if reading.lane is Lane.SHORT:
+            return False
+        was, self._restart_latched = self._restart_latched, reading.restarted
+        return reading.restarted and not was
+
+    def _is_deferred(self, reading: Reading) -> bool:
+        """Whether what ran the credit out came from a gap or a fee, not from a second's use."""
+        fee, self._fee_charged = self._fee_charged, False
+        if self._settled_ns is None:
+            return True
+        return fee or reading.mono_ns - self._settled_ns > self.terms.gap_s * NS
+
+    def _meter_clock_ms(self) -> int | None:
+        full = self.last_full
+        if full is None or full.meter_clock_s is None:
+            return None
+        return full.meter_clock_s * 1000
+
     def _observation(self, reading: Reading, *, trusted: bool) -> Observation:
         power_w, full = reading.power_w, self.last_full
         if power_w is None and full is not None:
@@ -377,7 +458,7 @@ class Point:
         return Observation(
             mono_ns=reading.mono_ns,
             output_closed=reading.output_closed,
-            energy_wh=sum(self.guard.registers_wh or reading.energy_wh),
+            energy_wh=sum(reading.energy_wh),
             current_a=reading.current_a,
             power_w=power_w,
             feedback_closed=reading.feedback_closed,
@@ -393,3 +474,10 @@ class Point:
         crossed = 0 < self._boundary_utc_ms != boundary_utc_ms
         self._boundary_utc_ms = boundary_utc_ms
         return crossed
+
+
+def _check_decision(advance_wh: Sequence[int]) -> None:
+    if sum(max(0, wh) for wh in advance_wh) > DECISION_MAX_WH:
+        raise RefusedError(
+            "ENERGY_RANGE", f"more than {DECISION_MAX_WH // 1000} kWh are not charged at once"
+        )

@@ -61,7 +61,7 @@ class Pricer:
         sources: Iterable[str] = ("grid",),
     ) -> None:
         self._sources = tuple(dict.fromkeys(sources))
-        self._schedule = _schedule(versions, self._sources)
+        self._schedule = check_schedule(versions, self._sources)
         self._zone: ZoneInfo = zone_of(versions[0].zone)
         if self._schedule[0].tariff.effective_from_utc_ms > start_utc_ms:
             raise RefusedError(
@@ -162,7 +162,7 @@ class Pricer:
                 "effective_from",
             )
         versions = [*(rates.tariff for rates in self._schedule), tariff]
-        self._schedule = _schedule(versions, self._sources)
+        self._schedule = check_schedule(versions, self._sources)
         self._enter(self._label_utc_ms)
 
     # -- money -----------------------------------------------------------------------------
@@ -397,7 +397,7 @@ class Pricer:
                 self._posted_snapshot = None
 
 
-def _schedule(versions: Sequence[Tariff], sources: Sequence[str]) -> tuple[Rates, ...]:
+def check_schedule(versions: Sequence[Tariff], sources: Sequence[str]) -> tuple[Rates, ...]:
     """The versions ready for use, once they fit one another and the sources."""
     if not versions:
         raise RefusedError("TARIFF_ORDER", "an account needs a tariff", "tariff_id")

@@ -51,13 +51,14 @@ class Observation:
 class OpeningProof:
     """Collects witnesses reading by reading.
 
-    `load_before_w` and `current_before_a` are what flowed when the command was issued,
+    `load_before_w` (None where not known: then it counts as a load) and `current_before_a` are what
+    flowed when the command was issued,
     `starting_current_a` the smallest current that the transformer measures, `has_feedback`
     whether the contactor's auxiliary contact is wired to an input, `upstream` whether the contactor
     sits before the meter, so that an opening takes its voltage away.
     """
 
-    load_before_w: float
+    load_before_w: float | None
     current_before_a: float
     starting_current_a: float
     has_feedback: bool
@@ -70,7 +71,7 @@ class OpeningProof:
     @property
     def load_unproven(self) -> bool:
         """Nothing proves the contact itself: no load before the command, no wired witness."""
-        return self.load_before_w < LOAD_PROOF_W and not self.witnesses & CONTACT_WITNESSES
+        return self._without_load and not self.witnesses & CONTACT_WITNESSES
 
     @property
     def shows_open(self) -> bool:
@@ -102,7 +103,7 @@ class OpeningProof:
             self._energy_wh = seen.energy_wh
             self._quiet_since_ns = seen.mono_ns
             self.witnesses.discard(Witness.ENERGY)
-        elif not self._without_load:
+        elif self.load_before_w is not None and not self._without_load:
             # Three steps of the counter would have come in this time at the load before.
             quiet_s = (seen.mono_ns - self._quiet_since_ns) / NS
             self._note(Witness.ENERGY, shown=quiet_s >= 3 * 3600.0 / self.load_before_w)
@@ -113,7 +114,7 @@ class OpeningProof:
 
     @property
     def _without_load(self) -> bool:
-        return self.load_before_w < LOAD_PROOF_W
+        return self.load_before_w is not None and self.load_before_w < LOAD_PROOF_W
 
     def in_order(self) -> tuple[Witness, ...]:
         """The witnesses that stand, in the order of the enumeration."""

@@ -10,118 +10,26 @@ DISCONNECTING and RECONNECTING are shown between command and verification.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, cast
 
 from gateway.core.errors import RefusedError
 from gateway.core.proof import NS, Observation, OpeningProof, Witness
+from gateway.core.switching import (
+    UNCONDITIONAL,
+    Alarm,
+    Command,
+    ControlState,
+    Fault,
+    Order,
+    OrderKind,
+    Reason,
+    SupplyPolicy,
+)
 
 # A floored Wh counter may still show the Wh that was under way when the contact opened.
 ENERGY_EDGE_WH: Final = 1
-
-
-class Reason(StrEnum):
-    """Why supply is blocked; each is cleared only by its own rule."""
-
-    CREDIT = "CREDIT"
-    OVERLOAD = "OVERLOAD"
-    MANUAL = "MANUAL"
-    LEGAL = "LEGAL"
-    TAMPER = "TAMPER"
-    SAFETY = "SAFETY"
-    SHED = "SHED"
-
-
-# A person answers for these: they act on doubtful readings too (domain.md I8).
-UNCONDITIONAL: Final = frozenset({Reason.MANUAL, Reason.SAFETY})
-
-
-class ControlState(StrEnum):
-    """What is shown of a supply."""
-
-    CONNECTED = "connected"
-    DISCONNECTING = "disconnecting"
-    DISCONNECTED = "disconnected"
-    READY_FOR_RECONNECTION = "ready_for_reconnection"
-    RECONNECTING = "reconnecting"
-
-
-class Fault(StrEnum):
-    """A command that could not be proved."""
-
-    FAILED_TO_OPEN = "FAILED_TO_OPEN"
-    FAILED_TO_CLOSE = "FAILED_TO_CLOSE"
-
-
-class Alarm(StrEnum):
-    """Conditions of a supply that a person must see."""
-
-    FAILED_TO_OPEN = "FAILED_TO_OPEN"
-    FAILED_TO_CLOSE = "FAILED_TO_CLOSE"
-    UNAUTHORISED_SUPPLY = "UNAUTHORISED_SUPPLY"
-    OUTPUT_DIFFERS = "OUTPUT_DIFFERS"
-
-
-@dataclass(frozen=True, slots=True)
-class SupplyPolicy:
-    """How one point is switched and proved.
-
-    `confirm_needed` is arm mode: a person confirms before supply is closed. `starting_current_a`
-    is the smallest current that the transformer measures. Times in seconds.
-    """
-
-    confirm_needed: bool = True
-    critical: bool = False
-    verify_s: float = 10.0
-    retries: int = 2
-    min_off_s: float = 60.0
-    starting_current_a: float = 0.05
-    max_reading_age_s: float = 60.0
-    fault_retry_s: float = 900.0
-    has_feedback: bool = False
-    upstream: bool = False
-
-
-@dataclass(slots=True)
-class Command:
-    """A switch command between intent and proof."""
-
-    close: bool
-    reasons: tuple[Reason, ...]
-    proof: OpeningProof
-    attempts: int = 1
-    sent_ns: int | None = None
-    look_first: bool = False
-    detail: str = ""
-
-
-class OrderKind(StrEnum):
-    """What the machine wants done or recorded."""
-
-    SEND = "send"
-    VERIFIED = "verified"
-    FAILED = "failed"
-    ALARM = "alarm"
-    CLEAR = "clear"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One step for control to carry out: send, record the end, raise or clear an alarm.
-
-    `shown_ns` is when the opening was first shown by output and current (VERIFIED only).
-    """
-
-    kind: OrderKind
-    close: bool = False
-    attempt: int = 0
-    reasons: tuple[Reason, ...] = ()
-    witnesses: tuple[Witness, ...] = ()
-    load_unproven: bool = False
-    shown_ns: int | None = None
-    alarm: Alarm | None = None
-    detail: str = ""
+# So many writes without an answer, between readings that arrive, and a person has to look.
+LOST_MAX: Final = 10
 
 
 class Supply:
@@ -136,7 +44,7 @@ class Supply:
         self.enforced = False
         self.reasons: set[Reason] = set()
         self.reconnection_pending = False
-        self.confirmed = False
+        self.confirmed_ns: int | None = None
         self.opened_ns: int | None = None
         self.command: Command | None = None
         self.fault: Fault | None = None
@@ -145,6 +53,7 @@ class Supply:
         self.observed: Observation | None = None
         self.opened_energy_wh: int | None = None
         self._disturbed = True  # nothing seen yet: an open output may be a restart's
+        self._accepted = False  # a person answers for closing what somebody opened
 
     # -- what is intended ------------------------------------------------------------------
 
@@ -183,9 +92,7 @@ class Supply:
         if reason in self.reasons:
             return False
         self.reasons.add(reason)
-        self.confirmed = False
-        if self.output_closed is False:
-            self.reconnection_pending = True
+        self.confirmed_ns = None
         return True
 
     def unblock(self, reason: Reason) -> bool:
@@ -210,13 +117,21 @@ class Supply:
             raise RefusedError(
                 "MIN_OFF_TIME", f"minimum off time: try again in {int(left_s) + 1} s"
             )
-        self.confirmed = True
+        self.confirmed_ns = now_ns
+        if self.fault is Fault.FAILED_TO_CLOSE:
+            self.fault = None
+
+    def enforce(self, *, on: bool) -> None:
+        """Begin or end enforcement; an output that was open before is a reconnection."""
+        if on and not self.enforced and self.output_closed is False:
+            self.reconnection_pending = True
+        self.enforced = on
 
     def accept_open_output(self) -> bool:
         """A person answers for closing an output that somebody opened; True when one stands."""
         if Alarm.OUTPUT_DIFFERS not in self.alarms:
             return False
-        self._disturbed = True
+        self._accepted = True
         return True
 
     # -- what happens ----------------------------------------------------------------------
@@ -228,11 +143,16 @@ class Supply:
     def observe(self, seen: Observation) -> list[Order]:
         """Take in a good reading and judge the command under way and the state at rest."""
         self.observed = seen
+        if self.enforced and self.reasons and seen.output_closed is False:
+            # Whoever opened it: with a reason standing, closing it again is a reconnection.
+            self.reconnection_pending = True
+            self.opened_ns = seen.mono_ns if self.opened_ns is None else self.opened_ns
         orders = self._judge(seen) if self.command is not None else []
         if self.command is None:
             orders += self._watch(seen)
         if seen.output_closed:
             self._disturbed = False
+            self._accepted = False
         return orders
 
     def sent(self, now_ns: int) -> None:
@@ -241,12 +161,45 @@ class Supply:
             self.command.sent_ns = now_ns
             self.command.detail = ""
 
-    def send_failed(self, now_ns: int, detail: str) -> None:
-        """The write failed or its reply was lost: look at the output before repeating anything."""
+    def send_failed(self, now_ns: int, detail: str, *, refused: bool = False) -> None:
+        """The write failed: look at the output before repeating anything.
+
+        `refused` says that the meter answered and refused; otherwise nothing is known, and the
+        attempt says nothing against the contactor.
+        """
         if self.command is not None:
             self.command.sent_ns = now_ns
             self.command.look_first = True
+            self.command.lost += not refused
             self.command.detail = detail
+
+    def overtaken(self) -> bool:
+        """Whether the command under way is no longer what is wanted, or no longer allowed."""
+        command = self.command
+        if command is None or command.close == bool(self.reasons):
+            return command is not None
+        doubtful = self.observed is not None and not self.observed.trusted
+        return not command.close and doubtful and not self.reasons & UNCONDITIONAL
+
+    def drop(self) -> list[Order]:
+        """Give up a command that was overtaken; what is wanted now is decided anew."""
+        command = self.command
+        if command is None:
+            return []
+        self.command = None
+        if command.close:
+            self.reconnection_pending = True
+            self.confirmed_ns = None
+        return [
+            Order(
+                OrderKind.FAILED,
+                close=command.close,
+                attempt=command.attempts,
+                reasons=command.reasons,
+                witnesses=command.proof.in_order(),
+                detail="overtaken by a newer decision",
+            )
+        ]
 
     # -- what to do ------------------------------------------------------------------------
 
@@ -261,40 +214,35 @@ class Supply:
         if self.fault is not None and now_ns - self.fault_ns < self.policy.fault_retry_s * NS:
             return None
         closed = self.observed.output_closed
+        fresh = now_ns - self.observed.mono_ns <= self.policy.max_reading_age_s * NS
         if self.reasons:
             if closed is False:
                 return None
-            age_s = (now_ns - self.observed.mono_ns) / NS
-            good = self.observed.trusted and age_s <= self.policy.max_reading_age_s
+            good = self.observed.trusted and fresh
             return False if good or self.reasons & UNCONDITIONAL else None
-        if closed is not False or not self._may_close(now_ns):
-            return None
-        return True
+        return True if closed is False and fresh and self._may_close(now_ns) else None
 
     def order(self, now_ns: int, *, close: bool) -> Order:
         """Start a command (the caller sends it)."""
         seen = self.observed
         proof = OpeningProof(
-            load_before_w=abs(seen.power_w or 0.0) if seen else 0.0,
+            load_before_w=None if seen is None or seen.power_w is None else abs(seen.power_w),
             current_before_a=(seen.current_a or 0.0) if seen else 0.0,
             starting_current_a=self.policy.starting_current_a,
             has_feedback=self.policy.has_feedback,
             upstream=self.policy.upstream,
         )
         self.command = Command(close, tuple(sorted(self.reasons)), proof)
-        if close:
-            self.reconnection_pending = False
-            self.confirmed = False
-        else:
-            self.reconnection_pending = True
-            self.confirmed = False
+        self.reconnection_pending = not close
+        self.confirmed_ns = None
+        if not close:
             self.opened_ns = now_ns
         return Order(OrderKind.SEND, close=close, attempt=1, reasons=self.command.reasons)
 
     def tick(self, now_ns: int) -> list[Order]:
         """Judge deadlines without a new reading."""
         command = self.command
-        if command is None or command.sent_ns is None:
+        if command is None or command.sent_ns is None or command.look_first:
             return []
         if now_ns - command.sent_ns < self.policy.verify_s * NS:
             return []
@@ -306,12 +254,15 @@ class Supply:
 
     def snapshot(self, now_ns: int, utc_ms: int) -> dict[str, object]:
         """JSON values from which `restore` goes on after a restart."""
-        opened = None if self.opened_ns is None else utc_ms - (now_ns - self.opened_ns) // 1_000_000
+
+        def wall(mono_ns: int | None) -> int | None:
+            return None if mono_ns is None else utc_ms - (now_ns - mono_ns) // 1_000_000
+
         return {
             "reasons": sorted(self.reasons),
             "reconnection_pending": self.reconnection_pending,
-            "confirmed": self.confirmed,
-            "opened_utc_ms": opened,
+            "confirmed_utc_ms": wall(self.confirmed_ns),
+            "opened_utc_ms": wall(self.opened_ns),
             "opened_energy_wh": self.opened_energy_wh,
             "fault": self.fault,
             "alarms": sorted(self.alarms),
@@ -321,12 +272,18 @@ class Supply:
         """Take up a snapshot; a command under way at the crash is rebuilt by looking."""
         self.reasons = {Reason(name) for name in cast("Sequence[str]", state["reasons"])}
         self.reconnection_pending = bool(state["reconnection_pending"])
-        self.confirmed = bool(state["confirmed"])
-        opened_utc_ms = cast("int | None", state["opened_utc_ms"])
-        if opened_utc_ms is not None:
-            # A wall clock that stepped back must not stretch the wait without end.
-            age_ms = max(0, utc_ms - opened_utc_ms)
-            self.opened_ns = now_ns - age_ms * 1_000_000
+        if self.policy.critical:
+            self.reasons.discard(Reason.CREDIT)
+
+        def mono(name: str) -> int | None:
+            # A wall clock that stepped back must not stretch a wait without end.
+            then_utc_ms = cast("int | None", state[name])
+            return (
+                None if then_utc_ms is None else now_ns - max(0, utc_ms - then_utc_ms) * 1_000_000
+            )
+
+        self.opened_ns = mono("opened_utc_ms")
+        self.confirmed_ns = mono("confirmed_utc_ms")
         self.opened_energy_wh = cast("int | None", state["opened_energy_wh"])
         fault = cast("str | None", state["fault"])
         self.fault = Fault(fault) if fault else None
@@ -339,10 +296,18 @@ class Supply:
         if self.reconnection_pending:
             if self.min_off_left_s(now_ns) > 0:
                 return False
-            return self.confirmed or not self.policy.confirm_needed
+            return self._is_confirmed(now_ns) or not self.policy.confirm_needed
         # Restoration (closed was intended all along) follows a restart or a lost link; an output
-        # that opened under our eyes was opened by somebody, who may be working on the wires.
-        return self._disturbed
+        # that opened under our eyes was opened by somebody, who may be working on the wires: once
+        # that is said, only a person's word closes it, whatever happens to the link.
+        differs = Alarm.OUTPUT_DIFFERS in self.alarms
+        return self._accepted or (self._disturbed and not differs)
+
+    def _is_confirmed(self, now_ns: int) -> bool:
+        """Whether the person who confirmed may still be taken to stand there."""
+        if self.confirmed_ns is None:
+            return False
+        return now_ns - self.confirmed_ns <= self.policy.confirm_valid_s * NS
 
     def _judge(self, seen: Observation) -> list[Order]:
         command = self.command
@@ -401,7 +366,9 @@ class Supply:
         command = self.command
         if command is None:
             return []
-        if command.attempts <= self.policy.retries:
+        if self.overtaken():
+            return self.drop()
+        if command.attempts - command.lost <= self.policy.retries and command.lost <= LOST_MAX:
             command.attempts += 1
             command.sent_ns = None
             return [
@@ -417,9 +384,7 @@ class Supply:
         self.fault = Fault.FAILED_TO_CLOSE if command.close else Fault.FAILED_TO_OPEN
         self.fault_ns = now_ns
         if command.close:
-            # Still off, still wanted: the confirmation that led here stays good for the retry.
             self.reconnection_pending = True
-            self.confirmed = True
         failed = Order(
             OrderKind.FAILED,
             close=command.close,
@@ -436,7 +401,7 @@ class Supply:
         if seen.output_closed and self.reconnection_pending and not self.reasons:
             # Somebody closed it, or it never opened: nothing is left to reconnect.
             self.reconnection_pending = False
-            self.confirmed = False
+            self.confirmed_ns = None
             self.opened_ns = None
         if self.fault is Fault.FAILED_TO_OPEN:
             low = seen.current_a is not None and seen.current_a <= self.policy.starting_current_a
@@ -445,7 +410,7 @@ class Supply:
                 self.opened_energy_wh = seen.energy_wh
                 orders += self._clear(Alarm.FAILED_TO_OPEN)
             return orders
-        if seen.output_closed is False:
+        if self.enforced and seen.output_closed is False:
             orders += self._watch_open(seen)
         differs = (
             self.enforced
@@ -457,7 +422,7 @@ class Supply:
             orders += self._raise(
                 Alarm.OUTPUT_DIFFERS, "the output was opened by somebody else: reconnect by request"
             )
-        else:
+        elif seen.output_closed or not self.intended_closed:
             orders += self._clear(Alarm.OUTPUT_DIFFERS)
         return orders
 

@@ -8,9 +8,10 @@ import structlog
 from gateway.core.errors import StoreError
 from gateway.core.money import format_amount
 from gateway.core.reading import Quality
-from gateway.core.supply import ControlState, Reason
+from gateway.core.switching import ControlState, Reason
 from gateway.north.context import MeterEntry, NorthContext
 from gateway.north.http.forms import rfc3339, rfc3339_or_none
+from gateway.north.http.supply_view import block_reasons_of
 from gateway.north.hub import BALANCE, COMMAND, MEASUREMENT, SUPPLY
 from gateway.store.commands import CommandState, SwitchCommand
 from gateway.store.live import LiveRow
@@ -160,7 +161,7 @@ class LiveWatch:
                 "meter_id": command.meter_id,
                 "service_point_id": command.service_point_id,
                 "action": command.action.value,
-                "reason": command.reason,
+                "block_reasons": block_reasons_of(command),
                 "state": command.state.value,
                 "attempts": command.attempts,
                 "issued_at": rfc3339(command.issued_utc_ms),

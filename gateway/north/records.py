@@ -76,6 +76,15 @@ class Records:
         found = await self._north.read(lambda connection: find_request(connection, key))
         return found if isinstance(found, StoredRequest) else None
 
+    async def requests(self, keys: Sequence[str]) -> dict[str, StoredRequest]:
+        """Those of the wishes named by `keys` that north still has, by key."""
+
+        def look(connection: Connection) -> dict[str, StoredRequest]:
+            found = ((key, find_request(connection, key)) for key in keys)
+            return {key: wish for key, wish in found if isinstance(wish, StoredRequest)}
+
+        return await self._north.read(look) if keys else {}
+
     async def account(self, account_id: str) -> AccountBalance | None:
         """One account, or None."""
 

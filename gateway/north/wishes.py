@@ -13,6 +13,8 @@ from gateway.store.requests import insert_request
 OUTCOME_WAIT_S: Final = 2.0
 # A switch that was asked for so long ago would surprise whoever stands at the point by now.
 SWITCH_EXPIRY_MS: Final = 120_000
+# So is a person's word about what is at this moment: held energy, the clock.
+PRESENT_EXPIRY_MS: Final = 120_000
 
 
 @dataclass(frozen=True, slots=True)

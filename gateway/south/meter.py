@@ -58,8 +58,9 @@ class OutputReport:
     `mode` is the output's type of use (PAC3220: 2 = switching output) and `remote_timeout_s` after
     how many seconds without a command it falls back (0: never); None where the model has no such
     register. `is_in_own_subnet` says whether we reach the meter from its own subnet: its IP filter,
-    when on, refuses writes from elsewhere while reads go on. `problems` are sentences for a person;
-    empty means that nothing speaks against switching.
+    when on, refuses writes from elsewhere while reads go on. `problems` and `notes` are sentences
+    for a person: no problems means that nothing seen speaks against switching; a note names what no
+    register tells.
     """
 
     mode: int | None
@@ -69,6 +70,7 @@ class OutputReport:
     is_password_protected: bool
     is_in_own_subnet: bool | None
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class MeterClient:
@@ -110,6 +112,12 @@ class MeterClient:
     def next_sequence(self) -> int:
         """The sequence that the next reading will carry."""
         return self._sequence
+
+    def expect_another_device(self) -> None:
+        """The device was exchanged: accept the next one's serial number, on a new connection."""
+        self._serial_number = self.endpoint.serial_number
+        self._identity = None
+        self.abort()
 
     async def connect(self) -> Identity:
         """Open the connection unless it is open, and verify who answers.
@@ -225,8 +233,10 @@ class MeterClient:
             problems.append("hardware write protection is on; release it at the meter")
         if "password_protected" in standing:
             problems.append("writes are password-protected; release it at the meter")
+        notes: list[str] = []
         if is_near is False:
-            problems.append(
+            # No register tells whether the filter is on: a site with a router between is in order.
+            notes.append(
                 f"{link.local_address} is outside the meter's subnet; its IP filter, "
                 "when on, refuses writes from there"
             )
@@ -238,6 +248,7 @@ class MeterClient:
             is_password_protected="password_protected" in standing,
             is_in_own_subnet=is_near,
             problems=tuple(problems),
+            notes=tuple(notes),
         )
 
     async def _open_link(self) -> ModbusLink:

@@ -104,7 +104,7 @@ class LanePlan:
         for at in self._energy_at:
             value = values[at]
             # Written so that NaN, which compares false with everything, is refused as well.
-            if not (value == 0.0 or ENERGY_STEP_MIN_WH <= value <= self._modulus_wh):
+            if not (value == 0.0 or ENERGY_STEP_MIN_WH <= value < self._modulus_wh):
                 raise MeterProtocolError(f"{self.names[at]} reads {value!r}: no possible counter")
             floored.append(int(value))
         return tuple(floored)

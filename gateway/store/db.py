@@ -41,7 +41,7 @@ WHOLE_CHECK_BYTES: Final = 256 * 1024 * 1024
 # a forgotten snapshot lets the WAL grow without end.
 READER_STEPS: Final = 50_000_000
 _STEPS_AT_ONCE: Final = 1_000_000
-_RESTORE: Final = "bring back a backup with `prepaid-gateway restore`"
+_RESTORE: Final = "bring back a backup of the state directory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Final
 
 from gateway.core.errors import StoreError
 from gateway.core.reading import Quality
-from gateway.core.supply import ControlState, Fault, Reason
+from gateway.core.switching import ControlState, Fault, Reason
 
 LAYOUT_VERSION: Final = 1
 POINTER_NAME: Final = "live.current"

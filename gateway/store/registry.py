@@ -201,6 +201,18 @@ def account_at(connection: sqlite3.Connection, service_point_id: str) -> Account
     return next(iter(_accounts(connection, where, service_point_id)), None)
 
 
+def is_enforced(connection: sqlite3.Connection, account_id: str, service_point_id: str) -> bool:
+    """Whether supply is enforced: the account is active and the point commissioned."""
+    account = read_account(connection, account_id) if account_id else None
+    point = read_service_point(connection, service_point_id)
+    return (
+        account is not None
+        and account.status is AccountStatus.ACTIVE
+        and point is not None
+        and point.commissioned_utc_ms is not None
+    )
+
+
 def read_accounts(connection: sqlite3.Connection) -> list[Account]:
     """All accounts by id."""
     return _accounts(connection, "ORDER BY account_id")

@@ -216,11 +216,14 @@ def _row(connection: sqlite3.Connection, request_id: int) -> StoredRequest | Dam
         if primary_code(error) not in (sqlite3.SQLITE_TOOBIG, -1):
             raise
         return DamagedRequest(request_id, None, "", "REQUEST_FIELD", f"not readable: {error}")
+    if row is None:
+        # A hostile file may show an id and no row behind it.
+        return DamagedRequest(request_id, None, "", "REQUEST_FIELD", "there is no such row")
     return _decoded(row)
 
 
 def _decoded(row: Sequence[object]) -> StoredRequest | DamagedRequest:
-    request_id = as_int(row[0])
+    request_id = row[0] if isinstance(row[0], int) else 0
     key = row[1] if isinstance(row[1], str) and KEY_PATTERN.fullmatch(row[1]) else None
     kind = row[2] if isinstance(row[2], str) and len(row[2]) <= MAX_TEXT else ""
     try:

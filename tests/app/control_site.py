@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from gateway.app.config import Config, load_config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import provision, restore
+from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
 from gateway.app.control.executor import Executor
@@ -130,14 +131,8 @@ class ControlSite:
             period_s=1.0,
             synchronised=lambda: False,
         )
-        self.executor = Executor(
-            self.engine,
-            self.books,
-            self.found.shelf,
-            self.found.currency,
-            clock,
-            confirm_clock=self.sweeper.confirm_clock,
-        )
+        desk = Desk(self.engine, self.books, self.found.shelf, self.found.currency, clock)
+        self.executor = Executor(desk, confirm_clock=self.sweeper.confirm_clock)
 
     def crash(self) -> None:
         """Let go of everything as a killed process would: nothing is written any more."""
@@ -183,6 +178,7 @@ class ControlSite:
             role=role,
             source="test",
             created_utc_ms=self.clock.utc_ms(),
+            expires_utc_ms=self.clock.utc_ms() + 120_000,
         )
         await self.executor.execute(request)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.requests import Disconnect, Recharge, ReleaseQuarantine, ReverseTransaction, Role
-from gateway.core.supply import Reason
+from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
 from gateway.store.ledger import read_balance
 from gateway.store.state import load_register_state

@@ -275,15 +275,20 @@ def test_an_exchange_with_impossible_registers_is_refused(
     assert meter.guard.registers_wh == (1_000,)
 
 
-def test_an_exchange_waits_for_held_energy_and_needs_a_reading() -> None:
-    """What is held is decided before; a meter never read has nothing to close."""
+def test_an_exchange_answers_what_the_new_device_made_the_guard_hold() -> None:
+    """The device was swapped before anybody said so: closing counts from the last good register."""
     meter = Meter(1_000)
     meter.read(90_000)
-    with pytest.raises(RefusedError) as held:
-        meter.guard.replace((90_000,), (0,))
+    assert meter.guard.held
+    assert meter.guard.replace((1_004,), (90_000,)) == (4,)
+    assert meter.read(90_001).advance_wh == (1,)
+
+
+def test_a_meter_never_read_has_nothing_to_close() -> None:
+    """Without a baseline the old device's last energy is unknown."""
     with pytest.raises(RefusedError) as unread:
         RegisterGuard(p_max_w=P_MAX_W).replace((1,), (0,))
-    assert (held.value.refusal_code, unread.value.refusal_code) == ("HOLD_OPEN", "NO_BASELINE")
+    assert unread.value.refusal_code == "NO_BASELINE"
 
 
 @pytest.mark.parametrize("hold", [False, True])

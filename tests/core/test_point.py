@@ -10,7 +10,8 @@ from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Step
 from gateway.core.pricing import Pricer
 from gateway.core.reading import Lane, Reading
-from gateway.core.supply import ControlState, OrderKind, Reason, Supply, SupplyPolicy
+from gateway.core.supply import Supply
+from gateway.core.switching import ControlState, OrderKind, Reason, SupplyPolicy
 from gateway.core.tariff import Tariff
 from gateway.core.tariff_document import tariff_from_document
 

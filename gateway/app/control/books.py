@@ -53,31 +53,33 @@ class Books:
         utc_ms = self._clock.utc_ms()
         offset_ms = utc_ms - self._clock.mono_ns() // 1_000_000
         known = self.clock_offset_ms is not None and not stepped(offset_ms, self.clock_offset_ms)
-        if known or not self.label_utc_ms:
+        if known:
             self.label_utc_ms = max(self.label_utc_ms, utc_ms)
+        elif not self.label_utc_ms:
+            # Nothing was ever recorded: a doubtful time is shown, and not held on to.
+            return utc_ms
         return self.label_utc_ms
 
-    def commit(self, operation: Operation[T]) -> "asyncio.Future[T]":
+    def commit(self, operation: Operation[T], *, may_refuse: bool = False) -> "asyncio.Future[T]":
         """Queue an operation; the future has its result once it is durable.
 
-        A failure that is no refusal is kept in `failure`: the process must end then.
+        A failure is kept in `failure`: memory is ahead of the file then, and only a fresh start
+        from the file is right again. With `may_refuse` a RefusedError is none: the operation has
+        undone itself and nothing in memory hangs on it.
         """
         future = asyncio.wrap_future(self._writer.submit(operation))
-        future.add_done_callback(self._done)
-        return future
 
-    def _done(self, future: "asyncio.Future[T]") -> None:
-        if future.cancelled():
-            return
-        error = future.exception()
-        # A refusal undid its own operation and is told to whoever waits; anything else leaves
-        # memory ahead of the file, and only a fresh start from the file is right again.
-        if error is not None and not isinstance(error, RefusedError):
-            self.failure = self.failure or error
+        def done(finished: "asyncio.Future[T]") -> None:
+            error = None if finished.cancelled() else finished.exception()
+            if error is not None and not (may_refuse and isinstance(error, RefusedError)):
+                self.failure = self.failure or error
+
+        future.add_done_callback(done)
+        return future
 
     def post(self, indices: Iterable[int]) -> "asyncio.Future[None]":
         """Post what these points used since their last posting, with their states."""
-        return self.commit(self._posting(indices))
+        return self.commit(self.posting(indices))
 
     def keep(self, index: int) -> "asyncio.Future[None]":
         """Keep a point's supply state."""
@@ -114,12 +116,14 @@ class Books:
 
         `site` are site-wide facts that must survive (breaker).
         """
-        posting = self._posting(due)
+        posting = self.posting(due)
         self._sweep_number += 1
         number, utc_ms = self._sweep_number, self.label()
         body = {
             "boot_id": self._boot_id,
             "mono_ns": self._clock.mono_ns(),
+            # The clock as it stands, not the label: it tells how long the machine was off.
+            "wall_ms": self._clock.utc_ms(),
             "site": dict(site),
             "points": {
                 point.terms.service_point_id: point.running_state()
@@ -134,7 +138,11 @@ class Books:
 
         return self.commit(operate)
 
-    def _posting(self, indices: Iterable[int]) -> Operation[None]:
+    def posting(self, indices: Iterable[int]) -> Operation[None]:
+        """What these points used since their last posting, with their states, as an operation.
+
+        Their charges leave the wallets in memory now: the operation must be committed.
+        """
         chosen = sorted(indices)
         lines: list[SettlementLine] = []
         for index in chosen:

@@ -7,16 +7,16 @@ from typing import Any, cast
 
 from gateway.app.config import Config, MeterConfig
 from gateway.app.control.engine import CommandTrack
-from gateway.app.control.executor import is_enforced
 from gateway.app.control.shelf import TariffShelf
 from gateway.core.clock import Clock
 from gateway.core.errors import ConfigurationError
 from gateway.core.guard import RegisterGuard
 from gateway.core.ledger import wallet
 from gateway.core.money import Currency
-from gateway.core.point import Point, PointTerms
+from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
-from gateway.core.supply import Reason, Supply, SupplyPolicy
+from gateway.core.supply import Supply
+from gateway.core.switching import Reason, SupplyPolicy
 from gateway.south.models import meter_model
 from gateway.store.commands import (
     RequestCursor,
@@ -34,6 +34,7 @@ from gateway.store.registry import (
     ServicePoint,
     assign_meter,
     assignment_of,
+    is_enforced,
     put_service_point,
     read_accounts,
     read_tariffs,
@@ -129,6 +130,9 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         _restore_point(point, kept, accounts.get(name), shelf, now)
         point.supply.enforced = is_enforced(connection, point.account_id, name)
         point.wallet_nano = balances.get(wallet(point.account_id), 0) if point.account_id else 0
+        if point.pricer is not None and point.available_nano > 0:
+            # The recharge was committed, the end of its effect perhaps not.
+            point.supply.unblock(Reason.CREDIT)
         points.append(point)
     by_meter = {meter.meter_id: index for index, meter in enumerate(config.meters)}
     tracks = {
@@ -186,29 +190,25 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A point's state on file: posted part, running part, and when and in which boot it was."""
+    """A point's state on file: posted part, running part, in which boot and when (wall ms)."""
 
     posted: Mapping[str, Any]
     running: Mapping[str, Any] | None
     boot_id: str
-    mono_ns: int
     utc_ms: int
 
 
 class _Now:
-    """This start's times, to which times on file are brought."""
+    """This start's times and boot."""
 
     def __init__(self, clock: Clock, this_boot: str) -> None:
         self.mono_ns = clock.mono_ns()
         self.utc_ms = clock.utc_ms()
         self._boot = this_boot
 
-    def mono_of(self, kept: _Kept, mono_ns: int) -> int:
-        """A monotonic time on file as one of this boot; the wall tells how long it was off."""
-        if kept.boot_id == self._boot:
-            return min(mono_ns, self.mono_ns)
-        elapsed_ns = max(0, self.utc_ms - kept.utc_ms) * 1_000_000
-        return self.mono_ns - elapsed_ns - max(0, kept.mono_ns - mono_ns)
+    def is_boot_of(self, kept: _Kept) -> bool:
+        """Whether monotonic times on file are this boot's."""
+        return kept.boot_id == self._boot
 
 
 def _newest(
@@ -223,16 +223,10 @@ def _newest(
         )
         if same:
             body = sweep.body
-            return _Kept(
-                posted,
-                swept,
-                cast("str", body["boot_id"]),
-                cast("int", body["mono_ns"]),
-                sweep.utc_ms,
-            )
+            return _Kept(posted, swept, cast("str", body["boot_id"]), cast("int", body["wall_ms"]))
     if state is None:
         return None
-    return _Kept(posted, with_posting, posted["boot_id"], posted["mono_ns"], posted["utc_ms"])
+    return _Kept(posted, with_posting, posted["boot_id"], posted["utc_ms"])
 
 
 def _restore_point(
@@ -241,8 +235,12 @@ def _restore_point(
     pricing: Mapping[str, Any] = {}
     if kept is not None and kept.running is not None:
         guard_state = kept.running["guard"]
-        point.guard.restore(guard_state, mono_ns=now.mono_of(kept, guard_state["mono_ns"]))
+        base_ns = min(guard_state["mono_ns"], now.mono_ns) if now.is_boot_of(kept) else now.mono_ns
+        point.guard.restore(guard_state, mono_ns=base_ns)
         point.restore_running(kept.running)
+        if not now.is_boot_of(kept):
+            clock_ms = kept.running["meter_clock_ms"]
+            point.sleep_since(Slept(guard_state, kept.utc_ms, clock_ms))
         pricing = kept.running["pricing"]
     if kept is not None and "supply" in kept.posted:
         point.supply.restore(kept.posted["supply"], now.mono_ns, now.utc_ms)
@@ -252,7 +250,7 @@ def _restore_point(
     sources = point.terms.sources
     if pricing and kept is not None:
         pricer = Pricer.restore(
-            versions, {**pricing, "posted": kept.posted["posted"]}, sources=sources
+            versions, {**pricing, "posted": kept.posted.get("posted", [])}, sources=sources
         )
     else:
         # The process died between opening the account and its first record: from here on.

@@ -15,12 +15,12 @@ import structlog
 from gateway.app.control.polls import PollGroup
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
-from gateway.core.errors import MeterError, MeterIdentityError
+from gateway.core.errors import MeterError, MeterExceptionError, MeterIdentityError, RefusedError
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
 from gateway.core.proof import NS
 from gateway.core.reading import Lane, Reading
-from gateway.core.supply import Order, OrderKind, Reason
+from gateway.core.switching import Order, OrderKind, Reason
 
 log = structlog.get_logger()
 
@@ -30,6 +30,8 @@ SWITCH_DEADLINE_S: Final = 5.0
 PROOF_POLL_S: Final = 0.1
 # One failed poll is noise on a network; this many in a row are an absent meter.
 AWAY_AFTER: Final = 3
+# A meter that refuses the acknowledgement of its restart is asked again after this.
+ACKNOWLEDGE_AGAIN_NS: Final = 60 * NS
 UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
 
 
@@ -107,7 +109,7 @@ class Engine:
         self.busy: Counter[int] = Counter()
         self.commands: dict[int, CommandTrack] = {}
         self.inherited: dict[int, CommandTrack] = {}
-        self.before_credit_cut: Callable[[], None] = lambda: None
+        self.requests_seen: Callable[[], bool] = lambda: True
         self.failure: BaseException | None = None
         self.polls: Final = polls
         self._journal = journal
@@ -116,9 +118,11 @@ class Engine:
         self._stagger_ns = round(stagger_s * NS)
         self._closed_ns: dict[str, int] = {}
         self._failures = [0] * len(self.points)
+        self._away: dict[int, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, str] = {}
-        self._acknowledging: set[int] = set()
+        self._acknowledge_at_ns: dict[int, int] = {}
+        self._unsettled: set[int] = set()
         self._flat: set[int] = set()
 
     # -- from the poller -------------------------------------------------------------------
@@ -128,10 +132,15 @@ class Engine:
         point = self.points[index]
         if self._failures[index]:
             self._returned(index)
-        step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
+        try:
+            step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
+        except (RefusedError, ValueError) as error:
+            self._unsettled_reading(index, error)
+            return
+        self._unsettled.discard(index)
         if index in self.inherited:
             self._reconcile(index, reading)
-        if step.newly_due:
+        if step.newly_due and not step.deferred:
             self._newly_due(point)
         self.carry_out(index, step.orders)
         self.decide(index)
@@ -150,8 +159,13 @@ class Engine:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
         self._failures[index] += 1
-        foreign = isinstance(error, MeterIdentityError)
-        if self._failures[index] == (1 if foreign else AWAY_AFTER):
+        if isinstance(error, MeterIdentityError):
+            # Another device at the address is no noise, and news even of a meter that is away.
+            is_news = self._away.get(index) != error.code
+        else:
+            is_news = index not in self._away and self._failures[index] >= AWAY_AFTER
+        if is_news:
+            self._away[index] = error.code
             meter_id = self.points[index].terms.meter_id
             log.warning("meter.away", meter=meter_id, code=error.code, reason=str(error))
             self._journal.event(
@@ -165,7 +179,7 @@ class Engine:
         point = self.points[index]
         now_ns = self._clock.mono_ns()
         close = point.supply.wants(now_ns)
-        if close is None or self.busy[index] > 0 or self.gate.blocker() is not None:
+        if close is None or self.gate.blocker() is not None:
             return
         if close:
             if not self._take_turn(point.terms.feeder, now_ns):
@@ -199,6 +213,9 @@ class Engine:
         """Somebody asked for a switch: the next command of this point carries the request's key."""
         self._requested[index] = request_key
         self.decide(index)
+        if self.points[index].supply.wants(self._clock.mono_ns()) is None:
+            # No switch is due (something else blocks): the next one is not this request's.
+            self._requested.pop(index, None)
 
     def carry_out(self, index: int, orders: Iterable[Order]) -> None:
         """Do what the supply machine ordered."""
@@ -239,14 +256,17 @@ class Engine:
             )
 
     def _admit_credit_cut(self, index: int, now_ns: int) -> bool:
-        # A recharge may lie in north.db already: whoever has paid is not cut.
-        self.before_credit_cut()
-        point = self.points[index]
-        if self.busy[index] > 0 or point.supply.wants(now_ns) is not False:
-            return False
         if not self.gate.clock.trusted and index not in self._flat:
             return False
-        return self.breaker.admit(now_ns, self.connected_points())
+        connected = self.connected_points()
+        if not self.breaker.has_room(now_ns, connected):
+            return False
+        # A recharge may lie in north.db already: whoever has paid is not cut.
+        if not self.requests_seen() or self.busy[index] > 0:
+            return False
+        if self.points[index].supply.wants(now_ns) is not False:
+            return False
+        return self.breaker.admit(now_ns, connected)
 
     def _take_turn(self, feeder: str, now_ns: int) -> bool:
         last_ns = self._closed_ns.get(feeder)
@@ -286,10 +306,20 @@ class Engine:
             # A cut for credit follows from the meters themselves; anything else is a person's
             # word and must be on record before it acts.
             await kept
+        if self.commands.get(index) is not track:
+            return
+        if point.supply.overtaken():
+            self.carry_out(index, point.supply.drop())
+            self.decide(index)
+            return
         try:
             await self.polls.switch(index, closed=order.close, deadline_s=SWITCH_DEADLINE_S)
         except MeterError as error:
-            point.supply.send_failed(self._clock.mono_ns(), f"{error.code}: {error}")
+            point.supply.send_failed(
+                self._clock.mono_ns(),
+                f"{error.code}: {error}",
+                refused=isinstance(error, MeterExceptionError),
+            )
             log.warning(
                 "switch.failed", meter=point.terms.meter_id, code=error.code, reason=str(error)
             )
@@ -310,10 +340,13 @@ class Engine:
         point = self.points[index]
         supply = point.supply
         settled = supply.command is None and supply.output_closed is supply.intended_closed
-        if index in self._acknowledging or (supply.enforced and not settled):
+        now_ns = self._clock.mono_ns()
+        not_before_ns = self._acknowledge_at_ns.get(index, 0)
+        if now_ns < not_before_ns or (supply.enforced and not settled):
             return
-        self._acknowledging.add(index)
-        self._journal.event("METER_RESTARTED", point.terms.meter_id, "notice")
+        self._acknowledge_at_ns[index] = now_ns + ACKNOWLEDGE_AGAIN_NS
+        if not_before_ns == 0:
+            self._journal.event("METER_RESTARTED", point.terms.meter_id, "notice")
         self._spawn(self._acknowledge(index), f"acknowledge {point.terms.meter_id}")
 
     async def _acknowledge(self, index: int) -> None:
@@ -324,7 +357,7 @@ class Engine:
             # Write protection, say: the bit stays, and with it the caution it stands for.
             log.warning("restart.unacknowledged", meter=client.endpoint.meter_id, reason=str(error))
         else:
-            self._acknowledging.discard(index)
+            self._acknowledge_at_ns.pop(index, None)
 
     def _finish(self, index: int, order: Order) -> None:
         track = self.commands.pop(index)
@@ -399,8 +432,16 @@ class Engine:
             due_ns = reading.mono_ns + round(step.predict_s * NS)
             self.polls.request_poll(index, due_ns, Lane.SHORT)
 
+    def _unsettled_reading(self, index: int, error: Exception) -> None:
+        """A reading that the rules cannot take: said once, and no other meter suffers by it."""
+        if index not in self._unsettled:
+            self._unsettled.add(index)
+            meter_id = self.points[index].terms.meter_id
+            log.error("reading.unsettled", meter=meter_id, reason=str(error))
+            self._journal.event("READING_UNSETTLED", meter_id, "critical", reason=str(error))
+
     def _returned(self, index: int) -> None:
-        if self._failures[index] >= AWAY_AFTER:
+        if self._away.pop(index, None) is not None:
             meter_id = self.points[index].terms.meter_id
             log.info("meter.back", meter=meter_id)
             self._journal.event("METER_BACK", meter_id, "cleared")

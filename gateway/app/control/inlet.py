@@ -19,6 +19,9 @@ log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 0.025
 IN_FLIGHT_MAX: Final = 64
+# A file that cannot be read costs its whole busy time-out: not at every reading of a due point.
+AWAY_PAUSE_NS: Final = 100_000_000
+BEHIND_MAX_NS: Final = 10_000_000_000
 
 
 class Inlet:
@@ -51,6 +54,8 @@ class Inlet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._more = True
         self._away = False
+        self._away_ns: int | None = None
+        self._behind_ns: int | None = None
         self.failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -61,8 +66,22 @@ class Inlet:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=5.0)
 
-    def look(self) -> None:
-        """Start what came since the last look; costs microseconds when nothing did."""
+    def look(self) -> bool:
+        """Start what came since the last look; costs microseconds when nothing did.
+
+        False while requests are known to wait that could not be started yet: a recharge may be
+        among them. After 10 s of that, or while north's file cannot be read, True.
+        """
+        now_ns = self._clock.mono_ns()
+        if self._away_ns is None or now_ns - self._away_ns >= AWAY_PAUSE_NS:
+            self._look(now_ns)
+        if self._away or not self._more:
+            self._behind_ns = None
+            return True
+        self._behind_ns = now_ns if self._behind_ns is None else self._behind_ns
+        return now_ns - self._behind_ns > BEHIND_MAX_NS
+
+    def _look(self, now_ns: int) -> None:
         try:
             if not (self._requests.changed() or self._more):
                 return
@@ -75,10 +94,12 @@ class Inlet:
             done = self._ledger.read(lambda connection: find_outcomes(connection, keys))
         except StoreAwayError as error:
             self._more = True
+            self._away_ns = now_ns
             if not self._away:
                 self._away = True
                 log.warning("north.away", reason=str(error))
             return
+        self._away_ns = None
         if self._away:
             self._away = False
             log.info("north.back")
@@ -93,6 +114,9 @@ class Inlet:
     def keep_cursor(self) -> None:
         """Remember how far everything is finished, so that a start need not look further back."""
         cursor = self._cursor
+        if self.failure is not None:
+            # Whatever failed must be looked at again after the start.
+            return
         if cursor is not None and self._in_flight:
             cursor = RequestCursor(cursor.epoch, min(self._in_flight.values()) - 1)
         if cursor is None or cursor == self._kept:
@@ -108,7 +132,7 @@ class Inlet:
             work = self._executor.refuse(key, row.type, row.code, row.message)
         else:
             work = self._executor.execute(row.request)
-            index = self._executor.holds_account(row.request)
+            index = self._executor.lifts(row.request)
         if index is not None:
             self._engine.busy[index] += 1
         task = asyncio.create_task(work, name=f"request {key}")
@@ -118,9 +142,12 @@ class Inlet:
     def _ended(self, key: str, index: int | None) -> Callable[[asyncio.Task[None]], None]:
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            self._in_flight.pop(key, None)
-            if not task.cancelled() and task.exception() is not None:
+            if task.cancelled():
+                return
+            if task.exception() is not None:
                 self.failure = self.failure or task.exception()
+                return
+            self._in_flight.pop(key, None)
             if index is not None:
                 self._engine.busy[index] -= 1
                 self._engine.decide(index)

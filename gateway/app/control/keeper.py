@@ -1,6 +1,7 @@
 """Telemetry of the control process: bounded, and never in the way of money or supply."""
 
 import asyncio
+import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -84,7 +85,7 @@ class TelemetryKeeper:
                 for future in waiting:
                     if future.done():
                         future.result()
-        except (StoreError, ValueError) as error:
+        except (StoreError, ValueError, struct.error) as error:
             self._failed = True
             log.warning("telemetry.failed", reason=str(error))
 

@@ -14,6 +14,7 @@ from ulid import ULID
 from gateway.app.config import Config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import Restored, boot_id, provision, restore
+from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
 from gateway.app.control.executor import Executor
@@ -135,9 +136,8 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         period_s=config.posting.sweep_s,
         synchronised=is_synchronised,
     )
-    executor = Executor(
-        engine, books, found.shelf, found.currency, clock, confirm_clock=sweeper.confirm_clock
-    )
+    desk = Desk(engine, books, found.shelf, found.currency, clock)
+    executor = Executor(desk, confirm_clock=sweeper.confirm_clock)
     requests = RequestReader(paths.north_dir / "north.db")
     owned.callback(requests.close)
     own_ledger = StoreReader(paths.ledger, LEDGER)
@@ -151,7 +151,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         clock=clock,
         cursor=found.cursor,
     )
-    engine.before_credit_cut = inlet.look
+    engine.requests_seen = inlet.look
     return _Control(engine, books, sweeper, inlet, display, opened.writer, paths.ledger)
 
 

@@ -1,12 +1,17 @@
 """Published tariffs in memory, as core objects."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from gateway.core.errors import RefusedError
 from gateway.core.money import Currency
+from gateway.core.pricing import check_schedule
 from gateway.core.tariff import Tariff
 from gateway.core.tariff_document import tariff_from_document
 from gateway.store.registry import TariffVersion
+
+# Readings go on while a version is committed: it must not have begun by then.
+NOTICE_MS: Final = 60_000
 
 
 class TariffShelf:
@@ -36,24 +41,27 @@ class TariffShelf:
             len(source.bands) == 1 for tariff in self.known(tariff_id) for source in tariff.sources
         )
 
-    def check_next(self, tariff: Tariff, *, label_utc_ms: int, in_use: bool) -> None:
-        """Refuse a version that would change the past or stand before another one.
+    def check_next(
+        self,
+        tariff: Tariff,
+        *,
+        label_utc_ms: int,
+        users_sources: Collection[tuple[str, ...]],
+    ) -> None:
+        """Refuse a version that would change the past or not fit those before it.
 
-        Raises RefusedError TARIFF_RETROACTIVE or TARIFF_ORDER.
+        `users_sources` are the energy sources of the points under this tariff. Raises RefusedError
+        TARIFF_RETROACTIVE, TARIFF_ORDER, TARIFF_MIXED, SOURCE_UNPRICED.
         """
-        known = self.known(tariff.tariff_id)
-        if in_use and tariff.effective_from_utc_ms < label_utc_ms:
+        if users_sources and tariff.effective_from_utc_ms < label_utc_ms + NOTICE_MS:
             raise RefusedError(
                 "TARIFF_RETROACTIVE",
-                "a version of a tariff in use takes effect in the future",
+                "a version of a tariff in use takes effect a minute ahead at the earliest",
                 "effective_from",
             )
-        if known and tariff.effective_from_utc_ms <= known[-1].effective_from_utc_ms:
-            raise RefusedError(
-                "TARIFF_ORDER",
-                f"version {known[-1].version} takes effect at the same time or later",
-                "effective_from",
-            )
+        versions = [*self.known(tariff.tariff_id), tariff]
+        for sources in users_sources or {()}:
+            check_schedule(versions, sources)
 
     def add(self, tariff: Tariff) -> None:
         """Put a published version on the shelf."""

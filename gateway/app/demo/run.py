@@ -32,7 +32,7 @@ from gateway.app.signals import stop_on_signals
 from gateway.app.stores import create_stores
 from gateway.app.supervise import Child, Supervisor
 from gateway.core.money import display_amount
-from gateway.core.supply import ControlState
+from gateway.core.switching import ControlState
 from gateway.store.db import open_reader
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveTableReader

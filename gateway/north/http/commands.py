@@ -1,5 +1,6 @@
 """Physical acts: asked for, followed, never assumed done."""
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -23,6 +24,7 @@ from gateway.north.http.auth import NOT_YET_BOUND, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
 from gateway.north.http.forms import (
     INT64_MAX,
+    MAX_REASON,
     PAGE_DEFAULT,
     PREFIX,
     Cursor,
@@ -30,6 +32,7 @@ from gateway.north.http.forms import (
     Key,
     Limit,
     Page,
+    ReasonForm,
     decode_number,
     encode_cursor,
     rfc3339,
@@ -43,13 +46,13 @@ from gateway.north.http.results import (
     raise_unless_executed,
     wish_response,
 )
+from gateway.north.http.supply_view import block_reasons_of
 from gateway.north.wishes import SWITCH_EXPIRY_MS, submit
 from gateway.store.commands import CommandState, SwitchCommand
 from gateway.store.requests import StoredRequest
 
 router = APIRouter(tags=["supply"])
 
-MAX_REASON: Final = 500
 CommandId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
@@ -71,20 +74,18 @@ class CommandForm(Form):
     reason: str = Field(default="", max_length=MAX_REASON)
 
 
-class ReasonForm(Form):
-    """Why."""
-
-    reason: str = Field(min_length=1, max_length=MAX_REASON)
-
-
 class CommandView(BaseModel):
-    """A switch command and what proved it."""
+    """A switch command and what proved it.
+
+    `reason` and `block_reasons` tell apart why a person asked and what blocked supply then.
+    """
 
     id: str
     meter_id: str
     service_point_id: str
     action: str
-    reason: str
+    reason: str = Field(description="What the person who asked said; empty where nobody did")
+    block_reasons: list[str] = Field(description="What blocked supply when the switch was ordered")
     state: CommandState
     code: str | None = Field(default=None, description="Why it failed")
     message: str | None = None
@@ -135,8 +136,9 @@ async def list_commands(
     before = decode_number("commands", cursor, INT64_MAX)
     found = await context.records.commands_of(meter_id, before, limit)
     last = found.items[-1].number if found.more else None
+    said = await _reasons_said(context, found.items)
     return CommandPage(
-        items=[_view_of_record(record) for record in found.items],
+        items=[_view_of_record(record, said) for record in found.items],
         next_cursor=None if last is None else encode_cursor("commands", last),
     )
 
@@ -146,10 +148,9 @@ async def show_command(request: Request, command_id: CommandId) -> Response:
     """One command, by the key it was asked for with or by the id that control gave it."""
     context = context_of(request)
     record = await context.records.command(command_id)
-    view = (
-        _view_of_record(record) if record is not None else await _view_of_wish(context, command_id)
-    )
-    return model_response(view)
+    if record is None:
+        return model_response(await _view_of_wish(context, command_id))
+    return model_response(_view_of_record(record, await _reasons_said(context, (record,))))
 
 
 @router.post(
@@ -190,13 +191,25 @@ def _body_of(form: CommandForm, service_point_id: str) -> Body:
     return Disconnect(service_point_id, form.reason)
 
 
-def _view_of_record(record: SwitchCommand) -> CommandView:
+async def _reasons_said(context: NorthContext, records: Sequence[SwitchCommand]) -> dict[str, str]:
+    """What persons said when they asked for these switches, by request key."""
+    keys = {record.request_key for record in records if record.request_key is not None}
+    wishes = await context.records.requests(sorted(keys))
+    return {key: _reason_of(wish.request.body) for key, wish in wishes.items()}
+
+
+def _reason_of(body: Body) -> str:
+    return body.reason if isinstance(body, Disconnect | Reconnect) else ""
+
+
+def _view_of_record(record: SwitchCommand, said: Mapping[str, str]) -> CommandView:
     return CommandView(
         id=record.command_id,
         meter_id=record.meter_id,
         service_point_id=record.service_point_id,
         action=record.action.value,
-        reason=record.reason,
+        reason=said.get(record.request_key or "", ""),
+        block_reasons=block_reasons_of(record),
         state=record.state,
         request_key=record.request_key,
         attempts=record.attempts,
@@ -217,7 +230,7 @@ async def _view_of_wish(context: NorthContext, key: str) -> CommandView:
     switches = await context.records.commands_for(key)
     view = _bare_view(context, wish)
     if switches:
-        newest = _view_of_record(switches[-1])
+        newest = _view_of_record(switches[-1], {key: view.reason})
         return newest.model_copy(update={"id": key, "action": view.action})
     outcome = await context.records.outcome(key)
     if outcome is None:
@@ -242,7 +255,8 @@ def _bare_view(context: NorthContext, wish: StoredRequest) -> CommandView:
         meter_id="" if entry is None else entry.meter_id,
         service_point_id=service_point_id,
         action=wish.request.body.TYPE,
-        reason=str(body.get("reason", "")),
+        reason=_reason_of(wish.request.body),
+        block_reasons=[],
         state=CommandState.QUEUED,
         request_key=wish.request.key,
         attempts=0,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 from fastapi import Depends, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.core.errors import RefusedError
 from gateway.core.requests import ID_PATTERN, KEY_PATTERN
@@ -18,6 +18,7 @@ PAGE_MAX: Final = 100
 PAGE_DEFAULT: Final = 50
 CURSOR_MAX: Final = 512
 INT64_MAX: Final = 2**63 - 1
+MAX_REASON: Final = 500
 UNCHANGED: Final[dict[str, object]] = {"description": "As the caller knows it (If-None-Match)"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS: Final = int((datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) / timedelta(milliseconds=1))
@@ -42,6 +43,14 @@ class Form(BaseModel):
         if isinstance(value, str) and not is_unicode(value):
             raise ValueError("the text is no valid Unicode")
         return value
+
+
+class ReasonForm(Form):
+    """Why, in a person's own words; spaces alone are none."""
+
+    reason: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_REASON)
+    ]
 
 
 class Page(BaseModel):

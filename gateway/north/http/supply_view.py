@@ -3,6 +3,7 @@
 from pydantic import BaseModel, Field
 
 from gateway.north.http.forms import rfc3339
+from gateway.store.commands import SwitchCommand
 from gateway.store.live import LiveRow
 
 
@@ -31,3 +32,8 @@ def supply_view(row: LiveRow) -> SupplyView:
         fault=None if row.fault is None else row.fault.value,
         at=rfc3339(row.utc_ms),
     )
+
+
+def block_reasons_of(command: SwitchCommand) -> list[str]:
+    """What blocked supply when a switch was ordered; empty for a reconnection."""
+    return [name for name in command.reason.split(",") if name]

@@ -1,0 +1,165 @@
+"""Where requests are carried out: what the request types share.
+
+A request's effect, its postings, the states it changed and its outcome are one commit. Before it a
+RefusedError is an outcome like any other; what fails after it ends the process, which then starts
+again from the file.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from gateway.app.control.books import Books
+from gateway.app.control.engine import Engine
+from gateway.app.control.shelf import TariffShelf
+from gateway.core import requests as wishes
+from gateway.core.clock import Clock
+from gateway.core.errors import RefusedError
+from gateway.core.money import Currency
+from gateway.core.requests import Outcome, OutcomeStatus, Request, body_hash
+from gateway.store.audit import append_audit
+from gateway.store.commands import record_outcome
+from gateway.store.db import Connection
+
+log = structlog.get_logger()
+
+Effect = Callable[[Connection], dict[str, object]]
+# Nobody moves more than this at once: a slip of the finger, in major units.
+MAX_AMOUNT_MAJOR: Final = 10_000_000
+MESSAGE_MAX: Final = 500
+
+
+class Desk:
+    """Engine, books, tariffs and the look-ups and commits that all request types use."""
+
+    def __init__(
+        self, engine: Engine, books: Books, shelf: TariffShelf, currency: Currency, clock: Clock
+    ) -> None:
+        self.engine: Final = engine
+        self.books: Final = books
+        self.shelf: Final = shelf
+        self.clock: Final = clock
+        self.max_amount_nano: Final = MAX_AMOUNT_MAJOR * 10**currency.money_scale
+        self.currency: Final = currency
+        self.committed: set[str] = set()
+        self._by_point = {
+            point.terms.service_point_id: index for index, point in enumerate(engine.points)
+        }
+        self._by_meter = {point.terms.meter_id: i for i, point in enumerate(engine.points)}
+
+    # -- commits ---------------------------------------------------------------------------
+
+    async def commit(self, request: Request, effect: Effect, *, post: Iterable[int] = ()) -> None:
+        """Commit an effect and its outcome, and with them the postings and states of `post`.
+
+        An effect that may refuse must not be given points to post: their charges would have left
+        the wallets in memory already. Raises RefusedError, StoreError.
+        """
+        chosen = tuple(post)
+        posting = self.books.posting(chosen)
+        outcome = self.outcome(request, OutcomeStatus.EXECUTED, "", "")
+
+        def operate(connection: Connection) -> None:
+            posting(connection)
+            record_outcome(connection, replace(outcome, result=effect(connection)))
+            append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, "executed"))
+
+        await self.books.commit(operate, may_refuse=not chosen)
+        self.committed.add(request.key)
+
+    async def close(self, request: Request, status: OutcomeStatus, code: str, message: str) -> None:
+        """Record that a request was refused or came too late."""
+        outcome = self.outcome(request, status, code, message)
+        log.info("request.closed", key=request.key, type=outcome.type, status=status, code=code)
+
+        def operate(connection: Connection) -> None:
+            record_outcome(connection, outcome)
+            append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, code))
+
+        await self.books.commit(operate)
+
+    async def close_damaged(self, key: str, kind: str, code: str, message: str) -> None:
+        """Record a row that is no request as refused, so that nobody waits for it."""
+        log.warning("request.damaged", key=key, type=kind, reason=message[:MESSAGE_MAX])
+        outcome = Outcome(
+            key=key,
+            type=kind[:MESSAGE_MAX],
+            body_hash="",
+            status=OutcomeStatus.REFUSED,
+            code=code,
+            message=message[:MESSAGE_MAX],
+            result={},
+            utc_ms=self.books.label(),
+        )
+        await self.books.commit(lambda connection: record_outcome(connection, outcome))
+
+    def outcome(self, request: Request, status: OutcomeStatus, code: str, message: str) -> Outcome:
+        """An outcome of a request as of now, without a result."""
+        return Outcome(
+            key=request.key,
+            type=request.body.TYPE,
+            body_hash=body_hash(request.body),
+            status=status,
+            code=code,
+            message=message[:MESSAGE_MAX],
+            result={},
+            utc_ms=self.books.label(),
+        )
+
+    # -- look-ups --------------------------------------------------------------------------
+
+    def index_of_account(self, account_id: str) -> int | None:
+        """The point of an open account; None when there is none."""
+        return next(
+            (
+                index
+                for index, point in enumerate(self.engine.points)
+                if point.pricer is not None and point.account_id == account_id
+            ),
+            None,
+        )
+
+    def account(self, account_id: str) -> int:
+        """The point of an open account. Raises RefusedError ACCOUNT_UNKNOWN."""
+        index = self.index_of_account(account_id)
+        if index is None:
+            raise RefusedError(
+                "ACCOUNT_UNKNOWN", f"there is no open account {account_id}", "account_id"
+            )
+        return index
+
+    def point(self, service_point_id: str) -> int:
+        """A service point. Raises RefusedError POINT_UNKNOWN."""
+        index = self._by_point.get(service_point_id)
+        if index is None:
+            raise RefusedError(
+                "POINT_UNKNOWN", f"no meter serves point {service_point_id}", "service_point_id"
+            )
+        return index
+
+    def meter(self, meter_id: str) -> int:
+        """The point of a meter. Raises RefusedError METER_UNKNOWN."""
+        index = self._by_meter.get(meter_id)
+        if index is None:
+            raise RefusedError("METER_UNKNOWN", f"there is no meter {meter_id}", "meter_id")
+        return index
+
+    def check_amount(self, amount_nano: int, place: str) -> None:
+        """Refuse an amount that no person means. Raises RefusedError AMOUNT_RANGE."""
+        if abs(amount_nano) > self.max_amount_nano:
+            raise RefusedError("AMOUNT_RANGE", "the amount is beyond the maximum", place)
+
+
+def _audit(request: Request, result: str) -> dict[str, object]:
+    return {
+        "actor": request.actor,
+        "role": request.role.value,
+        "source": request.source,
+        "approver": request.approver,
+        "action": request.body.TYPE,
+        "object": wishes.encode_body(request.body),
+        "request": request.key,
+        "result": result,
+    }

@@ -1,0 +1,115 @@
+"""Requests about supply and meters: switching, commissioning, held energy, exchange, clock."""
+
+from collections.abc import Callable
+
+from gateway.app.control.desk import Desk
+from gateway.app.control.money_requests import MoneyRequests
+from gateway.core import requests as wishes
+from gateway.core.errors import RefusedError
+from gateway.core.requests import Request
+from gateway.core.switching import Reason
+from gateway.store.db import Connection
+from gateway.store.registry import (
+    MeterAssignment,
+    assign_meter,
+    assignment_of,
+    commission_point,
+    end_assignment,
+)
+
+
+class SupplyRequests:
+    """Carries out the requests that change a supply, a meter or the trust in the clock."""
+
+    def __init__(self, desk: Desk, money: MoneyRequests, confirm_clock: Callable[[], None]) -> None:
+        self._desk = desk
+        self._money = money
+        self._confirm_clock = confirm_clock
+
+    async def disconnect(self, body: wishes.Disconnect, request: Request) -> None:
+        """Open a supply for a stated reason. Refuses NOT_ENFORCED, REASON_MISSING."""
+        index = self._switchable(body.service_point_id)
+        if not body.reason:
+            raise RefusedError("REASON_MISSING", "say why supply is taken away", "reason")
+        self._desk.engine.points[index].supply.block(Reason.MANUAL)
+        await self._commit_switch(request, index)
+
+    async def reconnect(self, body: wishes.Reconnect, request: Request) -> None:
+        """Clear MANUAL, or answer for an output that somebody opened. Refuses NOT_DISCONNECTED."""
+        index = self._switchable(body.service_point_id)
+        supply = self._desk.engine.points[index].supply
+        if not supply.unblock(Reason.MANUAL) and not supply.accept_open_output():
+            raise RefusedError("NOT_DISCONNECTED", "no manual disconnection stands here")
+        await self._commit_switch(request, index)
+
+    async def confirm(self, body: wishes.ConfirmReconnect, request: Request) -> None:
+        """A person confirms. Refuses SUPPLY_BLOCKED, NOTHING_TO_CONFIRM, MIN_OFF_TIME."""
+        index = self._switchable(body.service_point_id)
+        self._desk.engine.points[index].supply.confirm(self._desk.clock.mono_ns())
+        await self._commit_switch(request, index)
+
+    async def commission(self, body: wishes.CommissionPoint, request: Request) -> None:
+        """Enforce supply at a point from now on. Refuses POINT_UNKNOWN."""
+        index = self._desk.point(body.service_point_id)
+        label = self._desk.books.label()
+
+        def effect(connection: Connection) -> dict[str, object]:
+            commission_point(connection, body.service_point_id, utc_ms=label)
+            return {"service_point_id": body.service_point_id}
+
+        await self._desk.commit(request, effect)
+        await self._money.enforce(index)
+
+    async def release_halt(self, body: wishes.ReleaseHalt, request: Request) -> None:
+        """One of two managers releases a halt. Refuses NOT_HALTED, SAME_PERSON."""
+        complete = self._desk.engine.breaker.release(request.actor)
+        await self._desk.commit(request, lambda _: {"released": complete, "reason": body.reason})
+        if complete:
+            self._desk.engine.decide_all()
+
+    async def release_quarantine(self, body: wishes.ReleaseQuarantine, request: Request) -> None:
+        """Decide on held energy. Refuses METER_UNKNOWN, NOTHING_HELD, ENERGY_RANGE."""
+        index = self._desk.meter(body.meter_id)
+        advance_wh = self._desk.engine.points[index].release(accept=body.accept)
+        await self._desk.commit(request, lambda _: {"charged_wh": list(advance_wh)}, post=[index])
+
+    async def replace_meter(self, body: wishes.ReplaceMeter, request: Request) -> None:
+        """Exchange a device. Refuses METER_UNKNOWN, NO_BASELINE, REPLACEMENT_REGISTERS."""
+        desk = self._desk
+        index = desk.meter(body.meter_id)
+        point = desk.engine.points[index]
+        advance_wh = point.replace_meter(body.closing_wh, body.opening_wh)
+        desk.engine.polls.client(index).expect_another_device()
+        label = desk.books.label()
+        stay = MeterAssignment(body.meter_id, point.terms.service_point_id, label, body.opening_wh)
+
+        def effect(connection: Connection) -> dict[str, object]:
+            if assignment_of(connection, body.meter_id) is not None:
+                end_assignment(
+                    connection, body.meter_id, to_utc_ms=label, closing_wh=body.closing_wh
+                )
+            assign_meter(connection, stay)
+            return {"charged_wh": list(advance_wh)}
+
+        await desk.commit(request, effect, post=[index])
+
+    async def confirm_clock(self, body: wishes.ConfirmClock, request: Request) -> None:
+        """A person says that the wall clock is right."""
+        await self._desk.commit(request, lambda _: {"reason": body.reason})
+        self._confirm_clock()
+
+    def _switchable(self, service_point_id: str) -> int:
+        index = self._desk.point(service_point_id)
+        if not self._desk.engine.points[index].supply.enforced:
+            raise RefusedError(
+                "NOT_ENFORCED",
+                f"{service_point_id} is not commissioned or has no open account: "
+                "its supply is not switched",
+            )
+        return index
+
+    async def _commit_switch(self, request: Request, index: int) -> None:
+        """Commit an outcome with the supply state that it changed in memory, then act."""
+        point_id = self._desk.engine.points[index].terms.service_point_id
+        await self._desk.commit(request, lambda _: {"service_point_id": point_id}, post=[index])
+        self._desk.engine.requested(index, request.key)

@@ -1,0 +1,299 @@
+"""What a stern review broke: each test is a scenario that once cost money, supply or the start."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.requests import (
+    ConfirmReconnect,
+    Disconnect,
+    OpenAccount,
+    PublishTariff,
+    Recharge,
+    ReleaseQuarantine,
+    ReplaceMeter,
+    Request,
+    Role,
+)
+from gateway.core.switching import Reason
+from gateway.store.commands import find_outcome
+from gateway.store.ledger import read_balance
+from gateway.store.registry import read_assignments, read_tariffs
+from tests.app.control_site import NS, PRICE_NANO, TARIFF, ControlSite
+from tests.app.test_control import RICH, begin, use
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[ControlSite]:
+    """A site with two flats."""
+    made = ControlSite(tmp_path)
+    yield made
+    made.crash()
+
+
+def code_of(site: ControlSite, key: str) -> str:
+    """The refusal code on record for a request; empty when it was executed."""
+    outcome = find_outcome(site.file.connection, key)
+    assert outcome is not None
+    return outcome.code
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"timezone": "Europe/Berlin"}, "TARIFF_MIXED"),
+        ({"generator": None}, "SOURCE_UNPRICED"),
+        ({"effective_from": "2027-01-15T13:30:30+05:30"}, "TARIFF_RETROACTIVE"),
+        ({"effective_from": "2020-01-01T00:00:00+05:30"}, "TARIFF_RETROACTIVE"),
+    ],
+)
+async def test_a_version_that_does_not_fit_is_refused_before_it_is_kept(
+    site: ControlSite, change: dict[str, object], code: str
+) -> None:
+    """A published version is for ever: what an account under it could not use is never kept."""
+    await begin(site)
+    document = {**json.loads(TARIFF), "effective_from": "2027-03-01T00:00:00+05:30", **change}
+    if change.get("generator", 1) is None:
+        del document["generator"]
+    await site.do(PublishTariff(json.dumps(document)), key="bad")
+    assert code_of(site, "bad") == code
+    assert len(read_tariffs(site.file.connection)) == 1
+    site.restart()
+    assert site.engine.points[0].available_nano == RICH
+
+
+async def test_a_fitting_version_reaches_the_accounts_under_the_tariff(site: ControlSite) -> None:
+    """Published ahead, in force at its instant, also after a restart."""
+    await begin(site)
+    dear = {
+        **json.loads(TARIFF),
+        "effective_from": "2027-01-15T13:35:00+05:30",
+        "grid": {"price": "16.00"},
+    }
+    await site.do(PublishTariff(json.dumps(dear)), key="good")
+    assert code_of(site, "good") == ""
+    site.restart()
+    site.clock.pass_s(600)
+    site.read(1_000)
+    await site.sweeper.sweep()
+    site.clock.pass_s(2)
+    site.read(1_001)
+    assert site.engine.points[0].available_nano == RICH - 2 * PRICE_NANO
+
+
+async def test_released_energy_and_its_outcome_are_one_commit(site: ControlSite) -> None:
+    """Nothing between them for a crash to split: the charge is there with the outcome."""
+    await begin(site)
+    site.clock.pass_s(2)
+    site.read(2_000)
+    await site.sweeper.sweep()
+    commits: list[tuple[bool, bool]] = []
+    original = site.books.commit
+
+    def watched(operation, **options):  # type: ignore[no-untyped-def]
+        future = original(operation, **options)
+        charged = read_balance(site.file.connection, "wallet:flat-1") < RICH
+        told = find_outcome(site.file.connection, "Q") is not None
+        commits.append((charged, told))
+        return future
+
+    site.books.commit = watched  # type: ignore[method-assign]
+    await site.do(ReleaseQuarantine("flat-1", accept=True, reason="seen"), key="Q")
+    assert commits == [(True, True)]
+    assert read_balance(site.file.connection, "wallet:flat-1") == RICH - 1_000 * PRICE_NANO
+
+
+async def test_credit_does_not_outlive_a_recharge_over_a_crash(site: ControlSite) -> None:
+    """The recharge is durable, the process dies before its effect is kept: CREDIT is gone."""
+    await begin(site, 2 * PRICE_NANO)
+    await use(site, 2, start_wh=1_000)
+    await site.books.keep(0)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+    await site.do(Recharge("flat-1", 10**9), key="R")
+    states = site.books.states([0])
+    states["flat-1"]["supply"]["reasons"] = ["CREDIT"]  # type: ignore[index]
+    site.file.connection.execute(
+        "UPDATE point_state SET body = ? WHERE service_point_id = 'flat-1'",
+        (json.dumps(states["flat-1"]),),
+    )
+    site.restart()
+    assert site.engine.points[0].supply.reasons == set()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        OpenAccount("flat-2", "flat-2", "home", opening_balance_nano=-(2**63 - 1)),
+        OpenAccount("flat-2", "flat-2", "home", disablement_threshold_nano=-(2**63 - 1)),
+    ],
+)
+async def test_an_absurd_amount_opens_no_account(site: ControlSite, body: OpenAccount) -> None:
+    """A number that would leave 64 bits at the next reading is refused at the door."""
+    await begin(site)
+    await site.do(body, key="absurd")
+    assert code_of(site, "absurd") == "AMOUNT_RANGE"
+    site.clock.pass_s(2)
+    site.read(5_001, index=1)
+
+
+async def test_an_exchange_with_a_slip_of_the_finger_is_refused(site: ControlSite) -> None:
+    """A closing register of a billion kWh charges nobody and changes nothing."""
+    await begin(site)
+    await site.do(ReplaceMeter("flat-1", (10**12 - 1, 0), (0, 0), "broken"), key="X")
+    assert code_of(site, "X") == "ENERGY_RANGE"
+    site.clock.pass_s(2)
+    site.read(1_001)
+    assert site.engine.points[0].available_nano == RICH - PRICE_NANO
+
+
+async def test_an_exchange_settles_the_old_device_and_dates_both_stays(site: ControlSite) -> None:
+    """R07 live, though the new device was read before anybody said so."""
+    await begin(site)
+    site.clock.pass_s(2)
+    site.read(700_017)
+    assert site.engine.points[0].guard.held
+    await site.do(ReplaceMeter("flat-1", (1_003, 0), (700_017, 0), "broken"), key="X")
+    assert code_of(site, "X") == ""
+    site.clock.pass_s(2)
+    site.read(700_018)
+    assert site.engine.points[0].available_nano == RICH - 4 * PRICE_NANO
+    stays = [s for s in read_assignments(site.file.connection) if s.meter_id == "flat-1"]
+    assert [(stay.opening_wh, stay.closing_wh) for stay in stays] == [
+        ((0, 0), (1_003, 0)),
+        ((700_017, 0), None),
+    ]
+    await site.books.post([0])
+    assert site.proof().problem_count == 0
+    site.restart()
+    assert site.engine.points[0].available_nano == RICH - 4 * PRICE_NANO
+
+
+async def test_an_account_opens_only_at_a_register_read_just_now(site: ControlSite) -> None:
+    """A new customer never pays for energy from before the opening."""
+    await begin(site)
+    site.clock.pass_s(61)
+    await site.sweeper.sweep()
+    await site.do(OpenAccount("flat-2", "flat-2", "home"), key="stale")
+    assert code_of(site, "stale") == "METER_AWAY"
+    site.read(5_040, index=1)
+    await site.do(OpenAccount("flat-2", "flat-2", "home", opening_balance_nano=RICH), key="fresh")
+    assert code_of(site, "fresh") == ""
+    site.clock.pass_s(2)
+    site.read(5_041, index=1)
+    assert site.engine.points[1].available_nano == RICH - PRICE_NANO
+
+
+async def test_an_account_opens_only_under_a_trusted_clock(site: ControlSite) -> None:
+    """A first label from a clock of 2050 would freeze every rate."""
+    site.clock.wall_ms += 23 * 365 * 86_400_000
+    site.read(1_000)
+    await site.sweeper.sweep()
+    await site.do(PublishTariff(TARIFF))
+    await site.do(OpenAccount("flat-1", "flat-1", "home"), key="early")
+    assert code_of(site, "early") == "CLOCK_UNTRUSTED"
+    assert site.books.label_utc_ms == 0
+    assert site.engine.points[0].label_utc_ms == 0
+
+
+async def test_a_crash_between_opening_and_first_state_starts_again(site: ControlSite) -> None:
+    """A sweep may be committed before the account's first state is kept."""
+    await begin(site)
+    await site.sweeper.sweep()
+    site.file.connection.execute("DELETE FROM point_state WHERE service_point_id = 'flat-1'")
+    site.restart()
+    assert site.engine.points[0].available_nano == RICH
+
+
+@pytest.mark.parametrize("wall_after_ms", [0, 4_000_000_000_000])
+async def test_reboot_with_a_wrong_wall_clock_holds_no_honest_energy(
+    site: ControlSite, wall_after_ms: int
+) -> None:
+    """1970 or 2096 at boot: the meter's own clock tells how long the machine was off."""
+    await begin(site)
+    await use(site, 2, start_wh=1_000)
+    kept_clock_s = site.engine.points[0].last_full
+    assert kept_clock_s is not None
+    assert kept_clock_s.meter_clock_s is not None
+    site.crash()
+    site.clock.wall_ms = wall_after_ms
+    site.clock.now_ns = 50 * NS
+    site.boot = "boot-2"
+    site.open()
+    site.read(1_002 + 5_000, clock_s=kept_clock_s.meter_clock_s + 3_600)
+    assert not site.engine.points[0].guard.held
+    assert site.engine.points[0].available_nano == RICH - 5_002 * PRICE_NANO
+
+
+async def test_reboot_never_makes_a_garbage_jump_plausible(site: ControlSite) -> None:
+    """A wall clock decades ahead is no reason to believe a register."""
+    await begin(site)
+    await use(site, 1, start_wh=1_000)
+    full = site.engine.points[0].last_full
+    assert full is not None
+    assert full.meter_clock_s is not None
+    site.crash()
+    site.clock.wall_ms += 30 * 365 * 86_400_000
+    site.boot = "boot-2"
+    site.open()
+    site.read(50_000_000, clock_s=full.meter_clock_s + 60)
+    assert site.engine.points[0].guard.held
+
+
+async def test_a_switching_request_without_an_end_is_refused(site: ControlSite) -> None:
+    """north.db is not trusted to have set one."""
+    await begin(site)
+    request = Request(
+        key="endless",
+        body=Disconnect("flat-1", "leak"),
+        actor="anna",
+        role=Role.MANAGER,
+        source="test",
+        created_utc_ms=site.clock.utc_ms(),
+    )
+    await site.executor.execute(request)
+    assert code_of(site, "endless") == "REQUEST_FIELD"
+    assert site.engine.points[0].supply.reasons == set()
+
+
+async def test_an_expired_confirmation_is_recorded_and_does_nothing(site: ControlSite) -> None:
+    """Two minutes later nobody stands there any more."""
+    await begin(site)
+    request = Request(
+        key="late",
+        body=ConfirmReconnect("flat-1"),
+        actor="anna",
+        role=Role.TENANT,
+        source="test",
+        created_utc_ms=site.clock.utc_ms() - 200_000,
+        expires_utc_ms=site.clock.utc_ms() - 80_000,
+    )
+    await site.executor.execute(request)
+    assert code_of(site, "late") == "EXPIRED"
+
+
+async def test_a_fee_at_the_months_close_is_no_mass_cut(site: ControlSite) -> None:
+    """Every flat at once below zero for the fixed fee: cut at the rate, and no halt."""
+    await begin(site, 40 * 10**9)
+    site.engine.breaker.limits = type(site.engine.breaker.limits)(halt_percent=1, halt_min_points=1)
+    site.clock.pass_s(17 * 86_400)
+    site.read(1_000)
+    await site.sweeper.sweep()
+    await site.sweeper.sweep()
+    site.clock.pass_s(1)
+    site.read(1_000)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+    assert not site.engine.breaker.halted
+
+
+async def test_one_meters_impossible_reading_stops_no_other(site: ControlSite) -> None:
+    """The rules refuse it, it is said once, and the next meter is charged as ever."""
+    await begin(site)
+    site.clock.pass_s(2)
+    site.read(-5)
+    site.read(5_001, index=1)
+    assert site.engine.points[0].available_nano == RICH
+    site.clock.pass_s(2)
+    site.read(1_001)
+    assert site.engine.points[0].available_nano == RICH - PRICE_NANO
