@@ -29,6 +29,7 @@ from gateway.core.errors import StoreError
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.reading import Lane
 from gateway.south.models import meter_model
+from gateway.store.blocker import LockProbe
 from gateway.store.db import open_reader, open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveMeter, LiveTableWriter
@@ -77,7 +78,8 @@ def _open(config: Config, clock: Clock, owned: ExitStack) -> _Opened:
     owned.callback(owner.release)
     file = open_writer(paths.ledger, LEDGER, owner=owner, create=False)
     owned.callback(file.stop)
-    writer = GroupCommitWriter(file)
+    probe = LockProbe(paths.ledger)
+    writer = GroupCommitWriter(file, on_blocked=lambda waited: _tell_blocked(probe, waited))
     owned.callback(writer.close, STOP_DEADLINE_S)
     this_boot, utc_ms = boot_id(), clock.utc_ms()
     writer.submit(lambda connection: provision(connection, config, utc_ms)).result()
@@ -89,6 +91,17 @@ def _open(config: Config, clock: Clock, owned: ExitStack) -> _Opened:
     live = LiveTableWriter(paths.live_dir, meters, run_id)
     owned.callback(live.close)
     return _Opened(writer, found, keeper, live, this_boot)
+
+
+def _tell_blocked(probe: LockProbe, waited: int) -> None:
+    """A reader of another process holds the ledger: name it, once per blocked commit."""
+    if waited > 1:
+        return
+    try:
+        holders = [f"{holder.process_id} ({holder.lock})" for holder in probe.holders()]
+    except StoreError as error:
+        holders = [str(error)]
+    log.error("store.write_blocked", holders=holders)
 
 
 def shown_meters(config: Config) -> list[LiveMeter]:
