@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from gateway.app.cli import app
 from gateway.core.guard import GuardEvent
-from gateway.core.supply import Alarm
+from gateway.core.switching import Alarm
 from gateway.sim.commands import COMMANDS as METER_COMMANDS
 from gateway.sim.control import COMMANDS
 from gateway.sim.faults import FaultKind

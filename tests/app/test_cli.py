@@ -10,7 +10,13 @@ import pytest
 from gateway import __version__
 from gateway.app.cli import run
 from gateway.app.cli.output import show_table
-from gateway.core.errors import ConfigurationError, GatewayError, RefusedError, StoreMissingError
+from gateway.core.errors import (
+    ConfigurationError,
+    GatewayError,
+    RefusedError,
+    StoreAwayError,
+    StoreMissingError,
+)
 
 FAILURES = [
     (
@@ -23,7 +29,8 @@ FAILURES = [
         1,
         "SUPPLY_BLOCKED: still blocked: CREDIT\n",
     ),
-    (StoreMissingError("there is no ledger"), 1, "STORE_MISSING: there is no ledger\n"),
+    (StoreMissingError("there is no ledger"), 2, "STORE_MISSING: there is no ledger\n"),
+    (StoreAwayError("no north answers"), 1, "STORE_AWAY: no north answers\n"),
 ]
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +54,7 @@ def gateway(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
 def test_an_error_of_ours_is_one_line_and_a_code(
     capsys: pytest.CaptureFixture[str], error: GatewayError, code: int, told: str
 ) -> None:
-    """Configuration is 2, a refusal or failure 1, told on standard error without a traceback."""
+    """Configuration or no store is 2, a refusal or failure 1; on stderr, without a traceback."""
 
     def failing() -> None:
         raise error

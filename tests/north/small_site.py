@@ -15,6 +15,7 @@ from pathlib import Path
 from ulid import ULID
 
 from gateway.core.errors import RefusedError, StoreAwayError
+from gateway.core.guard import RegisterGuard
 from gateway.core.ledger import (
     Entry,
     Transaction,
@@ -23,11 +24,13 @@ from gateway.core.ledger import (
     reversal_of,
     wallet,
 )
+from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.money import Currency
 from gateway.core.reading import Quality
 from gateway.core.requests import (
     Body,
     CommissionPoint,
+    ConfirmClock,
     ConfirmReconnect,
     Disconnect,
     OpenAccount,
@@ -36,12 +39,15 @@ from gateway.core.requests import (
     PublishTariff,
     Recharge,
     Reconnect,
+    ReleaseHalt,
+    ReleaseQuarantine,
+    ReplaceMeter,
     Request,
     ReverseTransaction,
     body_hash,
     check_role,
 )
-from gateway.core.supply import ControlState, Reason
+from gateway.core.switching import ControlState, Reason
 from gateway.north.context import Listen, MeterEntry, NorthSettings
 from gateway.store.commands import (
     CommandState,
@@ -133,7 +139,9 @@ class Ledger:
 class Executor:
     """Executes requests exactly once and keeps the live table alive, as control does.
 
-    `meters` are the live rows by index; tests change them through `show`.
+    `rows` are the live rows by index; tests change them through `show`. `guards` judge registers
+    by meter id, `breaker` halts cuts, `clock_reasons` is what persons said about the clock. With a
+    `min_off_s` a reconnection waits so long, then for a confirmation, and then `turn_s`.
     """
 
     def __init__(self, settings: NorthSettings, *, beats: bool = True) -> None:
@@ -154,6 +162,12 @@ class Executor:
             str(ULID()),
         )
         self.rows = [reading_of(1, self._clock.utc_ms()) for _ in settings.meters]
+        self.guards = {entry.meter_id: RegisterGuard(p_max_w=7_360) for entry in settings.meters}
+        self.breaker = MassCutBreaker(MassCutLimits())
+        self.clock_reasons: list[str] = []
+        self.min_off_s = 0.0
+        self.turn_s = 0.0
+        self._later: list[tuple[int, Callable[[], object]]] = []
         self._beats = beats
         self._cursor: RequestCursor | None = None
         self._stopping = threading.Event()
@@ -199,6 +213,12 @@ class Executor:
         assert isinstance(seq, int)
         return seq
 
+    def hold(self, meter_id: str) -> None:
+        """Let a meter's register jump by 90,000 Wh within a second: held for a person."""
+        guard = self.guards[meter_id]
+        guard.check(1, 0, (10_000, 500))
+        guard.check(2, 1_000_000_000, (100_000, 500))
+
     def _create(self, connection: Connection) -> None:
         now = time.time_ns() // 1_000_000
         create_site(connection, Site("palm-court", "INR", 9, 2, "Asia/Kolkata", now), str(ULID()))
@@ -228,6 +248,10 @@ class Executor:
         if poll:
             for index, row in enumerate(self.rows):
                 self.show(index, replace(row, sequence=row.sequence + 1, utc_ms=now))
+        due = [deed for utc_ms, deed in self._later if now >= utc_ms]
+        self._later = [(utc_ms, deed) for utc_ms, deed in self._later if now < utc_ms]
+        for deed in due:
+            deed()
         if self._beats:
             with self._live_lock:
                 self._live.beat(now)
@@ -289,12 +313,29 @@ class Executor:
             return {"account_id": body.account_id}
         if isinstance(body, PublishTariff):
             return self._publish(connection, request, body, now)
+        if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
+            return self._switch(connection, request, body, now)
+        return self._decide(connection, request, body, now)
+
+    def _decide(
+        self,
+        connection: Connection,
+        request: Request,
+        body: CommissionPoint | ReleaseHalt | ReleaseQuarantine | ReplaceMeter | ConfirmClock,
+        now: int,
+    ) -> dict[str, object]:
         if isinstance(body, CommissionPoint):
             commission_point(connection, body.service_point_id, utc_ms=now)
             return {"commissioned_utc_ms": now}
-        if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
-            return self._switch(connection, request, body, now)
-        raise RefusedError("NOT_HALTED", "nothing is halted")
+        if isinstance(body, ReleaseHalt):
+            return {"released": self.breaker.release(request.actor), "reason": body.reason}
+        if isinstance(body, ConfirmClock):
+            self.clock_reasons.append(body.reason)
+            return {"reason": body.reason}
+        guard = self.guards[body.meter_id]
+        if isinstance(body, ReleaseQuarantine):
+            return {"charged_wh": list(guard.release(accept=body.accept))}
+        return {"charged_wh": list(guard.replace(body.closing_wh, body.opening_wh))}
 
     def _recharge(
         self, connection: Connection, request: Request, body: Recharge, now: int
@@ -356,15 +397,32 @@ class Executor:
         closing = not isinstance(body, Disconnect)
         if isinstance(body, ConfirmReconnect) and row.output_closed:
             raise RefusedError("NOTHING_TO_CONFIRM", "no reconnection is waiting at this point")
+        if isinstance(body, Reconnect) and self.min_off_s:
+            ready = partial(self._show_open, index, ControlState.READY_FOR_RECONNECTION)
+            self._later.append((now + round(self.min_off_s * 1000), ready))
+            self._show_open(index, ControlState.DISCONNECTED)
+        elif isinstance(body, ConfirmReconnect) and self.turn_s:
+            move = partial(self._move, index=index, key=request.key, closing=True, now=now)
+            later = partial(self.ledger.write, move)
+            self._later.append((now + round(self.turn_s * 1000), later))
+        else:
+            self._move(connection, index=index, key=request.key, closing=closing, now=now)
+        return {"service_point_id": body.service_point_id}
+
+    def _move(
+        self, connection: Connection, *, index: int, key: str, closing: bool, now: int
+    ) -> None:
+        """Move an output, proved at once."""
+        entry, row = self._settings.meters[index], self.rows[index]
         if closing is not row.output_closed:
             command = SwitchCommand(
                 command_id=str(ULID()),
-                service_point_id=body.service_point_id,
-                meter_id=self._settings.meters[index].meter_id,
+                service_point_id=entry.service_point_id,
+                meter_id=entry.meter_id,
                 action=SwitchAction.CLOSE if closing else SwitchAction.OPEN,
                 reason="" if closing else "MANUAL",
                 issued_utc_ms=now,
-                request_key=request.key,
+                request_key=key,
                 state=CommandState.VERIFIED,
                 attempts=1,
                 finished_utc_ms=now,
@@ -383,4 +441,18 @@ class Executor:
                 reasons=frozenset() if closing else frozenset({Reason.MANUAL}),
             ),
         )
-        return {"service_point_id": body.service_point_id}
+
+    def _show_open(self, index: int, state: ControlState) -> None:
+        """An open supply that nothing blocks."""
+        row = self.rows[index]
+        self.show(
+            index,
+            replace(
+                row,
+                sequence=row.sequence + 1,
+                output_closed=False,
+                intended_closed=False,
+                control_state=state,
+                reasons=frozenset(),
+            ),
+        )

@@ -39,6 +39,9 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/commands/{command_id}": VIEWERS,
     "POST /api/v1/meters/{meter_id}/commissioning": FIELD,
     "POST /api/v1/mass-cut/release": MANAGER,
+    "POST /api/v1/meters/{meter_id}/quarantine-release": MANAGER,
+    "POST /api/v1/meters/{meter_id}/replacement": FIELD,
+    "POST /api/v1/clock/confirmation": FIELD | ADMIN,
     "GET /api/v1/accounts": MONEY,
     "POST /api/v1/accounts": DESK,
     "GET /api/v1/accounts/{account_id}": MONEY,
@@ -62,6 +65,13 @@ ANONYMOUS = frozenset({"GET /healthz", "GET /readyz"})
 FORMS: Mapping[str, object] = {
     "POST /api/v1/meters/{meter_id}/commands": {"action": "confirm_reconnect"},
     "POST /api/v1/mass-cut/release": {"reason": "x"},
+    "POST /api/v1/meters/{meter_id}/quarantine-release": {"accept": True, "reason": "x"},
+    "POST /api/v1/meters/{meter_id}/replacement": {
+        "closing_wh": [5, 0],
+        "opening_wh": [0, 0],
+        "reason": "x",
+    },
+    "POST /api/v1/clock/confirmation": {"reason": "x"},
     "POST /api/v1/accounts": {"id": "nobody", "tariff_id": "none"},
     "POST /api/v1/accounts/{account_id}/recharges": {"amount": "1"},
     "POST /api/v1/transactions/{transaction_id}/reversal": {"reason": "x"},

@@ -8,7 +8,7 @@ import httpx
 from gateway.core.ledger import TransactionKind
 from gateway.core.reading import Quality
 from gateway.core.requests import Role
-from gateway.core.supply import Fault, Reason
+from gateway.core.switching import Fault, Reason
 from gateway.store.registry import Account, ServicePoint, open_account, put_service_point
 from gateway.store.telemetry import Event, TelemetryWriter
 from tests.north.conftest import Served

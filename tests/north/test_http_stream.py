@@ -12,7 +12,7 @@ from ulid import ULID
 
 from gateway.core.ledger import TransactionKind
 from gateway.core.requests import Role
-from gateway.core.supply import ControlState, Reason
+from gateway.core.switching import ControlState, Reason
 from gateway.north.hub import MAX_LISTENERS
 from gateway.store.commands import (
     CommandState,
@@ -243,6 +243,7 @@ async def test_command_under_way_is_told_once_per_state(site: Served) -> None:
         site.executor.ledger.write(lambda c: put_switch_command(c, proved))
         frames = [await follower.next(), await follower.next()]
     assert [frame.data["state"] for frame in frames] == ["sent", "verified"]
+    assert [frame.data["block_reasons"] for frame in frames] == [["CREDIT"], ["CREDIT"]]
 
 
 @pytest.mark.slow

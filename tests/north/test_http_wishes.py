@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.core.requests import Role
-from gateway.core.supply import Reason
+from gateway.core.switching import Reason
 from gateway.store.commands import commands_of
 from gateway.store.ledger import read_balance
 from tests.north.conftest import Served
@@ -78,6 +78,13 @@ async def test_key_is_required_and_checked(site: Served) -> None:
         f"{API}/meters/flat-1/commands": {"action": "disconnect", "reason": "x"},
         f"{API}/meters/flat-1/commissioning": {},
         f"{API}/mass-cut/release": {"reason": "x"},
+        f"{API}/meters/flat-1/quarantine-release": {"accept": True, "reason": "x"},
+        f"{API}/meters/flat-1/replacement": {
+            "closing_wh": [0],
+            "opening_wh": [0],
+            "reason": "x",
+        },
+        f"{API}/clock/confirmation": {"reason": "x"},
         f"{API}/tariffs": {"id": "x"},
     }
     for path, form in forms.items():

@@ -197,5 +197,5 @@ async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     """Wait for a condition of the outside; fail after `within_s`."""
     async with asyncio.timeout(within_s):
         # What is waited for happens in another task's sockets: nothing here could signal it.
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.002)

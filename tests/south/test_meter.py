@@ -320,27 +320,39 @@ async def test_an_output_that_will_obey_has_no_problems() -> None:
     peer.set(207, uint32(1))
     async with client_of(peer) as client:
         report = await client.check_output()
-    assert report.problems == ()
+    assert (report.problems, report.notes) == ((), ())
     assert (report.mode, report.remote_timeout_s, report.is_closed) == (2, 30, True)
     assert report.is_in_own_subnet is True
 
 
 async def test_every_reason_not_to_obey_is_told() -> None:
-    """Mode, both protections and the subnet each give a sentence."""
+    """Mode and both protections each give a sentence."""
     peer = Peer()
     peer.set(51711, [0, 4, 0])
     peer.set(205, uint32(0xC0000000))
-    peer.set(63001, uint32(0x0A0A010B) + uint32(0xFFFFFF00))
     async with client_of(peer) as client:
         report = await client.check_output()
     assert report.mode == 4
     assert report.is_write_protected
     assert report.is_password_protected
-    assert report.is_in_own_subnet is False
     text = " ".join(report.problems)
-    assert len(report.problems) == 4
-    for word in ("mode 4", "hardware write protection", "password", "IP filter"):
+    assert len(report.problems) == 3
+    for word in ("mode 4", "hardware write protection", "password"):
         assert word in text
+    assert report.notes == ()
+
+
+async def test_another_subnet_is_a_note_and_no_problem() -> None:
+    """Whether the IP filter is on cannot be read: it is told and speaks against nothing."""
+    peer = Peer()
+    peer.set(63001, uint32(0x0A0A010B) + uint32(0xFFFFFF00))
+    async with client_of(peer) as client:
+        report = await client.check_output()
+    assert report.is_in_own_subnet is False
+    assert report.problems == ()
+    (note,) = report.notes
+    assert note.startswith(f"{HOST} is outside the meter's subnet")
+    assert "IP filter" in note
 
 
 async def test_a_model_without_mode_register_reports_it_unknown() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.errors import StoreError
 from gateway.core.reading import Quality
-from gateway.core.supply import ControlState, Fault, Reason
+from gateway.core.switching import ControlState, Fault, Reason
 from gateway.store.live import (
     POINTER_NAME,
     REGISTERS_MAX,

@@ -3,7 +3,8 @@
 A group is a module with `register(app)`. It imports typer and `output` at its top, and what its
 commands work with inside them: `--help` answers at once and control loads no web framework.
 Results go to standard output as a table, or as JSON with `--json`; everything else goes to
-standard error. Exit codes: 0 ok, 1 refused or failed, 2 usage or configuration.
+standard error. Exit codes: 0 ok, 1 refused or failed, 2 usage, configuration or a store that
+needs a person.
 """
 
 import sys
@@ -15,8 +16,10 @@ from gateway import __version__
 from gateway.app.cli import (
     account,
     check,
+    clock,
     config,
     demo,
+    masscut,
     meter,
     serve,
     simulate,
@@ -57,7 +60,19 @@ def _root(
     """Prepaid electricity for one site."""
 
 
-for _group in (serve, check, config, demo, simulate, meter, account, tariff, stores):
+for _group in (
+    serve,
+    check,
+    config,
+    demo,
+    simulate,
+    meter,
+    account,
+    tariff,
+    masscut,
+    clock,
+    stores,
+):
     _group.register(app)
 
 

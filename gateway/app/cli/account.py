@@ -4,7 +4,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages
+from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
@@ -38,7 +38,7 @@ def list_accounts(config: ConfigOption, as_json: JsonOption = False) -> None:
                 item["available"] or "?",
                 item["balance"],
                 item["currency"],
-                _supply(item).get("control_state", "?"),
+                _shown(_supply(item)),
                 ", ".join(cast("list[str]", _supply(item).get("block_reasons", []))),
             )
             for item in items
@@ -57,7 +57,9 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
         return
     supply = _supply(found)
     facts = [(key, found[key]) for key in ("status", "balance", "available", "currency")]
-    facts += [("supply", supply.get("control_state", "?"))]
+    facts += [("supply", _shown(supply))]
+    if supply.get("fault"):
+        facts += [("meant to be", supply["control_state"])]
     facts += [
         ("blocked by", ", ".join(cast("list[str]", supply.get("block_reasons", []))) or "nothing")
     ]
@@ -97,7 +99,7 @@ def open_account(
     }
     with local_client(config) as north:
         answer = north.call("POST", "/accounts", body, key_or_new(key))
-    _tell(answer, f"account {account} is open", as_json=as_json)
+    tell(answer, f"account {account} is open", as_json=as_json)
 
 
 def recharge(
@@ -113,7 +115,7 @@ def recharge(
     body = {"amount": amount, "provider": provider, "payment_reference": reference}
     with local_client(config) as north:
         answer = north.call("POST", f"/accounts/{account}/recharges", body, key_or_new(key))
-    _tell(answer, f"{amount} credited to {account}", as_json=as_json)
+    tell(answer, f"{amount} credited to {account}", as_json=as_json)
 
 
 def confirm(
@@ -134,17 +136,13 @@ def confirm(
             {"action": "confirm_reconnect"},
             key_or_new(key),
         )
-    _tell(answer, f"{account}: reconnection confirmed", as_json=as_json)
+    tell(answer, f"{account}: reconnection confirmed", as_json=as_json)
 
 
 def _supply(item: dict[str, object]) -> dict[str, object]:
     return cast("dict[str, object]", item.get("supply") or {})
 
 
-def _tell(answer: dict[str, object], done: str, *, as_json: bool) -> None:
-    if as_json:
-        show_json(answer)
-    elif answer.get("state") == "pending":
-        typer.echo(f"accepted, control has not answered yet: request {answer['key']}")
-    else:
-        typer.echo(done)
+def _shown(supply: dict[str, object]) -> str:
+    """The fault where one stands: the control state says only what is meant to be."""
+    return str(supply.get("fault") or supply.get("control_state", "?"))

@@ -1,10 +1,12 @@
 """How commands reach the running north: over its Unix socket, as who they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from gateway.app.cli.output import show_json
 
 if TYPE_CHECKING:
     from gateway.north.client import LocalClient
@@ -42,3 +44,18 @@ def key_or_new(key: str | None) -> str:
     from ulid import ULID
 
     return key or str(ULID())
+
+
+def is_pending(answer: Mapping[str, object]) -> bool:
+    """Whether control has not answered a wish yet: it is kept."""
+    return answer.get("state") == "pending"
+
+
+def tell(answer: Mapping[str, object], done: str, *, as_json: bool) -> None:
+    """Say what became of a wish: `done`, or that control has not answered yet."""
+    if as_json:
+        show_json(answer)
+    elif is_pending(answer):
+        typer.echo(f"accepted, control has not answered yet: request {answer['key']}")
+    else:
+        typer.echo(done)

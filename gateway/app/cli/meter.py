@@ -1,12 +1,13 @@
-"""`meter`: read a meter directly, switch one with proof, say that a point is commissioned."""
+"""`meter`: read a meter directly, switch one with proof, commission, decide on its registers."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client
+from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import (
     EXIT_FAILED,
     ConfigOption,
@@ -17,12 +18,19 @@ from gateway.app.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from gateway.north.client import LocalClient
     from gateway.south.identity import Identity
-    from gateway.south.meter import MeterClient
+    from gateway.south.meter import MeterClient, OutputReport
 
 MeterArgument = Annotated[str, typer.Argument(metavar="ID", help="The meter.")]
-FOLLOW_S: Final = 45.0
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")]
+# Three attempts to open take half a minute; a closing waits for the minimum off time (60 s unless
+# configured) and for its turn first.
+FOLLOW_OFF_S: Final = 45
+FOLLOW_ON_S: Final = 90
 LOOK_EVERY_S: Final = 0.2
+NS_PER_S: Final = 1_000_000_000
+ENDED: Final = ("verified", "failed", "expired")
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +39,8 @@ def register(app: typer.Typer) -> None:
     group.command()(read)
     group.command()(switch)
     group.command()(commission)
+    group.command()(release)
+    group.command()(replace)
     app.add_typer(group, name="meter")
 
 
@@ -38,18 +48,18 @@ def read(meter: MeterArgument, config: ConfigOption, as_json: JsonOption = False
     """Read every value of a meter over a connection of its own, by name and unit."""
     client = client_of(config, meter)
 
-    async def look() -> tuple[dict[str, float], str, tuple[str, ...]]:
+    async def look() -> "tuple[dict[str, float], str, OutputReport]":
         try:
             values = await client.read_values()
             identity = await client.identify()
             report = await client.check_output()
         finally:
             await client.close()
-        return values, spoken(identity), report.problems
+        return values, spoken(identity), report
 
     from gateway.app.cli.serve import run_loop
 
-    values, identity, problems = run_loop(look)
+    values, identity, report = run_loop(look)
     model = client.model
     units = {name: model.measurement(name).unit for name in values}
     if as_json:
@@ -59,7 +69,8 @@ def read(meter: MeterArgument, config: ConfigOption, as_json: JsonOption = False
                 "identity": identity,
                 "values": values,
                 "units": units,
-                "output_problems": list(problems),
+                "output_problems": list(report.problems),
+                "output_notes": list(report.notes),
             }
         )
         return
@@ -71,7 +82,8 @@ def read(meter: MeterArgument, config: ConfigOption, as_json: JsonOption = False
             for name, value in values.items()
         ],
     )
-    complain(*(f"cannot be switched: {problem}" for problem in problems))
+    complain(*(f"cannot be switched: {problem}" for problem in report.problems))
+    complain(*(f"note: {note}" for note in report.notes))
 
 
 def switch(
@@ -84,7 +96,8 @@ def switch(
 ) -> None:
     """Connect or disconnect a supply through control, and wait for the proof.
 
-    `off` stands until `on`; `on` clears it and confirms the reconnection where nothing else blocks.
+    `off` stands until `on`; `on` clears it, waits for the minimum off time and confirms the
+    reconnection where nothing else blocks.
     """
     if state not in ("on", "off"):
         raise typer.BadParameter("give on or off", param_hint="STATE")
@@ -96,21 +109,7 @@ def switch(
             {"action": action, "reason": reason},
             key_or_new(key),
         )
-        waited_s = 0.0
-        while command["state"] not in ("verified", "failed", "expired") and waited_s < FOLLOW_S:
-            time.sleep(LOOK_EVERY_S)
-            waited_s += LOOK_EVERY_S
-            command = north.call("GET", f"/commands/{command['id']}")
-            supply = cast(
-                "dict[str, object]", north.call("GET", f"/meters/{meter}").get("supply") or {}
-            )
-            if state == "on" and supply.get("control_state") == "ready_for_reconnection":
-                command = north.call(
-                    "POST",
-                    f"/meters/{meter}/commands",
-                    {"action": "confirm_reconnect"},
-                    key_or_new(None),
-                )
+        command = _follow(north, meter, command, on=state == "on")
     if as_json:
         show_json(command)
     else:
@@ -133,22 +132,75 @@ def commission(
 
     client = client_of(config, meter)
 
-    async def look() -> tuple[str, tuple[str, ...]]:
+    async def look() -> "tuple[str, OutputReport]":
         try:
-            return spoken(await client.connect()), (await client.check_output()).problems
+            return spoken(await client.connect()), await client.check_output()
         finally:
             await client.close()
 
-    identity, problems = run_loop(look)
-    if problems:
-        complain(*(f"{meter}: {problem}" for problem in problems))
+    identity, report = run_loop(look)
+    complain(*(f"{meter}: note: {note}" for note in report.notes))
+    if report.problems:
+        complain(*(f"{meter}: {problem}" for problem in report.problems))
         raise typer.Exit(EXIT_FAILED)
     with local_client(config) as north:
         answer = north.call("POST", f"/meters/{meter}/commissioning", None, key_or_new(key))
     if as_json:
-        show_json({**answer, "identity": identity})
+        show_json({**answer, "identity": identity, "output_notes": list(report.notes)})
     else:
         typer.echo(f"{meter}: {identity}; output obeys; supply is enforced from now on")
+
+
+def release(
+    meter: MeterArgument,
+    config: ConfigOption,
+    accept: Annotated[
+        bool, typer.Option("--accept/--reject", help="Charge what is held, or go on without.")
+    ],
+    reason: ReasonOption,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decide on the energy that a meter holds; it counts on from what it shows now."""
+    body = {"accept": accept, "reason": reason}
+    with local_client(config) as north:
+        answer = north.call("POST", f"/meters/{meter}/quarantine-release", body, key_or_new(key))
+    _tell_charged(answer, f"{meter}: held energy is decided on", as_json=as_json)
+
+
+def replace(
+    meter: MeterArgument,
+    config: ConfigOption,
+    closing: Annotated[
+        str,
+        typer.Option(
+            "--closing", help="The old meter's last import registers in Wh, such as 812900,0."
+        ),
+    ],
+    opening: Annotated[
+        str, typer.Option("--opening", help="The new meter's first import registers in Wh.")
+    ],
+    reason: ReasonOption,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with another device behind a meter's id; the old one's last energy is charged."""
+    body = {
+        "closing_wh": registers_of(closing, "--closing"),
+        "opening_wh": registers_of(opening, "--opening"),
+        "reason": reason,
+    }
+    with local_client(config) as north:
+        answer = north.call("POST", f"/meters/{meter}/replacement", body, key_or_new(key))
+    _tell_charged(answer, f"{meter}: counts on with the new device", as_json=as_json)
+
+
+def registers_of(text: str, option: str) -> list[int]:
+    """Whole Wh between commas. Raises typer.BadParameter naming the option."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise typer.BadParameter("give whole Wh, such as 812900,0", param_hint=option)
+    return [int(word) for word in words]
 
 
 def spoken(identity: "Identity") -> str:
@@ -170,3 +222,60 @@ def client_of(config: Path, meter_id: str) -> "MeterClient":
         if meter.meter_id == meter_id:
             return MeterClient(endpoint_of(meter), SystemClock())
     raise RefusedError("METER_UNKNOWN", f"the configuration has no meter {meter_id}")
+
+
+def _follow(
+    north: "LocalClient", meter: str, command: dict[str, object], *, on: bool
+) -> dict[str, object]:
+    """The command as it ended, or as it stands when nobody waits any longer.
+
+    Says on standard error what it waits for. `on` confirms the reconnection, once, as soon as
+    that is all that is missing.
+    """
+    from gateway.app.clock import SystemClock
+
+    clock, follow_s = SystemClock(), FOLLOW_ON_S if on else FOLLOW_OFF_S
+    until_ns = clock.mono_ns() + follow_s * NS_PER_S
+    told, confirmed = "", False
+    while command["state"] not in ENDED:
+        if clock.mono_ns() > until_ns:
+            complain(f"{meter}: not followed beyond {follow_s} s; waiting for {told or 'control'}")
+            break
+        time.sleep(LOOK_EVERY_S)
+        supply = cast(
+            "dict[str, object]", north.call("GET", f"/meters/{meter}").get("supply") or {}
+        )
+        if on and not confirmed and supply.get("control_state") == "ready_for_reconnection":
+            confirmed = True
+            body = {"action": "confirm_reconnect"}
+            command = north.call("POST", f"/meters/{meter}/commands", body, key_or_new(None))
+        else:
+            command = north.call("GET", f"/commands/{command['id']}")
+        awaited = awaited_of(supply, on=on)
+        if awaited not in ("", told) and command["state"] not in ENDED:
+            complain(f"{meter}: waiting for {awaited}")
+            told = awaited
+    return command
+
+
+def awaited_of(supply: Mapping[str, object], *, on: bool) -> str:
+    """What a switch waits for, as the supply shows it; empty where it shows nothing of it."""
+    state = supply.get("control_state")
+    if state in ("disconnecting", "reconnecting"):
+        return "the proof of the switch"
+    reasons = cast("list[str]", supply.get("block_reasons", []))
+    if not on:
+        return ""
+    if state == "disconnected" and not reasons:
+        return "the minimum off time"
+    # The manual reason is the one that `on` itself takes back.
+    others = [reason for reason in reasons if reason != "MANUAL"]
+    return f"what else blocks supply: {', '.join(others)}" if others else ""
+
+
+def _tell_charged(answer: dict[str, object], title: str, *, as_json: bool) -> None:
+    if as_json or is_pending(answer):
+        tell(answer, "", as_json=as_json)
+        return
+    result = cast("dict[str, list[int]]", answer["result"])
+    show_table(title, ("register", "charged Wh"), list(enumerate(result["charged_wh"], 1)))

@@ -1,0 +1,318 @@
+"""Commands that speak to a running north and to meters: what they say, ask for and end with."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gateway.app.cli import app, run
+from gateway.app.cli.meter import awaited_of
+from gateway.app.config import load_config
+from gateway.app.north import north_settings
+from gateway.app.paths import make_runtime_dir, paths_of
+from gateway.core.reading import Quality
+from gateway.core.requests import ReplaceMeter
+from gateway.core.switching import ControlState, Fault, Reason
+from gateway.north.context import Listen, NorthSettings
+from tests.north.conftest import Served, serving
+from tests.north.small_site import Executor
+from tests.south.south_peers import HOST, Peer, uint32
+from tests.south.south_peers import serving as serving_peer
+
+CONFIG = """\
+site: {{id: palm, name: Palm, timezone: Asia/Kolkata, currency: INR}}
+state_dir: state
+runtime_dir: run
+defaults: {{pac3220: {{port: {port}, p_max_w: 7360}}}}
+meters:
+  - {{id: flat-1, model: pac3220, host: 127.0.0.1}}
+  - {{id: flat-2, model: pac3220, host: 127.0.0.2}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended and what it wrote."""
+
+    status: object
+    out: str
+    err: str
+
+
+class Desk:
+    """A person's terminal at a running site."""
+
+    def __init__(self, site: Served, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.site = site
+        self.executor = site.executor
+        self._config = config
+        self._capsys = capsys
+
+    async def run(self, *words: str) -> Ended:
+        """Run a command with this site's configuration."""
+        arguments = [*words, "-c", str(self._config)]
+
+        def command() -> object:
+            with pytest.raises(SystemExit) as ended:
+                run(lambda: app(arguments))
+            return ended.value.code
+
+        # What the site itself logged so far is no answer of the command.
+        self._capsys.readouterr()
+        status = await asyncio.to_thread(command)
+        written = self._capsys.readouterr()
+        return Ended(status, written.out, written.err)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    """The device behind flat-1."""
+    return Peer()
+
+
+@pytest.fixture
+async def config(tmp_path: Path, peer: Peer) -> AsyncIterator[Path]:
+    """The configuration of a site whose first meter answers."""
+    async with serving_peer(peer):
+        path = tmp_path / "config.yaml"
+        path.write_text(CONFIG.format(port=peer.port), encoding="utf-8")
+        make_runtime_dir(paths_of(load_config(path)).north_runtime_dir)
+        yield path
+
+
+@pytest.fixture
+def settings(config: Path) -> NorthSettings:
+    """What north makes of it, on a free port."""
+    return replace(north_settings(load_config(config)), listen=(Listen("127.0.0.1", 0),))
+
+
+@pytest.fixture
+def executor(settings: NorthSettings) -> Iterator[Executor]:
+    """Who executes requests there."""
+    running = Executor(settings)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+async def desk(
+    config: Path,
+    settings: NorthSettings,
+    executor: Executor,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Desk]:
+    """A terminal that is wide enough for every table."""
+    monkeypatch.setenv("COLUMNS", "200")
+    async with serving(settings, executor) as site:
+        yield Desk(site, config, capsys)
+
+
+async def test_held_energy_is_decided_on(desk: Desk) -> None:
+    """`meter release --accept` charges what was held, with a table of it; --reject nothing."""
+    desk.executor.hold("flat-1")
+    ended = await desk.run("meter", "release", "flat-1", "--accept", "--reason", "right")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith("flat-1: held energy is decided on\n")
+    assert [line.split() for line in ended.out.splitlines() if "90000" in line] == [["1", "90000"]]
+    desk.executor.hold("flat-2")
+    rejected = await desk.run(
+        "meter", "release", "flat-2", "--reject", "--reason", "wrong", "--key", "k-1", "--json"
+    )
+    answer = json.loads(rejected.out)
+    assert (answer["key"], answer["result"]) == ("k-1", {"charged_wh": [0, 0]})
+    again = await desk.run("meter", "release", "flat-1", "--accept", "--reason", "twice")
+    assert (again.status, again.out) == (1, "")
+    assert again.err.startswith("NOTHING_HELD: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("meter", "release", "flat-1", "--reason", "x"),
+        ("meter", "release", "flat-1", "--accept"),
+        ("meter", "replace", "flat-1", "--closing", "1", "--reason", "x"),
+        ("meter", "replace", "flat-1", "--closing", "1.5", "--opening", "0", "--reason", "x"),
+        ("meter", "replace", "flat-1", "--closing", "1,", "--opening", "0", "--reason", "x"),
+        ("meter", "replace", "flat-1", "--closing", "1", "--opening=-1", "--reason", "x"),
+        ("clock", "confirm"),
+        ("masscut", "release"),
+    ],
+)
+async def test_decision_without_its_words_is_wrong_usage(
+    desk: Desk, words: tuple[str, ...]
+) -> None:
+    """A decision, reason or register that is missing or no number: status 2, nothing asked."""
+    ended = await desk.run(*words)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Usage" in ended.err
+    assert desk.executor.executed == 0
+
+
+async def test_exchanged_meter_counts_on(desk: Desk) -> None:
+    """`meter replace` sends whole Wh by register; what the old device still counted is charged."""
+    desk.executor.guards["flat-1"].check(1, 0, (812_000, 0))
+    ended = await desk.run(
+        *("meter", "replace", "flat-1", "--key", "k-1", "--reason", "display broken"),
+        *("--closing", "812900,0", "--opening", "17, 0"),
+    )
+    assert (ended.status, ended.err) == (0, "")
+    assert [line.split() for line in ended.out.splitlines() if "900" in line] == [["1", "900"]]
+    stored = await desk.site.context.records.request("k-1")
+    assert stored is not None
+    assert stored.request.body == ReplaceMeter("flat-1", (812_900, 0), (17, 0), "display broken")
+
+
+async def test_clock_is_confirmed(desk: Desk) -> None:
+    """`clock confirm` hands the reason to control; a reason of spaces is refused."""
+    ended = await desk.run("clock", "confirm", "--reason", "compared with a phone")
+    assert ended == Ended(0, "the clock is confirmed\n", "")
+    assert desk.executor.clock_reasons == ["compared with a phone"]
+    blank = await desk.run("clock", "confirm", "--reason", " ")
+    assert blank.status == 1
+    assert blank.err.startswith("VALIDATION: ")
+
+
+async def test_one_person_is_one_half_of_a_release(desk: Desk) -> None:
+    """`masscut release` without a halt, then as the first manager, then as the same one again."""
+    none = await desk.run("masscut", "release", "--reason", "x")
+    assert (none.status, none.err.partition(":")[0]) == (1, "NOT_HALTED")
+    desk.executor.breaker.halted = True
+    first = await desk.run("masscut", "release", "--reason", "price corrected")
+    assert first == Ended(0, "noted; a second, different manager has to release it too\n", "")
+    same = await desk.run("masscut", "release", "--reason", "again")
+    assert (same.status, same.err.partition(":")[0]) == (1, "SAME_PERSON")
+
+
+async def test_second_manager_ends_the_halt(desk: Desk) -> None:
+    """After another manager's release this one is told that cuts go on."""
+    desk.executor.breaker.halted = True
+    desk.executor.breaker.release("somebody else")
+    ended = await desk.run("masscut", "release", "--reason", "price corrected")
+    assert ended == Ended(0, "released: cuts for credit go on\n", "")
+    assert not desk.executor.breaker.halted
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("clock", "confirm", "--reason", "x"),
+        ("masscut", "release", "--reason", "x"),
+        ("meter", "release", "flat-1", "--accept", "--reason", "x"),
+    ],
+)
+async def test_decision_that_control_has_not_answered_says_so(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A wish that is only kept is not told as done."""
+    monkeypatch.setattr("gateway.north.wishes.OUTCOME_WAIT_S", 0.05)
+    desk.executor.paused.set()
+    ended = await desk.run(*words, "--key", "k-1")
+    assert ended == Ended(0, "accepted, control has not answered yet: request k-1\n", "")
+
+
+async def test_fault_is_shown_in_place_of_what_is_meant_to_be(desk: Desk) -> None:
+    """While power flows after a failed cut, no list says that the customer is disconnected."""
+    good = await desk.run("account", "list")
+    assert "connected" in good.out
+    row = desk.executor.rows[0]
+    failed = replace(
+        row,
+        control_state=ControlState.DISCONNECTED,
+        intended_closed=False,
+        reasons=frozenset({Reason.CREDIT}),
+        fault=Fault.FAILED_TO_OPEN,
+        quality=Quality.GOOD,
+    )
+    desk.executor.show(0, failed)
+    listed = await desk.run("account", "list")
+    assert "FAILED_TO_OPEN" in listed.out
+    assert "disconnected" not in listed.out
+    shown = await desk.run("account", "show", "flat-1")
+    facts = [line.split() for line in shown.out.splitlines()]
+    assert ["supply", "FAILED_TO_OPEN"] in facts
+    assert ["meant", "to", "be", "disconnected"] in facts
+
+
+@pytest.mark.slow
+async def test_switch_says_what_it_waits_for_and_confirms_once(desk: Desk) -> None:
+    """`meter switch on` waits through the minimum off time, confirms, and tells the proof."""
+    off = await desk.run("meter", "switch", "flat-1", "off", "--reason", "works")
+    assert off == Ended(0, "flat-1 off: verified, proved by output, current\n", "")
+    desk.executor.min_off_s, desk.executor.turn_s = 0.5, 0.5
+    on = await desk.run("meter", "switch", "flat-1", "on")
+    assert (on.status, on.out) == (0, "flat-1 on: verified, proved by output, current\n")
+    assert on.err == "flat-1: waiting for the minimum off time\n"
+    assert desk.executor.executed == 3
+
+
+@pytest.mark.slow
+async def test_switch_gives_up_and_says_on_what(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond its time the command ends with 1 and names what it still waited for."""
+    monkeypatch.setattr("gateway.app.cli.meter.FOLLOW_ON_S", 1)
+    await desk.run("meter", "switch", "flat-1", "off", "--reason", "works")
+    desk.executor.min_off_s = 60.0
+    on = await desk.run("meter", "switch", "flat-1", "on", "--json")
+    assert on.status == 1
+    assert json.loads(on.out)["state"] == "queued"
+    assert on.err.splitlines() == [
+        "flat-1: waiting for the minimum off time",
+        "flat-1: not followed beyond 1 s; waiting for the minimum off time",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "reasons", "on", "awaited"),
+    [
+        ("disconnected", [], True, "the minimum off time"),
+        ("disconnected", ["MANUAL"], True, ""),
+        ("disconnected", ["CREDIT", "MANUAL"], True, "what else blocks supply: CREDIT"),
+        ("reconnecting", [], True, "the proof of the switch"),
+        ("disconnecting", ["MANUAL"], False, "the proof of the switch"),
+        ("connected", [], False, ""),
+        ("disconnected", [], False, ""),
+    ],
+)
+def test_what_a_switch_waits_for(state: str, reasons: list[str], *, on: bool, awaited: str) -> None:
+    """The supply's state and reasons tell; the reason that `on` takes back itself is not named."""
+    assert awaited_of({"control_state": state, "block_reasons": reasons}, on=on) == awaited
+
+
+def test_a_supply_that_is_not_known_says_nothing() -> None:
+    """Before the first reading there is no supply to speak of."""
+    assert awaited_of({}, on=True) == ""
+
+
+async def test_another_subnet_does_not_keep_a_meter_from_being_commissioned(
+    desk: Desk, peer: Peer
+) -> None:
+    """The IP filter cannot be read: a note on standard error, and the point is commissioned."""
+    peer.set(63001, uint32(0x0A0A010B) + uint32(0xFFFFFF00))
+    ended = await desk.run("meter", "commission", "flat-1")
+    assert ended.status == 0
+    assert ended.out.endswith("output obeys; supply is enforced from now on\n")
+    assert ended.err.startswith(f"flat-1: note: {HOST} is outside the meter's subnet")
+    told = json.loads((await desk.run("meter", "commission", "flat-1", "--json")).out)
+    assert len(told["output_notes"]) == 1
+    read = await desk.run("meter", "read", "flat-1")
+    assert (read.status, read.err.partition(":")[0]) == (0, "note")
+    values = json.loads((await desk.run("meter", "read", "flat-1", "--json")).out)
+    assert (values["output_problems"], len(values["output_notes"])) == ([], 1)
+
+
+async def test_an_output_that_does_not_obey_is_still_refused(desk: Desk, peer: Peer) -> None:
+    """A problem stays a problem, with the note beside it: status 1, nothing is commissioned."""
+    peer.set(51711, [0, 4, 0])
+    peer.set(63001, uint32(0x0A0A010B) + uint32(0xFFFFFF00))
+    ended = await desk.run("meter", "commission", "flat-1")
+    assert (ended.status, ended.out) == (1, "")
+    note, problem = ended.err.splitlines()
+    assert "IP filter" in note
+    assert "switching output" in problem
+    assert desk.executor.executed == 0
