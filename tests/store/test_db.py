@@ -100,12 +100,12 @@ def test_second_instance_is_refused_with_the_holders_id(tmp_path: Path) -> None:
     own_directory(tmp_path / "c", create=False).release()
 
 
-def test_missing_file_names_init_and_restore(tmp_path: Path) -> None:
+def test_missing_file_names_init_and_backup(tmp_path: Path) -> None:
     """Without `create` nothing is made, and the message says what to do."""
     with owned(tmp_path / "c") as owner, pytest.raises(StoreMissingError) as caught:
         open_writer(tmp_path / "c" / "ledger.db", LEDGER, owner=owner, create=False)
     assert "prepaid-gateway init" in str(caught.value)
-    assert "prepaid-gateway restore" in str(caught.value)
+    assert "bring back a backup" in str(caught.value)
     assert not (tmp_path / "c" / "ledger.db").exists()
     with pytest.raises(StoreMissingError):
         own_directory(tmp_path / "absent", create=False)
@@ -121,13 +121,13 @@ def test_unfinished_creation_counts_as_missing(tmp_path: Path) -> None:
         open_writer(path, LEDGER, owner=owner, create=True).connection.close()
 
 
-def test_file_that_is_no_database_names_restore(tmp_path: Path) -> None:
+def test_file_that_is_no_database_names_backup(tmp_path: Path) -> None:
     """Foreign bytes are refused as damaged, and left as they are."""
     with owned(tmp_path / "c") as owner:
         path = tmp_path / "c" / "ledger.db"
         path.write_bytes(b"these are not the bytes of a database " * 200)
         before = path.read_bytes()
-        with pytest.raises(StoreCorruptError, match="prepaid-gateway restore"):
+        with pytest.raises(StoreCorruptError, match="bring back a backup"):
             open_writer(path, LEDGER, owner=owner, create=True)
         assert path.read_bytes() == before
 
@@ -143,7 +143,7 @@ def test_damaged_page_is_found_at_start(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[(root - 1) * 4096 : root * 4096] = b"\xa5" * 4096
     path.write_bytes(content)
-    with owned(tmp_path / "c") as owner, pytest.raises(StoreCorruptError, match="restore"):
+    with owned(tmp_path / "c") as owner, pytest.raises(StoreCorruptError, match="backup"):
         open_writer(path, LEDGER, owner=owner, create=False)
 
 
