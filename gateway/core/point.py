@@ -12,7 +12,7 @@ from gateway.core.clocktrust import elapsed_since
 from gateway.core.errors import RefusedError
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
 from gateway.core.ledger import RebaseFlag, SettlementLine
-from gateway.core.pricing import MAX_STEP_MS, Posting, Pricer
+from gateway.core.pricing import MAX_STEP_MS, Flag, Posting, Pricer
 from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
 from gateway.core.supply import Supply
@@ -23,6 +23,8 @@ LOAD_MEMORY_NS: Final = 5 * NS
 PREDICT_MIN_S: Final = 0.05
 # What a person may decide on at once; more is a slip of the finger (and leaves 64-bit money).
 DECISION_MAX_WH: Final = 100_000_000
+# Flag of energy that was charged at the last known rate.
+CLOCK_UNTRUSTED: Final = "CLOCK_UNTRUSTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,13 +323,17 @@ class Point:
         )
         if self.pricer is None:
             return ()
-        flags = self.pricer.advance(
-            tuple(zip(self.terms.sources, verdict.advance_wh, strict=True)),
-            from_utc_ms,
-            to_utc_ms,
-            gap_ms=round(self.terms.gap_s * 1000),
-        )
-        names = tuple(sorted(flag.value for flag in flags))
+        shares = tuple(zip(self.terms.sources, verdict.advance_wh, strict=True))
+        names: tuple[str, ...] = ()
+        if known:
+            gap_ms = round(self.terms.gap_s * 1000)
+            flags = self.pricer.advance(shares, from_utc_ms, to_utc_ms, gap_ms=gap_ms)
+            names = tuple(sorted(flag.value for flag in flags))
+        else:
+            self.pricer.charge_at_label(shares)
+            stepped = reading.utc_ms < from_utc_ms
+            if any(verdict.advance_wh):
+                names = (Flag.CLOCK_STEPPED.value if stepped else CLOCK_UNTRUSTED,)
         self._flags.update(names)
         return names
 
@@ -389,10 +395,7 @@ class Point:
         self.posting_count += 1
         self._advance_wh = tuple(a + b for a, b in zip(self._advance_wh, advance_wh, strict=True))
         if self.pricer is not None:
-            label = self.label_utc_ms
-            self.pricer.advance(
-                tuple(zip(self.terms.sources, advance_wh, strict=True)), label, label
-            )
+            self.pricer.charge_at_label(zip(self.terms.sources, advance_wh, strict=True))
 
     def _predict_s(self) -> float | None:
         """When the credit could be used up at full power, if within the next regular poll."""

@@ -131,6 +131,17 @@ class Pricer:
         self._tally.flags.add(Flag.CLOCK_STEPPED.value)
         return flags | _STEPPED
 
+    def charge_at_label(self, shares: Iterable[tuple[str, int]]) -> None:
+        """Charge energy at the rates of the label, on purpose: its time is not known.
+
+        Raises RefusedError SOURCE_UNPRICED.
+        """
+        for source, wh in shares:
+            if source not in self._lanes or wh < 0:
+                raise _unusable(source, wh)
+            if wh:
+                self._lanes[source].charge(wh)
+
     def close_periods(self, now_utc_ms: int) -> int:
         """Let time pass without energy: close the periods that ended by now; how many.
 

@@ -65,6 +65,7 @@ class OpeningProof:
     upstream: bool = False
     witnesses: set[Witness] = field(default_factory=set)
     shown_ns: int | None = None
+    is_flowing: bool = False
     _energy_wh: int | None = None
     _quiet_since_ns: int = 0
 
@@ -76,7 +77,7 @@ class OpeningProof:
     @property
     def shows_open(self) -> bool:
         """Output reads open, and nothing that can speak contradicts it."""
-        if Witness.OUTPUT not in self.witnesses:
+        if Witness.OUTPUT not in self.witnesses or self.is_flowing:
             return False
         if self.has_feedback:
             return Witness.FEEDBACK in self.witnesses
@@ -93,9 +94,12 @@ class OpeningProof:
         self._note(Witness.OUTPUT, shown=seen.output_closed is False)
         if self.has_feedback and seen.feedback_closed is not None:
             self._note(Witness.FEEDBACK, shown=not seen.feedback_closed)
-        if seen.current_a is not None and not self._without_load:
+        if seen.current_a is not None:
+            # A load that came after the command contradicts an opening as well as any other.
             limit_a = max(0.02 * self.current_before_a, self.starting_current_a)
-            self._note(Witness.CURRENT, shown=seen.current_a <= limit_a)
+            self.is_flowing = seen.current_a > limit_a
+            if not self._without_load:
+                self._note(Witness.CURRENT, shown=not self.is_flowing)
         if self.upstream and seen.voltage_v is not None:
             # Its presence proves nothing: another phase or a back-feed may hold it up.
             self._note(Witness.VOLTAGE, shown=seen.voltage_v < DEAD_V)
@@ -115,6 +119,14 @@ class OpeningProof:
     @property
     def _without_load(self) -> bool:
         return self.load_before_w is not None and self.load_before_w < LOAD_PROOF_W
+
+    def doubt(self) -> str:
+        """What speaks against an opening, for a person."""
+        if Witness.OUTPUT not in self.witnesses:
+            return "the output still reads closed"
+        if self.is_flowing:
+            return "the output reads open, and current still flows: contactor welded or bridged?"
+        return "the output reads open, and its effect could not be seen"
 
     def in_order(self) -> tuple[Witness, ...]:
         """The witnesses that stand, in the order of the enumeration."""

@@ -385,15 +385,17 @@ class Supply:
         self.fault_ns = now_ns
         if command.close:
             self.reconnection_pending = True
+        closing = "the output does not read closed"
+        detail = command.detail or (closing if command.close else command.proof.doubt())
         failed = Order(
             OrderKind.FAILED,
             close=command.close,
             attempt=command.attempts,
             reasons=command.reasons,
             witnesses=command.proof.in_order(),
-            detail=command.detail,
+            detail=detail,
         )
-        return [failed, *self._raise(Alarm(self.fault.value), command.detail)]
+        return [failed, *self._raise(Alarm(self.fault.value), detail)]
 
     def _watch(self, seen: Observation) -> list[Order]:
         """The state at rest: supply while open, a fault that healed, an output that differs."""

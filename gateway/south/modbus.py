@@ -14,7 +14,7 @@ for a frame whose protocol identifier is wrong or whose length is absurd.
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, cast
@@ -47,6 +47,16 @@ _TRANSACTIONS: Final = 0x10000
 # A poll, a switch, an acknowledgement and a commissioning report: more at once is a defect.
 QUEUE_MAX: Final = 8
 PIPELINE_MAX: Final = 3
+
+
+EXCEPTIONS: Final[Mapping[int, str]] = {
+    0x01: "function not supported",
+    0x02: "no such register",
+    0x03: "value or count not allowed",
+    0x04: "device failure",
+    0x06: "device busy",
+    0xF0: "write protection is on: release it at the meter",
+}
 
 
 class _Kind(Enum):
@@ -130,7 +140,9 @@ def check_reply(request: Request, pdu: bytes) -> bytes:
     if pdu[0] == function | _EXCEPTION_FLAG:
         if len(pdu) != _EXCEPTION_BYTES:
             raise MeterProtocolError(f"exception reply of {len(pdu)} bytes")
-        raise MeterExceptionError(f"function {function}: exception 0x{pdu[1]:02X}", pdu[1])
+        raise MeterExceptionError(
+            f"function {function}: exception 0x{pdu[1]:02X} ({_meaning(pdu[1])})", pdu[1]
+        )
     if pdu[0] != function:
         raise MeterProtocolError(f"function {pdu[0]} in reply to {function}")
     match request.kind:
@@ -404,3 +416,8 @@ async def open_link(
     except OSError as error:
         raise MeterUnreachableError(f"{host}:{port}: {error}") from error
     return link
+
+
+def _meaning(code: int) -> str:
+    """A Modbus exception in words. Source: PAC3220 EM p112, Modbus specification section 7."""
+    return EXCEPTIONS.get(code, "no meaning known")

@@ -281,3 +281,19 @@ def test_unenforced_point_is_charged_but_never_due() -> None:
     read(point, 0, 1000)
     assert not read(point, 1, 1003).newly_due
     assert point.available_nano == -16_000_000
+
+
+def test_energy_under_an_untrusted_clock_is_flagged_as_such() -> None:
+    """It settles at the last known rate, and the line says why."""
+    point = make_point()
+    read(point, 0, 1000)
+    last = point.last
+    assert last is not None
+    later = replace(
+        last, sequence=9, mono_ns=2 * NS, utc_ms=last.utc_ms + 40 * 86_400_000, energy_wh=(1002, 0)
+    )
+    step = point.on_reading(later, rates_known=False)
+    assert step.flags == ("CLOCK_UNTRUSTED",)
+    (line,) = point.take_postings()
+    assert line.flags == ("CLOCK_UNTRUSTED",)
+    assert dict(line.charges) == {"energy:grid": 16_000_000}

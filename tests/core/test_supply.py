@@ -476,3 +476,22 @@ def test_voltage_behind_an_upstream_contactor_proves_without_load() -> None:
     orders = supply.observe(dead)
     assert orders[0].witnesses == (Witness.OUTPUT, Witness.VOLTAGE)
     assert not orders[0].load_unproven
+
+
+def test_a_load_that_comes_after_the_command_contradicts_the_opening() -> None:
+    """No load before proves nothing, but current after it proves that the contact did not open."""
+    supply = Supply(ARM)
+    supply.enforced = True
+    supply.observe(seen(0, amps=0.0, watts=0.0))
+    supply.block(Reason.CREDIT)
+    supply.order(0, close=False)
+    supply.sent(0)
+    failed = []
+    for step in range(1, 40):
+        for order in supply.observe(seen(step, closed=False, amps=9.0)):
+            if order.kind is OrderKind.SEND:
+                supply.sent(step * NS)
+            else:
+                failed.append(order)
+    assert [order.kind for order in failed] == [OrderKind.FAILED, OrderKind.ALARM]
+    assert "current still flows" in failed[1].detail

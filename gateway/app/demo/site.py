@@ -1,6 +1,7 @@
 """The files and the customers of a demo site."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ FIRST_S: Final = 20.0
 LAST_S: Final = 120.0
 CALLERS: Final = 8
 READY_S: Final = 30.0
+TRIES: Final = 10
+TRY_AGAIN_S: Final = 1.0
 
 CONFIG: Final = """\
 # A demo site. Its limits are not those of a real one: every flat may run out at once, and the
@@ -121,16 +124,25 @@ def _open(
             number = place * CALLERS + offset
             lasts_s = FIRST_S + (LAST_S - FIRST_S) * number / max(1, total - 1)
             balance = format_amount(opening_balance_nano(row.power_w or 500.0, lasts_s), CURRENCY)
-            north.call(
-                "POST",
-                "/accounts",
-                {"id": meter_id, "tariff_id": "home", "opening_balance": balance},
-                f"demo-open-{meter_id}",
-            )
+            _open_account(north, meter_id, balance)
             north.call(
                 "POST", f"/meters/{meter_id}/commissioning", None, f"demo-commission-{meter_id}"
             )
             progress(1)
+
+
+def _open_account(north: LocalClient, meter_id: str, balance: str) -> None:
+    """Open an account; in its first second control does not trust the clock yet."""
+    body = {"id": meter_id, "tariff_id": "home", "opening_balance": balance}
+    for attempt in range(TRIES):
+        try:
+            north.call("POST", "/accounts", body, f"demo-open-{meter_id}-{attempt}")
+        except RefusedError as refused:
+            if refused.refusal_code != "CLOCK_UNTRUSTED" or attempt + 1 == TRIES:
+                raise
+            time.sleep(TRY_AGAIN_S)
+        else:
+            return
 
 
 def power_of(row: LiveRow) -> float:

@@ -216,6 +216,7 @@ def _view_of_record(record: SwitchCommand, said: Mapping[str, str]) -> CommandVi
         issued_at=rfc3339(record.issued_utc_ms),
         finished_at=rfc3339_or_none(record.finished_utc_ms),
         verified_by=list(record.witnesses),
+        message=str(record.detail["reason"]) if "reason" in record.detail else None,
     )
 
 
