@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
+import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 from zoneinfo import ZoneInfo
@@ -187,6 +188,7 @@ class _Control:
     display: Display
     writer: GroupCommitWriter
     ledger_path: Path
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run all tasks; the first that fails ends the process."""
@@ -201,7 +203,10 @@ class _Control:
             sweeping = group.create_task(
                 self.sweeper.run(quiet, self.inlet.keep_cursor), name="sweeps"
             )
-            await self._watch(stop)
+            try:
+                await self._watch(stop)
+            finally:
+                self.stopping.set()
             # In order: no new requests, no new readings, what was sent is looked at, last sweep.
             await looking
             await self.engine.settle_tasks(STOP_DEADLINE_S)
@@ -224,17 +229,27 @@ class _Control:
             except TimeoutError:
                 continue
 
+    def _go_on(self, _done: int, _total: int) -> None:
+        """On the proof's thread: five years of ledger must not hold up a stop."""
+        if self.stopping.is_set():
+            raise StoreError("stopped while the ledger was verified")
+
     async def _verify(self) -> None:
         """Nothing is switched before the chain of the ledger was found whole."""
 
         def verify() -> tuple[str, ...]:
             connection = open_reader(self.ledger_path, LEDGER)
             try:
-                return tuple(verify_ledger(connection).problems)
+                return tuple(verify_ledger(connection, self._go_on).problems)
             finally:
                 connection.close()
 
-        problems = await asyncio.to_thread(verify)
+        try:
+            problems = await asyncio.to_thread(verify)
+        except StoreError:
+            if self.stopping.is_set():
+                return
+            raise
         if problems:
             self.display.event("LEDGER_BROKEN", "site", "critical", problems=list(problems[:10]))
             # Metering and recharging go on, nothing is switched: see `ledger verify`, `restore`.
