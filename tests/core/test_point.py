@@ -297,3 +297,19 @@ def test_energy_under_an_untrusted_clock_is_flagged_as_such() -> None:
     (line,) = point.take_postings()
     assert line.flags == ("CLOCK_UNTRUSTED",)
     assert dict(line.charges) == {"energy:grid": 16_000_000}
+
+
+def test_predicted_cut_of_the_worked_example_ends_within_one_price_of_zero() -> None:
+    """P18 run: 0.010 at 8.00, 3 kW, polls every 10 s, 0.4 s to act: no naive 8.33 Wh overshoot."""
+    point = make_point(wallet_nano=10_000_000, p_max_w=3_000)
+    point.terms = replace(point.terms, period_s=10.0, sources=("grid", "grid"))
+    second, cut_s = 0.0, None
+    while cut_s is None:
+        step = read(point, second, int(3_000 * second / 3_600))
+        if step.newly_due:
+            cut_s = second + 0.4
+        second += step.predict_s or 10.0
+    final_wh = int(3_000 * cut_s / 3_600)
+    read(point, second, final_wh)
+    assert -8_000_000 <= point.available_nano <= 0
+    assert final_wh == 2
