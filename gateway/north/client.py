@@ -2,36 +2,56 @@
 
 import socket
 from collections.abc import Mapping
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final, Self
 
-import httpx
 import orjson
 
 from gateway.core.errors import RefusedError, StoreAwayError
 
 TIMEOUT_S: Final = 10.0
-CONNECT_TIMEOUT_S: Final = 2.0
-# httpx wants a host for the URL; nothing resolves it on a Unix socket.
-BASE_URL: Final = "http://prepaid-gateway"
+# HTTP wants the name of a host; nothing resolves it on a Unix socket.
+HOST: Final = "prepaid-gateway"
+ANSWER_BYTES_MAX: Final = 8_000_000
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket, closed again when nobody answers there."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__(HOST, timeout=timeout_s)
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        """Connect. Raises OSError."""
+        taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            taken.settimeout(self._timeout_s)
+            taken.connect(str(self._path))
+        except OSError:
+            taken.close()
+            raise
+        self.sock = taken
 
 
 class LocalClient:
     """Calls the API of the north process on this machine; the kernel states who calls.
 
-    Use as a context manager. Every call is bounded by `timeout_s`.
+    Use as a context manager. Every wait of a call is bounded by `timeout_s`.
     """
 
     def __init__(self, socket_path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
         self._socket_path = socket_path
-        transport = httpx.HTTPTransport(uds=str(socket_path))
-        self._http = httpx.Client(transport=transport, base_url=BASE_URL, timeout=timeout_s)
+        self._connection = _UnixConnection(socket_path, timeout_s)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._http.close()
+        self._connection.close()
 
     def call(
         self,
@@ -45,48 +65,60 @@ class LocalClient:
         Raises RefusedError with the problem's code when a rule refuses, StoreAwayError when no
         north answers or one of its stores is away.
         """
-        headers = {"accept": "application/json"}
-        if idempotency_key is not None:
-            headers["idempotency-key"] = idempotency_key
-        self._check_listener()
-        try:
-            answer = self._http.request(
-                method,
-                f"/api/v1{path}",
-                content=None if json is None else orjson.dumps(json),
-                headers={**headers, "content-type": "application/json"},
-            )
-        except httpx.HTTPError as error:
-            raise StoreAwayError(f"north did not answer: {type(error).__name__} {error}") from error
-        body = _object_of(answer)
-        if answer.is_success:
+        status, content = self._ask(method, path, json, idempotency_key)
+        body = _object_of(status, content)
+        if status < HTTPStatus.BAD_REQUEST:
             return body
         code = str(body.get("code", "INTERNAL"))
-        detail = str(body.get("detail", f"HTTP status {answer.status_code}"))
-        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        detail = str(body.get("detail", f"HTTP status {status}"))
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise StoreAwayError(f"{code}: {detail}")
         raise RefusedError(code, _with_errors(detail, body), str(body.get("place", "")))
 
-    def _check_listener(self) -> None:
-        # httpcore leaks the descriptor of a Unix socket that nobody answers at.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(CONNECT_TIMEOUT_S)
-            try:
-                probe.connect(str(self._socket_path))
-            except OSError as error:
-                raise StoreAwayError(
-                    f"no north process answers at {self._socket_path} ({error.strerror or error}); "
-                    "is `prepaid-gateway run` running, and may this user speak to it?"
-                ) from error
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        json: Mapping[str, object] | None,
+        idempotency_key: str | None,
+    ) -> tuple[int, bytes]:
+        headers = {"accept": "application/json", "content-type": "application/json"}
+        if idempotency_key is not None:
+            headers["idempotency-key"] = idempotency_key
+        connection = self._connection
+        try:
+            self._connect()
+            connection.request(
+                method,
+                f"/api/v1{path}",
+                body=None if json is None else orjson.dumps(json),
+                headers=headers,
+            )
+            answer = connection.getresponse()
+            return answer.status, answer.read(ANSWER_BYTES_MAX)
+        except (OSError, HTTPException, ValueError) as error:
+            raise StoreAwayError(f"north did not answer: {type(error).__name__} {error}") from error
+        finally:
+            # One connection a call: an idle one that north has closed would fail the next.
+            connection.close()
+
+    def _connect(self) -> None:
+        try:
+            self._connection.connect()
+        except OSError as error:
+            raise StoreAwayError(
+                f"no north process answers at {self._socket_path} ({error.strerror or error}); "
+                "is `prepaid-gateway run` running, and may this user speak to it?"
+            ) from error
 
 
-def _object_of(answer: httpx.Response) -> dict[str, object]:
-    if not answer.content:
+def _object_of(status: int, content: bytes) -> dict[str, object]:
+    if not content:
         return {}
     try:
-        body = orjson.loads(answer.content)
+        body = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise StoreAwayError(f"the answer is no JSON (status {answer.status_code})") from error
+        raise StoreAwayError(f"the answer is no JSON (status {status})") from error
     return body if isinstance(body, dict) else {"items": body}
 
 
