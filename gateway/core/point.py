@@ -5,7 +5,7 @@ they charge nothing and cut nobody.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from gateway.core.clocktrust import elapsed_since
@@ -49,7 +49,7 @@ class PointTerms:
 
 @dataclass(frozen=True, slots=True)
 class Slept:
-    """A guard's state from another boot, with wall and meter clock in ms when it was kept."""
+    """A guard's state from another boot, with wall and meter clock (ms) of its base."""
 
     guard: Mapping[str, object]
     utc_ms: int
@@ -189,6 +189,9 @@ class Point:
         known rate.
         """
         if self._slept is not None:
+            if reading.lane is Lane.SHORT:
+                # It does not tell the meter's clock: wait for a full one.
+                return Step()
             self._wake(self._slept, reading)
         restarted = self._restart_edge(reading)
         if restarted:
@@ -252,6 +255,7 @@ class Point:
         if base_wh is not None:
             _check_decision([a - b for a, b in zip(closing_wh, base_wh, strict=True)])
         advance_wh = self.guard.replace(closing_wh, opening_wh)
+        self.supply.opened_energy_wh = None
         self._rebase(advance_wh, RebaseFlag.METER_REPLACED)
         return advance_wh
 
@@ -266,6 +270,7 @@ class Point:
     def running_state(self) -> dict[str, object]:
         """What every sweep keeps of this point: registers, sequence, time, unposted consumption."""
         pricing = self.pricer.snapshot() if self.pricer else {}
+        slept = self._slept
         return {
             "posting": self.posting_count,
             "sequence": self.last_sequence,
@@ -277,6 +282,9 @@ class Point:
             "line_from_utc_ms": self._line_from_utc_ms,
             "advance_wh": self._advance_wh,
             "flags": sorted(self._flags),
+            "slept": None
+            if slept is None
+            else [dict(slept.guard), slept.utc_ms, slept.meter_clock_ms],
         }
 
     def posted_state(self, now_ns: int, utc_ms: int) -> dict[str, object]:
@@ -327,7 +335,9 @@ class Point:
         names: tuple[str, ...] = ()
         if known:
             gap_ms = round(self.terms.gap_s * 1000)
+            period = self.pricer.period_label
             flags = self.pricer.advance(shares, from_utc_ms, to_utc_ms, gap_ms=gap_ms)
+            self._fee_charged = self._fee_charged or self.pricer.period_label != period
             names = tuple(sorted(flag.value for flag in flags))
         else:
             self.pricer.charge_at_label(shares)
@@ -396,6 +406,9 @@ class Point:
         self._advance_wh = tuple(a + b for a, b in zip(self._advance_wh, advance_wh, strict=True))
         if self.pricer is not None:
             self.pricer.charge_at_label(zip(self.terms.sources, advance_wh, strict=True))
+        if self._slept is not None:
+            # The decision moved the base that the first reading would bring back.
+            self._slept = replace(self._slept, guard=self.guard.snapshot())
 
     def _predict_s(self) -> float | None:
         """When the credit could be used up at full power, if within the next regular poll."""
@@ -424,8 +437,6 @@ class Point:
 
     def _wake(self, slept: "Slept", reading: Reading) -> None:
         """Put the guard's base as far back as the machine was off, by wall and meter clock."""
-        if reading.lane is Lane.SHORT:
-            return
         meter_ms = None
         if slept.meter_clock_ms is not None and reading.meter_clock_s is not None:
             meter_ms = reading.meter_clock_s * 1000 - slept.meter_clock_ms

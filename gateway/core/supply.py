@@ -53,7 +53,7 @@ class Supply:
         self.observed: Observation | None = None
         self.opened_energy_wh: int | None = None
         self._disturbed = True  # nothing seen yet: an open output may be a restart's
-        self._accepted = False  # a person answers for closing what somebody opened
+        self._accepted_ns: int | None = None  # a person answers for closing what somebody opened
 
     # -- what is intended ------------------------------------------------------------------
 
@@ -93,6 +93,7 @@ class Supply:
             return False
         self.reasons.add(reason)
         self.confirmed_ns = None
+        self._accepted_ns = None
         return True
 
     def unblock(self, reason: Reason) -> bool:
@@ -127,11 +128,11 @@ class Supply:
             self.reconnection_pending = True
         self.enforced = on
 
-    def accept_open_output(self) -> bool:
+    def accept_open_output(self, now_ns: int) -> bool:
         """A person answers for closing an output that somebody opened; True when one stands."""
         if Alarm.OUTPUT_DIFFERS not in self.alarms:
             return False
-        self._accepted = True
+        self._accepted_ns = now_ns
         return True
 
     # -- what happens ----------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Supply:
             orders += self._watch(seen)
         if seen.output_closed:
             self._disturbed = False
-            self._accepted = False
+            self._accepted_ns = None
         return orders
 
     def sent(self, now_ns: int) -> None:
@@ -173,11 +174,13 @@ class Supply:
             self.command.lost += not refused
             self.command.detail = detail
 
-    def overtaken(self) -> bool:
+    def overtaken(self, now_ns: int) -> bool:
         """Whether the command under way is no longer what is wanted, or no longer allowed."""
         command = self.command
         if command is None or command.close == bool(self.reasons):
             return command is not None
+        if command.said_ns is not None and not self._holds(command.said_ns, now_ns):
+            return True
         doubtful = self.observed is not None and not self.observed.trusted
         return not command.close and doubtful and not self.reasons & UNCONDITIONAL
 
@@ -233,6 +236,9 @@ class Supply:
             upstream=self.policy.upstream,
         )
         self.command = Command(close, tuple(sorted(self.reasons)), proof)
+        if close:
+            self.command.was_pending = self.reconnection_pending
+            self.command.said_ns = self.confirmed_ns or self._accepted_ns
         self.reconnection_pending = not close
         self.confirmed_ns = None
         if not close:
@@ -258,9 +264,12 @@ class Supply:
         def wall(mono_ns: int | None) -> int | None:
             return None if mono_ns is None else utc_ms - (now_ns - mono_ns) // 1_000_000
 
+        command = self.command
+        # A close that is not proved may have to be begun anew, and then needs its person again.
+        unproved = command is not None and command.close and command.was_pending
         return {
             "reasons": sorted(self.reasons),
-            "reconnection_pending": self.reconnection_pending,
+            "reconnection_pending": self.reconnection_pending or unproved,
             "confirmed_utc_ms": wall(self.confirmed_ns),
             "opened_utc_ms": wall(self.opened_ns),
             "opened_energy_wh": self.opened_energy_wh,
@@ -296,18 +305,16 @@ class Supply:
         if self.reconnection_pending:
             if self.min_off_left_s(now_ns) > 0:
                 return False
-            return self._is_confirmed(now_ns) or not self.policy.confirm_needed
+            return self._holds(self.confirmed_ns, now_ns) or not self.policy.confirm_needed
         # Restoration (closed was intended all along) follows a restart or a lost link; an output
         # that opened under our eyes was opened by somebody, who may be working on the wires: once
         # that is said, only a person's word closes it, whatever happens to the link.
         differs = Alarm.OUTPUT_DIFFERS in self.alarms
-        return self._accepted or (self._disturbed and not differs)
+        return self._holds(self._accepted_ns, now_ns) or (self._disturbed and not differs)
 
-    def _is_confirmed(self, now_ns: int) -> bool:
-        """Whether the person who confirmed may still be taken to stand there."""
-        if self.confirmed_ns is None:
-            return False
-        return now_ns - self.confirmed_ns <= self.policy.confirm_valid_s * NS
+    def _holds(self, said_ns: int | None, now_ns: int) -> bool:
+        """Whether the person who said it may still be taken to stand there."""
+        return said_ns is not None and now_ns - said_ns <= self.policy.confirm_valid_s * NS
 
     def _judge(self, seen: Observation) -> list[Order]:
         command = self.command
@@ -316,8 +323,8 @@ class Supply:
         if command.close:
             return self._judge_close(command, seen)
         command.proof.collect(seen)
-        if command.look_first and not command.proof.shows_open:
-            command.look_first = False
+        looked, command.look_first = command.look_first, False
+        if looked and not command.proof.shows_open:
             return self._retry_or_fail(seen.mono_ns)
         if command.proof.complete:
             return self._finish()
@@ -366,7 +373,7 @@ class Supply:
         command = self.command
         if command is None:
             return []
-        if self.overtaken():
+        if self.overtaken(now_ns):
             return self.drop()
         if command.attempts - command.lost <= self.policy.retries and command.lost <= LOST_MAX:
             command.attempts += 1
@@ -429,6 +436,8 @@ class Supply:
         return orders
 
     def _watch_open(self, seen: Observation) -> list[Order]:
+        if not seen.trusted:
+            return []
         if self.opened_energy_wh is None:
             self.opened_energy_wh = seen.energy_wh
         # The registers may have gone back (restart, reset): rest on the lower value.

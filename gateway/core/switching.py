@@ -81,6 +81,8 @@ class Command:
     sent_ns: int | None = None
     look_first: bool = False
     lost: int = 0
+    was_pending: bool = False
+    said_ns: int | None = None
     detail: str = ""
 
 

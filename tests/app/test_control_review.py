@@ -1,5 +1,6 @@
 """What a stern review broke: each test is a scenario that once cost money, supply or the start."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,3 +298,89 @@ async def test_one_meters_impossible_reading_stops_no_other(site: ControlSite) -
     site.clock.pass_s(2)
     site.read(1_001)
     assert site.engine.points[0].available_nano == RICH - PRICE_NANO
+
+
+async def test_a_decision_between_a_boot_and_the_first_reading_counts_once(
+    site: ControlSite,
+) -> None:
+    """Held energy is released while the meter is still away: the first reading keeps that base."""
+    await begin(site)
+    site.clock.pass_s(2)
+    site.read(2_000)
+    await site.sweeper.sweep()
+    site.restart(boot="boot-2")
+    await site.do(ReleaseQuarantine("flat-1", accept=True, reason="seen"), key="Q")
+    site.clock.pass_s(2)
+    site.read(2_001)
+    assert not site.engine.points[0].guard.held
+    assert site.engine.points[0].available_nano == RICH - 1_001 * PRICE_NANO
+
+
+async def test_how_long_it_was_off_outlives_a_start_without_a_reading(site: ControlSite) -> None:
+    """Boot, a sweep with the meter away, another start: an hour's honest use is still settled."""
+    await begin(site)
+    await use(site, 1, start_wh=1_000)
+    full = site.engine.points[0].last_full
+    assert full is not None
+    assert full.meter_clock_s is not None
+    site.crash()
+    site.clock.wall_ms += 3_600_000
+    site.clock.now_ns = 50 * NS
+    site.boot = "boot-2"
+    site.open()
+    await site.sweeper.sweep()
+    site.restart()
+    site.clock.pass_s(2)
+    site.read(1_001 + 5_000, clock_s=full.meter_clock_s + 3_602)
+    assert not site.engine.points[0].guard.held
+    assert site.engine.points[0].available_nano == RICH - 5_001 * PRICE_NANO
+
+
+async def test_a_fee_charged_by_the_reading_itself_is_no_mass_cut(site: ControlSite) -> None:
+    """The reading crosses the month before the sweep does: the same fee, the same rule."""
+    await begin(site, 40 * 10**9)
+    end_ms = 1_801_420_200_000  # 2027-02-01T00:00+05:30
+    site.clock.pass_s((end_ms - site.clock.wall_ms) / 1000 - 1)
+    site.read(1_000)
+    await site.sweeper.sweep()
+    site.clock.pass_s(2)
+    site.engine.breaker.limits = type(site.engine.breaker.limits)(halt_percent=1, halt_min_points=1)
+    site.read(1_001)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+    assert not site.engine.breaker.halted
+
+
+async def test_what_somebody_opened_is_on_file_within_a_sweep(site: ControlSite) -> None:
+    """A restart of ours must not close an output that a person opened."""
+    await begin(site)
+    site.engine.gate.chain_verified = True
+    site.clock.pass_s(2)
+    site.read(1_000)
+    site.clock.pass_s(2)
+    site.read(1_000, closed=False)
+    await site.sweeper.sweep()
+    site.restart()
+    site.clock.pass_s(2)
+    site.read(1_000, closed=False)
+    assert site.engine.points[0].supply.wants(site.clock.mono_ns()) is None
+
+
+async def test_a_version_and_an_account_under_it_do_not_miss_one_another(
+    site: ControlSite,
+) -> None:
+    """Both at once: one of them is refused or both fit; never a start that fails for ever."""
+    await begin(site)
+    other = {**json.loads(TARIFF), "id": "other"}
+    await site.do(PublishTariff(json.dumps(other)))
+    second = {**other, "effective_from": "2027-03-01T00:00:00+05:30"}
+    del second["generator"]
+    await asyncio.gather(
+        site.do(OpenAccount("flat-2", "flat-2", "other"), key="open"),
+        site.do(PublishTariff(json.dumps(second)), key="publish"),
+    )
+    assert [code_of(site, key) for key in ("open", "publish")] in (
+        ["", "SOURCE_UNPRICED"],
+        ["SOURCE_UNPRICED", ""],
+    )
+    site.restart()
+    assert len(site.engine.points) == 2

@@ -399,7 +399,7 @@ def test_an_output_that_somebody_opened_stays_open_whatever_the_link_does() -> N
     again.restore(supply.snapshot(6 * NS, 1_000), now_ns=7 * NS, utc_ms=2_000)
     again.observe(seen(8, closed=False, amps=0.0))
     assert again.wants(8 * NS) is None
-    assert again.accept_open_output()
+    assert again.accept_open_output(8 * NS)
     assert again.wants(8 * NS) is True
     cleared = again.observe(seen(9))
     assert [order.alarm for order in cleared] == [Alarm.OUTPUT_DIFFERS]
@@ -495,3 +495,56 @@ def test_a_load_that_comes_after_the_command_contradicts_the_opening() -> None:
                 failed.append(order)
     assert [order.kind for order in failed] == [OrderKind.FAILED, OrderKind.ALARM]
     assert "current still flows" in failed[1].detail
+
+
+def test_a_lost_write_that_took_effect_is_proved_and_ends() -> None:
+    """The output shows open after the lost reply: looked at once, the command ends in its time."""
+    supply = Supply(ARM)
+    supply.enforced = True
+    supply.observe(Observation(0, output_closed=True, energy_wh=1000))
+    supply.block(Reason.CREDIT)
+    supply.order(0, close=False)
+    supply.send_failed(NS, "no answer")
+    for step in range(2, 13):
+        supply.observe(seen(step, closed=False, amps=0.0, watts=0.0))
+    assert supply.command is None
+    assert supply.state(13 * NS) is ControlState.DISCONNECTED
+
+
+def test_a_close_that_was_never_proved_needs_its_person_again() -> None:
+    """Crash between the order and its proof: what starts anew is no restoration."""
+    supply = connected()
+    cut(supply)
+    supply.unblock(Reason.CREDIT)
+    supply.observe(seen(61, closed=False, amps=0.0))
+    supply.confirm(61 * NS)
+    supply.order(61 * NS, close=True)
+    again = Supply(ARM)
+    again.enforced = True
+    again.restore(supply.snapshot(62 * NS, 1_000), now_ns=0, utc_ms=50_000_000)
+    again.observe(seen(1, closed=False, amps=0.0))
+    assert again.wants(NS) is None
+    assert again.state(NS) is ControlState.READY_FOR_RECONNECTION
+
+
+def test_a_close_is_not_sent_again_hours_after_its_confirmation() -> None:
+    """The write was lost and the meter away: whoever confirmed has gone."""
+    supply = connected()
+    cut(supply)
+    supply.unblock(Reason.CREDIT)
+    supply.observe(seen(61, closed=False, amps=0.0))
+    supply.confirm(61 * NS)
+    supply.order(61 * NS, close=True)
+    supply.send_failed(62 * NS, "no answer")
+    orders = supply.observe(seen(20_000, closed=False, amps=0.0))
+    assert OrderKind.SEND not in [order.kind for order in orders]
+    assert supply.wants(20_000 * NS) is None
+
+
+def test_a_word_for_an_opened_output_lapses() -> None:
+    """Answering for an output that somebody opened holds for two minutes."""
+    supply = connected()
+    supply.observe(seen(5, closed=False, amps=0.0))
+    assert supply.accept_open_output(6 * NS)
+    supply.observe(seen(600, closed=False, amps=0.0))
+    assert supply.wants(600 * NS) is None

@@ -124,6 +124,7 @@ class Books:
             "mono_ns": self._clock.mono_ns(),
             # The clock as it stands, not the label: it tells how long the machine was off.
             "wall_ms": self._clock.utc_ms(),
+            "label_ms": self.label_utc_ms,
             "site": dict(site),
             "points": {
                 point.terms.service_point_id: point.running_state()

@@ -140,7 +140,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         for command in open_commands(connection)
         if command.meter_id in by_meter
     }
-    last_utc_ms = registers.utc_ms if registers else 0
+    last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     return Restored(
         points=tuple(points),
         shelf=shelf,
@@ -148,7 +148,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         commands=tracks,
         cursor=load_request_cursor(connection),
         site=cast("Mapping[str, object]", registers.body.get("site", {})) if registers else {},
-        elapsed_ms=max(0, clock.utc_ms() - last_utc_ms) if registers else 0,
+        elapsed_ms=max(0, clock.utc_ms() - registers.utc_ms) if registers else 0,
         last_utc_ms=last_utc_ms,
     )
 
@@ -196,6 +196,7 @@ class _Kept:
     running: Mapping[str, Any] | None
     boot_id: str
     utc_ms: int
+    mono_ns: int
 
 
 class _Now:
@@ -223,10 +224,16 @@ def _newest(
         )
         if same:
             body = sweep.body
-            return _Kept(posted, swept, cast("str", body["boot_id"]), cast("int", body["wall_ms"]))
+            return _Kept(
+                posted,
+                swept,
+                cast("str", body["boot_id"]),
+                cast("int", body["wall_ms"]),
+                cast("int", body["mono_ns"]),
+            )
     if state is None:
         return None
-    return _Kept(posted, with_posting, posted["boot_id"], posted["utc_ms"])
+    return _Kept(posted, with_posting, posted["boot_id"], posted["utc_ms"], posted["mono_ns"])
 
 
 def _restore_point(
@@ -238,9 +245,9 @@ def _restore_point(
         base_ns = min(guard_state["mono_ns"], now.mono_ns) if now.is_boot_of(kept) else now.mono_ns
         point.guard.restore(guard_state, mono_ns=base_ns)
         point.restore_running(kept.running)
-        if not now.is_boot_of(kept):
-            clock_ms = kept.running["meter_clock_ms"]
-            point.sleep_since(Slept(guard_state, kept.utc_ms, clock_ms))
+        slept = _slept(kept, kept.running, now)
+        if slept is not None:
+            point.sleep_since(slept)
         pricing = kept.running["pricing"]
     if kept is not None and "supply" in kept.posted:
         point.supply.restore(kept.posted["supply"], now.mono_ns, now.utc_ms)
@@ -263,6 +270,17 @@ def _restore_point(
         pricer,
         threshold_nano=account.disablement_threshold_nano,
     )
+
+
+def _slept(kept: _Kept, running: Mapping[str, Any], now: _Now) -> Slept | None:
+    """Since when the machine was off, if no reading of this boot or a later one has told yet."""
+    if running["slept"] is not None:
+        guard, utc_ms, meter_clock_ms = running["slept"]
+        return Slept(guard, utc_ms, meter_clock_ms)
+    if now.is_boot_of(kept):
+        return None
+    base_age_ms = max(0, kept.mono_ns - running["guard"]["mono_ns"]) // 1_000_000
+    return Slept(running["guard"], kept.utc_ms - base_age_ms, running["meter_clock_ms"])
 
 
 def _track(index: int, command: SwitchCommand) -> CommandTrack:

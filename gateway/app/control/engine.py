@@ -30,6 +30,8 @@ SWITCH_DEADLINE_S: Final = 5.0
 PROOF_POLL_S: Final = 0.1
 # One failed poll is noise on a network; this many in a row are an absent meter.
 AWAY_AFTER: Final = 3
+# So long a switch may still be a request's doing (stagger, minimum off time).
+REQUEST_HOLDS_NS: Final = 120 * NS
 # A meter that refuses the acknowledgement of its restart is asked again after this.
 ACKNOWLEDGE_AGAIN_NS: Final = 60 * NS
 UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
@@ -120,7 +122,7 @@ class Engine:
         self._failures = [0] * len(self.points)
         self._away: dict[int, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._requested: dict[int, str] = {}
+        self._requested: dict[int, tuple[str, bool, int]] = {}
         self._acknowledge_at_ns: dict[int, int] = {}
         self._unsettled: set[int] = set()
         self._flat: set[int] = set()
@@ -132,6 +134,7 @@ class Engine:
         point = self.points[index]
         if self._failures[index]:
             self._returned(index)
+        pending = point.supply.reconnection_pending
         try:
             step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
         except (RefusedError, ValueError) as error:
@@ -145,7 +148,7 @@ class Engine:
         self.carry_out(index, step.orders)
         self.decide(index)
         self._plan_poll(index, reading, step)
-        if step.posting_due:
+        if step.posting_due or point.supply.reconnection_pending is not pending:
             self.due.add(index)
         if reading.restarted and step.settled:
             self._acknowledge_restart(index)
@@ -191,7 +194,7 @@ class Engine:
             point_index=index,
             close=close,
             reasons=tuple(sorted(point.supply.reasons)),
-            request_key=self._requested.pop(index, None),
+            request_key=self._request_of(index, close=close, now_ns=now_ns),
             issued_utc_ms=self._clock.utc_ms(),
             detail=self._facts(point),
         )
@@ -209,13 +212,22 @@ class Engine:
             elif point.supply.observed is not None:
                 self.decide(index)
 
-    def requested(self, index: int, request_key: str) -> None:
-        """Somebody asked for a switch: the next command of this point carries the request's key."""
-        self._requested[index] = request_key
+    def expect(self, index: int, request_key: str, *, close: bool) -> None:
+        """Somebody asks for a switch: the next command of this kind carries the request's key."""
+        self._requested[index] = (request_key, close, self._clock.mono_ns())
+
+    def requested(self, index: int) -> None:
+        """What was asked for is on record: act on it."""
         self.decide(index)
-        if self.points[index].supply.wants(self._clock.mono_ns()) is None:
+        supply = self.points[index].supply
+        if supply.command is None and supply.wants(self._clock.mono_ns()) is None:
             # No switch is due (something else blocks): the next one is not this request's.
             self._requested.pop(index, None)
+
+    def _request_of(self, index: int, *, close: bool, now_ns: int) -> str | None:
+        key, wanted, asked_ns = self._requested.pop(index, ("", close, 0))
+        fresh = now_ns - asked_ns <= REQUEST_HOLDS_NS
+        return key if key and fresh and wanted is close else None
 
     def carry_out(self, index: int, orders: Iterable[Order]) -> None:
         """Do what the supply machine ordered."""
@@ -308,7 +320,7 @@ class Engine:
             await kept
         if self.commands.get(index) is not track:
             return
-        if point.supply.overtaken():
+        if point.supply.overtaken(self._clock.mono_ns()):
             self.carry_out(index, point.supply.drop())
             self.decide(index)
             return
@@ -388,6 +400,8 @@ class Engine:
     def _alarm(self, index: int, order: Order) -> None:
         if order.alarm is None:
             return
+        # What a person must see must also outlive the process.
+        self.due.add(index)
         point_id = self.points[index].terms.service_point_id
         raised = order.kind is OrderKind.ALARM
         (log.error if raised else log.info)(

@@ -13,6 +13,7 @@ from gateway.core.requests import OutcomeStatus, Request, check_role
 
 LOCKS_MAX: Final = 10_000
 COMMITTED_MAX: Final = 10_000
+TARIFFS: Final = "tariffs"
 # Late switching is worse than none: these are only taken with an end.
 MUST_EXPIRE: Final = (
     wishes.Disconnect,
@@ -92,7 +93,9 @@ class Executor:
     def _lock(self, request: Request) -> asyncio.Lock:
         body = request.body
         name = (
-            getattr(body, "account_id", None)
+            # A version and an account under it must not miss one another.
+            (isinstance(body, wishes.OpenAccount | wishes.PublishTariff) and TARIFFS)
+            or getattr(body, "account_id", None)
             or getattr(body, "service_point_id", None)
             or getattr(body, "meter_id", None)
             or body.TYPE

@@ -118,7 +118,8 @@ class Inlet:
             # Whatever failed must be looked at again after the start.
             return
         if cursor is not None and self._in_flight:
-            cursor = RequestCursor(cursor.epoch, min(self._in_flight.values()) - 1)
+            first = min(cursor.request_id, min(self._in_flight.values()) - 1)
+            cursor = RequestCursor(cursor.epoch, first)
         if cursor is None or cursor == self._kept:
             return
         finished = cursor

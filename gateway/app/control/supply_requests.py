@@ -32,21 +32,21 @@ class SupplyRequests:
         if not body.reason:
             raise RefusedError("REASON_MISSING", "say why supply is taken away", "reason")
         self._desk.engine.points[index].supply.block(Reason.MANUAL)
-        await self._commit_switch(request, index)
+        await self._commit_switch(request, index, close=False)
 
     async def reconnect(self, body: wishes.Reconnect, request: Request) -> None:
         """Clear MANUAL, or answer for an output that somebody opened. Refuses NOT_DISCONNECTED."""
         index = self._switchable(body.service_point_id)
-        supply = self._desk.engine.points[index].supply
-        if not supply.unblock(Reason.MANUAL) and not supply.accept_open_output():
+        supply, now_ns = self._desk.engine.points[index].supply, self._desk.clock.mono_ns()
+        if not supply.unblock(Reason.MANUAL) and not supply.accept_open_output(now_ns):
             raise RefusedError("NOT_DISCONNECTED", "no manual disconnection stands here")
-        await self._commit_switch(request, index)
+        await self._commit_switch(request, index, close=True)
 
     async def confirm(self, body: wishes.ConfirmReconnect, request: Request) -> None:
         """A person confirms. Refuses SUPPLY_BLOCKED, NOTHING_TO_CONFIRM, MIN_OFF_TIME."""
         index = self._switchable(body.service_point_id)
         self._desk.engine.points[index].supply.confirm(self._desk.clock.mono_ns())
-        await self._commit_switch(request, index)
+        await self._commit_switch(request, index, close=True)
 
     async def commission(self, body: wishes.CommissionPoint, request: Request) -> None:
         """Enforce supply at a point from now on. Refuses POINT_UNKNOWN."""
@@ -108,8 +108,9 @@ class SupplyRequests:
             )
         return index
 
-    async def _commit_switch(self, request: Request, index: int) -> None:
+    async def _commit_switch(self, request: Request, index: int, *, close: bool) -> None:
         """Commit an outcome with the supply state that it changed in memory, then act."""
+        self._desk.engine.expect(index, request.key, close=close)
         point_id = self._desk.engine.points[index].terms.service_point_id
         await self._desk.commit(request, lambda _: {"service_point_id": point_id}, post=[index])
-        self._desk.engine.requested(index, request.key)
+        self._desk.engine.requested(index)
