@@ -29,8 +29,10 @@ class Reading:
     tariff register (PAC3220: T1, T2), each floored to whole Wh. `output_closed` is the supply
     switch as its output reads back (True: supply connected), `feedback_closed` the contactor's
     auxiliary contact on a digital input where wired. `current_a` is the highest phase current.
-    `restarted` is the meter's latched restart bit. `values` are all measurements of the model in
-    the model's order (only in the full lane, else empty); undefined ones are NaN.
+    `restarted` is the meter's latched restart bit; the short lane reads neither it nor the
+    diagnostics, and False or 0 there says nothing. `values` are the measurements of the lane in the
+    model's order: none in the short lane, the slow lane's begin with the full lane's; undefined
+    ones are NaN.
     """
 
     sequence: int

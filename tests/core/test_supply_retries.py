@@ -13,6 +13,16 @@ from gateway.core.switching import (
 from tests.core.test_supply import ARM, connected, cut, seen
 
 
+def confirmed() -> Supply:
+    """A point that was cut, recharged, and confirmed by a person at 61 s."""
+    supply = connected()
+    cut(supply)
+    supply.unblock(Reason.CREDIT)
+    supply.observe(seen(61, closed=False, amps=0.0))
+    supply.confirm(61 * NS)
+    return supply
+
+
 def test_a_lost_reply_says_nothing_against_the_contactor() -> None:
     """Unreachable is not stuck: attempts without an answer are no fault, and looked at first."""
     supply = connected()
@@ -38,11 +48,7 @@ def test_writes_that_never_get_an_answer_are_given_up_in_the_end() -> None:
 
 def test_a_closing_is_not_repeated_after_somebody_disconnected() -> None:
     """The reply of a close was lost, then MANUAL was set: the line stays off."""
-    supply = connected()
-    cut(supply)
-    supply.unblock(Reason.CREDIT)
-    supply.observe(seen(61, closed=False, amps=0.0))
-    supply.confirm(61 * NS)
+    supply = confirmed()
     supply.order(61 * NS, close=True)
     supply.send_failed(62 * NS, "no answer")
     supply.block(Reason.MANUAL)
@@ -108,11 +114,7 @@ def test_credit_that_runs_out_behind_an_open_output_needs_a_confirmation() -> No
 
 def test_a_confirmation_lapses_and_an_old_reading_closes_nothing() -> None:
     """The meter was away for hours: nobody stands at the point any more."""
-    supply = connected()
-    cut(supply)
-    supply.unblock(Reason.CREDIT)
-    supply.observe(seen(61, closed=False, amps=0.0))
-    supply.confirm(61 * NS)
+    supply = confirmed()
     assert supply.wants(122 * NS) is None
     supply.observe(seen(180, closed=False, amps=0.0))
     assert supply.wants(180 * NS) is True
@@ -202,11 +204,7 @@ def test_a_lost_write_that_took_effect_is_proved_and_ends() -> None:
 
 def test_a_close_that_was_never_proved_needs_its_person_again() -> None:
     """Crash between the order and its proof: what starts anew is no restoration."""
-    supply = connected()
-    cut(supply)
-    supply.unblock(Reason.CREDIT)
-    supply.observe(seen(61, closed=False, amps=0.0))
-    supply.confirm(61 * NS)
+    supply = confirmed()
     supply.order(61 * NS, close=True)
     again = Supply(ARM)
     again.enforced = True
@@ -218,11 +216,7 @@ def test_a_close_that_was_never_proved_needs_its_person_again() -> None:
 
 def test_a_close_is_not_sent_again_hours_after_its_confirmation() -> None:
     """The write was lost and the meter away: whoever confirmed has gone."""
-    supply = connected()
-    cut(supply)
-    supply.unblock(Reason.CREDIT)
-    supply.observe(seen(61, closed=False, amps=0.0))
-    supply.confirm(61 * NS)
+    supply = confirmed()
     supply.order(61 * NS, close=True)
     supply.send_failed(62 * NS, "no answer")
     orders = supply.observe(seen(20_000, closed=False, amps=0.0))
