@@ -1,10 +1,11 @@
 """How long to wait for a meter, and what was counted about it."""
 
 import zlib
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from gateway.core.figures import Histogram
 
 # A deadline below this would punish a meter for one busy moment of its processor.
 DEADLINE_MIN_S: Final = 0.25
@@ -20,8 +21,6 @@ BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 60.0
 # Full jitter may draw zero; a meter that just refused gets this much peace.
 BACKOFF_MIN_S: Final = 0.1
-
-BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 class Jitter(Protocol):
@@ -101,34 +100,6 @@ def phases_ns(meter_ids: Sequence[str], period_ns: int) -> list[int]:
 
 def _rank(meter_id: str) -> tuple[int, str]:
     return zlib.crc32(meter_id.encode()), meter_id
-
-
-@dataclass(slots=True)
-class Histogram:
-    """Counts of durations by upper bound: `BOUNDS_MS`, then everything longer."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_MS) + 1))
-    total_s: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(BOUNDS_MS, seconds * 1e3)] += 1
-        self.total_s += seconds
-
-    @property
-    def count(self) -> int:
-        """How many durations were counted."""
-        return sum(self.counts)
-
-    def quantile_ms(self, share: float) -> float:
-        """The upper bound that at least `share` (0 … 1) of the durations keep; inf above all."""
-        needed = share * self.count
-        reached = 0
-        for bound_ms, count in zip(BOUNDS_MS, self.counts, strict=False):
-            reached += count
-            if reached >= needed:
-                return float(bound_ms)
-        return float("inf")
 
 
 @dataclass(slots=True)

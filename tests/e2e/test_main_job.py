@@ -1,6 +1,8 @@
 """The main job: credit runs out, supply is cut and proved, paid, confirmed and restored."""
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.errors import RefusedError
 from gateway.core.switching import ControlState, Reason
@@ -23,8 +25,8 @@ MIN_OFF_S = 6
 
 @pytest.fixture(scope="module")
 def site(make_site: MakeSite) -> Gateway:
-    """Eight flats that draw nothing until told to."""
-    return make_site(meters=8, supply={**QUICK_SUPPLY, "min_off_s": MIN_OFF_S}).start()
+    """Nine flats that draw nothing until told to."""
+    return make_site(meters=9, supply={**QUICK_SUPPLY, "min_off_s": MIN_OFF_S}).start()
 
 
 def true_past_zero_wh(site: Gateway, meter: str, opening_nano: int) -> float:
@@ -217,3 +219,39 @@ def test_the_ledger_proves_itself(site: Gateway) -> None:
     assert site.verify()["transactions"] > 0
     assert not site.events("FAILED_TO_OPEN")
     assert not site.events("UNAUTHORISED_SUPPLY")
+
+
+def test_a_cut_is_in_the_figures(site: Gateway) -> None:
+    """Prometheus sees polls, the cut with its delays, commits and the process, within seconds."""
+    meter = "flat-109"
+    site.open(meter, "0.030")
+    site.load(POWER_W, meter)
+    site.finished_cut(meter, 40.0)
+    token = site.token("auditor", "figures")
+
+    def scrape() -> dict[str, float] | None:
+        answer = httpx.get(
+            f"http://127.0.0.1:{site.port}/metrics",
+            headers={"authorization": f"Bearer {token}"},
+            timeout=10.0,
+        )
+        samples = {
+            ",".join((sample.name, *sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+        return samples if samples.get("prepaid_gateway_switches_total,open verified") else None
+
+    found = site.until(scrape, "the cut in the figures")
+    assert found["prepaid_gateway_control_up"] == 1
+    assert found["prepaid_gateway_meters,good"] == 9
+    assert found["prepaid_gateway_chain_verified"] == 1
+    assert found["prepaid_gateway_points_blocked,CREDIT"] >= 1
+    assert found["prepaid_gateway_polls_total"] > 8
+    assert found["prepaid_gateway_cut_decision_seconds_count"] >= 1
+    assert found["prepaid_gateway_cut_write_seconds_count"] >= 1
+    assert found["prepaid_gateway_requests_total,executed"] >= 1
+    assert found["prepaid_gateway_ledger_commits_total"] > 0
+    assert found["prepaid_gateway_resident_memory_bytes"] > 1e7
+    assert found["prepaid_gateway_store_bytes,ledger"] > 0
+    site.rest(meter)

@@ -55,6 +55,7 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/events": VIEWERS,
     "GET /api/v1/requests/{key}": VIEWERS,
     "GET /api/v1/health": VIEWERS,
+    "GET /metrics": VIEWERS,
     "GET /api/v1/auth/me": EVERYBODY,
     "GET /api/v1/openapi.json": EVERYBODY,
     "GET /api/v1/api-keys": ADMIN,

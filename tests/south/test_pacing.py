@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.south.pacing import WINDOW, Histogram, RoundTrips, backoff_s, phases_ns
+from gateway.core.figures import Histogram
+from gateway.south.pacing import WINDOW, RoundTrips, backoff_s, phases_ns
 
 
 def observed(cap_s: float, round_trip_s: float, windows: int = 40) -> RoundTrips:

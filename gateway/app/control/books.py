@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from gateway.app.control.engine import CommandTrack
+from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import stepped
 from gateway.core.errors import RefusedError
@@ -36,12 +37,19 @@ class Books:
     """
 
     def __init__(
-        self, writer: StoreWriter, points: Sequence[Point], clock: Clock, *, boot_id: str
+        self,
+        writer: StoreWriter,
+        points: Sequence[Point],
+        clock: Clock,
+        *,
+        boot_id: str,
+        tallies: Tallies | None = None,
     ) -> None:
         self._writer = writer
         self._points = tuple(points)
         self._clock = clock
         self._boot_id = boot_id
+        self._tallies = tallies or Tallies()
         self._sweep_number = 0
         self.label_utc_ms = 0
         # Wall less monotonic milliseconds of the trusted clock; None while it is not trusted.
@@ -67,9 +75,11 @@ class Books:
         from the file is right again. With `may_refuse` a RefusedError is none: the operation has
         undone itself and nothing in memory hangs on it.
         """
+        begun_ns = self._clock.mono_ns()
         future = asyncio.wrap_future(self._writer.submit(operation))
 
         def done(finished: "asyncio.Future[T]") -> None:
+            self._tallies.commit_time.observe((self._clock.mono_ns() - begun_ns) / 1e9)
             error = None if finished.cancelled() else finished.exception()
             if error is not None and not (may_refuse and isinstance(error, RefusedError)):
                 self.failure = self.failure or error

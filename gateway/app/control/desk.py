@@ -68,6 +68,7 @@ class Desk:
 
         await self.books.commit(operate, may_refuse=not chosen)
         self.committed.add(request.key)
+        self.engine.tallies.requests["executed"] += 1
 
     async def close(self, request: Request, status: OutcomeStatus, code: str, message: str) -> None:
         """Record that a request was refused or came too late."""
@@ -79,6 +80,7 @@ class Desk:
             append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, code))
 
         await self.books.commit(operate)
+        self.engine.tallies.requests[status.value] += 1
 
     async def close_damaged(self, key: str, kind: str, code: str, message: str) -> None:
         """Record a row that is no request as refused, so that nobody waits for it."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
 from gateway.core.errors import MeterError, MeterExceptionError, MeterIdentityError, RefusedError
@@ -20,6 +21,7 @@ from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
 from gateway.core.proof import NS
 from gateway.core.reading import Lane, Reading
+from gateway.core.recovery import Recovery
 from gateway.core.switching import Order, OrderKind, Reason
 
 log = structlog.get_logger()
@@ -52,6 +54,9 @@ class CommandTrack:
     finished_utc_ms: int | None = None
     witnesses: tuple[str, ...] = ()
     detail: dict[str, object] | None = None
+    # Monotonic: the reply that made a cut due at once, and the decision.
+    due_ns: int | None = None
+    decided_ns: int = 0
 
 
 class Journal(Protocol):
@@ -75,6 +80,7 @@ class Gate:
     """What must hold before anything is switched (domain.md section 6)."""
 
     chain_verified: bool = False
+    recovery: Recovery | None = None
     clock: ClockTrust = UNJUDGED
     clock_offset_ms: int | None = None
 
@@ -103,10 +109,12 @@ class Engine:
         *,
         new_id: Callable[[], str],
         stagger_s: float,
+        tallies: Tallies | None = None,
     ) -> None:
         self.points: Final = tuple(points)
         self.breaker: Final = breaker
         self.gate: Final = Gate()
+        self.tallies: Final = tallies or Tallies()
         self.due: set[int] = set()
         self.busy: Counter[int] = Counter()
         self.commands: dict[int, CommandTrack] = {}
@@ -143,10 +151,10 @@ class Engine:
         self._unsettled.discard(index)
         if index in self.inherited:
             self._reconcile(index, reading)
-        if step.newly_due and not step.deferred:
+        if step.newly_due and not step.deferred and self.gate.recovery is None:
             self._newly_due(point)
         self.carry_out(index, step.orders)
-        self.decide(index)
+        self.decide(index, due_ns=reading.mono_ns if step.newly_due else None)
         self._plan_poll(index, reading, step)
         if step.posting_due or point.supply.reconnection_pending is not pending:
             self.due.add(index)
@@ -175,10 +183,21 @@ class Engine:
                 "METER_AWAY", meter_id, "warning", code=error.code, reason=str(error)
             )
 
+    def presence(self, index: int) -> str:
+        """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""
+        if index in self._away:
+            return "away"
+        if self.points[index].last is None:
+            return "never"
+        return "uncertain" if self._failures[index] else "good"
+
     # -- decisions -------------------------------------------------------------------------
 
-    def decide(self, index: int) -> None:
-        """Compare intended and observed supply; start at most one command."""
+    def decide(self, index: int, *, due_ns: int | None = None) -> None:
+        """Compare intended and observed supply; start at most one command.
+
+        `due_ns` is when the reply came that just made a cut due.
+        """
         point = self.points[index]
         now_ns = self._clock.mono_ns()
         close = point.supply.wants(now_ns)
@@ -197,11 +216,15 @@ class Engine:
             request_key=self._request_of(index, close=close, now_ns=now_ns),
             issued_utc_ms=self._clock.utc_ms(),
             detail=self._facts(point),
+            due_ns=due_ns,
+            decided_ns=now_ns,
         )
         order = point.supply.order(now_ns, close=close)
         self.commands[index] = track
         self.due.add(index)
         self._send(track, order)
+        if due_ns is not None and not close:
+            self.tallies.cut_decision.observe((self._clock.mono_ns() - due_ns) / NS)
 
     def decide_all(self) -> None:
         """One level-triggered round: deadlines of commands, then decisions."""
@@ -268,7 +291,8 @@ class Engine:
             )
 
     def _admit_credit_cut(self, index: int, now_ns: int) -> bool:
-        if not self.gate.clock.trusted and index not in self._flat:
+        undated = not self.gate.clock.trusted and index not in self._flat
+        if undated or self.gate.recovery is not None:
             return False
         connected = self.connected_points()
         if not self.breaker.has_room(now_ns, connected):
@@ -337,6 +361,8 @@ class Engine:
             )
         else:
             point.supply.sent(self._clock.mono_ns())
+            if track.due_ns is not None and not order.close and order.attempt <= 1:
+                self.tallies.cut_write.observe((self._clock.mono_ns() - track.due_ns) / NS)
             self._note(track, "acknowledged_utc_ms", self._clock.utc_ms())
         self.polls.request_poll(index, self._clock.mono_ns(), Lane.FULL)
         await kept
@@ -385,6 +411,8 @@ class Engine:
             self._note(track, "reason", order.detail)
         self._journal.command(track)
         self.due.add(index)
+        self.tallies.switches[f"{'close' if order.close else 'open'} {track.state}"] += 1
+        self.tallies.switch_proof.observe((now_ns - track.decided_ns) / NS)
         if order.kind is OrderKind.VERIFIED:
             kind = "SUPPLY_RESTORED" if order.close else "SUPPLY_CUT"
             self._journal.event(

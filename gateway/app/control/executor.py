@@ -6,6 +6,7 @@ from typing import Final
 
 from gateway.app.control.desk import Desk
 from gateway.app.control.money_requests import MoneyRequests
+from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
@@ -20,13 +21,16 @@ MUST_EXPIRE: Final = (
     wishes.Reconnect,
     wishes.ConfirmReconnect,
     wishes.ReleaseHalt,
+    wishes.ReleaseRecovery,
 )
 
 
 class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
-    def __init__(self, desk: Desk, *, confirm_clock: Callable[[], None]) -> None:
+    def __init__(
+        self, desk: Desk, *, confirm_clock: Callable[[], None], recovery: RecoveryWatch
+    ) -> None:
         self._desk = desk
         self._locks: dict[str, asyncio.Lock] = {}
         money = MoneyRequests(desk)
@@ -43,6 +47,7 @@ class Executor:
             wishes.ReleaseQuarantine: supply.release_quarantine,
             wishes.ReplaceMeter: supply.replace_meter,
             wishes.ReleaseHalt: supply.release_halt,
+            wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
         }
 
@@ -53,6 +58,7 @@ class Executor:
         the commit.
         """
         desk = self._desk
+        begun_ns = desk.clock.mono_ns()
         try:
             check_role(request.body, request.role)
             _check_expiry(request)
@@ -72,6 +78,7 @@ class Executor:
                 await desk.close(request, OutcomeStatus.REFUSED, "INTERNAL", str(error))
             raise StoreError(f"request {request.key} could not be carried out") from error
         finally:
+            desk.engine.tallies.request_time.observe((desk.clock.mono_ns() - begun_ns) / 1e9)
             if len(desk.committed) > COMMITTED_MAX:
                 desk.committed.clear()
 

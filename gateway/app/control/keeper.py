@@ -56,6 +56,11 @@ class TelemetryKeeper:
         self.dropped = 0
         self._failed = False
 
+    @property
+    def working(self) -> bool:
+        """Whether readings are kept at present."""
+        return not self._failed
+
     def reading(self, index: int, reading: Reading) -> None:
         """Keep a reading with the sweep under way."""
         self._readings.append(

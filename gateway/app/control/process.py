@@ -19,10 +19,12 @@ from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
 from gateway.app.control.executor import Executor
+from gateway.app.control.gauges import Gauges
 from gateway.app.control.inlet import Inlet
 from gateway.app.control.keeper import TelemetryKeeper
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.tallies import Tallies
 from gateway.app.paths import make_runtime_dir, paths_of
 from gateway.app.timeservice import is_synchronised
 from gateway.core.clock import Clock
@@ -31,6 +33,7 @@ from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.reading import Lane
 from gateway.south.models import meter_model
 from gateway.store.blocker import LockProbe
+from gateway.store.board import BoardWriter
 from gateway.store.db import open_reader, open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveMeter, LiveTableWriter
@@ -116,7 +119,8 @@ def shown_meters(config: Config) -> list[LiveMeter]:
 def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "_Control":
     """Wire points, polls, engine, sweeps and requests."""
     found, zone, paths = opened.found, ZoneInfo(config.site.timezone), paths_of(config)
-    books = Books(opened.writer, found.points, clock, boot_id=opened.boot_id)
+    tallies = Tallies()
+    books = Books(opened.writer, found.points, clock, boot_id=opened.boot_id, tallies=tallies)
     books.label_utc_ms = found.last_utc_ms
     display = Display(
         found.points,
@@ -136,6 +140,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         clock,
         new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
         stagger_s=config.supply.stagger_s,
+        tallies=tallies,
     )
     engine.inherited.update(found.commands)
     for index, point in enumerate(found.points):
@@ -166,7 +171,16 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         cursor=found.cursor,
     )
     engine.requests_seen = inlet.look
-    return _Control(engine, books, sweeper, inlet, display, opened.writer, paths.ledger)
+    gauges = Gauges(
+        engine,
+        opened.writer,
+        opened.keeper,
+        ledger=paths.ledger,
+        telemetry_dir=paths.telemetry_dir,
+        board=BoardWriter(paths.live_dir),
+        clock=clock,
+    )
+    return _Control(engine, books, sweeper, inlet, display, opened.writer, gauges, paths.ledger)
 
 
 def _breaker(config: Config, found: Restored, clock: Clock) -> MassCutBreaker:
@@ -187,6 +201,7 @@ class _Control:
     inlet: Inlet
     display: Display
     writer: GroupCommitWriter
+    gauges: Gauges
     ledger_path: Path
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -196,6 +211,7 @@ class _Control:
         quiet = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._verify(), name="verify")
+            group.create_task(self.gauges.run(stop), name="figures")
             polling = group.create_task(
                 self.engine.polls.run(self.engine.on_reading, self.engine.on_failure), name="polls"
             )

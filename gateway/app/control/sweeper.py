@@ -64,6 +64,7 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """One round."""
+        begun_ns = self._clock.mono_ns()
         self.judge()
         engine = self._engine
         if engine.gate.clock.trusted:
@@ -76,6 +77,7 @@ class Sweeper:
         }
         await self._books.sweep(due, site)
         await self._display.flush()
+        engine.tallies.sweep_time.observe((self._clock.mono_ns() - begun_ns) / 1e9)
 
     def confirm_clock(self) -> None:
         """A person says that the wall clock is right, until it steps again."""

@@ -7,7 +7,17 @@ from starlette.responses import JSONResponse
 
 from gateway import __version__
 from gateway.north.context import NorthContext
-from gateway.north.http import accounts, commands, decisions, keys, meters, stream, system, tariffs
+from gateway.north.http import (
+    accounts,
+    commands,
+    decisions,
+    keys,
+    meters,
+    metrics,
+    stream,
+    system,
+    tariffs,
+)
 from gateway.north.http.auth import ALL_ROLES, access
 from gateway.north.http.forms import PREFIX
 from gateway.north.http.gate import Gate
@@ -15,7 +25,17 @@ from gateway.north.http.openapi import TITLE, document_of
 from gateway.north.http.problems import install
 
 OPENAPI_PATH: Final = f"{PREFIX}/openapi.json"
-AREAS: Final = (meters, commands, decisions, accounts, tariffs, stream, system, keys)
+AREAS: Final = (
+    meters,
+    commands,
+    decisions,
+    accounts,
+    tariffs,
+    stream,
+    system,
+    metrics,
+    keys,
+)
 
 
 def create_app(context: NorthContext) -> FastAPI:
