@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from gateway.core.errors import ConfigurationError
 from gateway.north.context import Listen, NorthContext
 from gateway.north.http.app import create_app
+from gateway.north.known_head import HeadMemory
 from gateway.north.live_watch import LiveWatch
 from gateway.north.peer import GatewayProtocol
 
@@ -60,6 +61,7 @@ async def serve(
             for server, taken in servers:
                 group.create_task(server.serve([taken]), name="http listener")
             background = group.create_task(LiveWatch(context).run(), name="north background")
+            remembering = group.create_task(HeadMemory(context).run(), name="known head")
             while not all(server.started for server, _ in servers):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(TICK_S)
             urls = tuple(
@@ -74,6 +76,7 @@ async def serve(
             for server, _ in servers:
                 server.should_exit = True
             background.cancel()
+            remembering.cancel()
 
 
 def _server(app: FastAPI, listen: Listen | None) -> _Server:
@@ -95,7 +98,12 @@ def _server(app: FastAPI, listen: Listen | None) -> _Server:
         ssl_certfile=listen.certificate_path if listen is not None and tls else None,
         ssl_keyfile=listen.key_path if listen is not None and tls else None,
     )
-    config.load()
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            (f"north.http.tls: certificate and key cannot be used: {error}",)
+        ) from error
     if config.ssl is not None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
     return _Server(config)
