@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from gateway.core.errors import (
     StoreAwayError,
+    StoreBusyError,
     StoreCorruptError,
     StoreError,
     StoreLockedError,
@@ -41,7 +42,7 @@ WHOLE_CHECK_BYTES: Final = 256 * 1024 * 1024
 # a forgotten snapshot lets the WAL grow without end.
 READER_STEPS: Final = 50_000_000
 _STEPS_AT_ONCE: Final = 1_000_000
-_RESTORE: Final = "bring back a backup of the state directory"
+_RESTORE: Final = "bring back a backup with `prepaid-gateway restore`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +116,16 @@ class StoreFile:
         so the connection is kept from ever being closed (a few file descriptors until the process
         ends). Raises StoreError when the WAL cannot be written back.
         """
-        # SQLite closes with the last reference, also while the interpreter ends: hold one more.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
+        _never_close(self.connection)
         try:
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
+
+
+def _never_close(connection: sqlite3.Connection) -> None:
+    # SQLite closes with the last reference, also while the interpreter ends: hold one more.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def own_directory(directory: Path, *, create: bool) -> DirectoryOwner:
@@ -130,9 +135,8 @@ def own_directory(directory: Path, *, create: bool) -> DirectoryOwner:
     id) or StoreError (not permitted).
     """
     try:
-        if create and not directory.is_dir():
-            directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-            directory.chmod(DIRECTORY_MODE)
+        if create:
+            make_directory(directory)
         lock_path = directory / LOCK_NAME
         lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except FileNotFoundError as error:
@@ -172,6 +176,7 @@ def open_writer(
         if not create:
             raise _missing(path)
         _make_empty(path)
+    _sync_left(path)
     try:
         connection = _connect(path, "rw", busy_timeout_ms)
         try:
@@ -179,7 +184,8 @@ def open_writer(
             _configure(connection)
             _migrate(connection, path, schema)
         except BaseException:
-            connection.close()
+            # A close would write the WAL into a file that was refused, and delete it.
+            _never_close(connection)
             raise
     except sqlite3.Error as error:
         raise translated(error, path) from error
@@ -261,7 +267,9 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return StoreCorruptError(f"{path} is damaged ({error}); {_RESTORE}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreLockedError(f"{path} is locked by another process: {error}")
+        # A reader or a backup that holds a lock for a moment is no second instance: trying again
+        # helps, and no person is needed.
+        return StoreBusyError(f"{path} is locked by another process: {error}")
     return StoreError(f"{path}: {error}")
 
 
@@ -274,9 +282,7 @@ def _missing(path: Path) -> StoreMissingError:
 def _make_empty(path: Path) -> None:
     """Create the file with its final mode; SQLite gives `-wal` and `-shm` the same."""
     try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(mode=DIRECTORY_MODE)
-            path.parent.chmod(DIRECTORY_MODE)
+        make_directory(path.parent)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
             os.fchmod(fd, FILE_MODE)
@@ -287,11 +293,54 @@ def _make_empty(path: Path) -> None:
         raise StoreError(f"{path}: cannot be created: {error.strerror}") from error
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory (and those above it) with mode 0750, so that its name survives a power cut.
+
+    One that is there already may be the work of a process that was killed before it had synced
+    the name: that is done now, where the directory above may be read. Raises OSError.
+    """
+    made = not directory.is_dir()
+    if made:
+        if not directory.parent.is_dir():
+            make_directory(directory.parent)
+        directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        directory.chmod(DIRECTORY_MODE)
+    try:
+        sync_directory(directory.parent)
+    except PermissionError:
+        if made:
+            raise
+
+
 def sync_directory(directory: Path) -> None:
     """Make names in a directory survive a power cut. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_left(path: Path) -> None:
+    """Sync the WAL of a process that was killed, before anything in it is believed.
+
+    SQLite takes a commit from there that may never have reached the disk: it would be shown, and
+    then lost with the power. (The database file must not be opened here: closing it again would
+    drop the locks of this process's other connections. Nothing in it is needed before a checkpoint
+    has synced it.)
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    try:
+        fd = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{wal}: cannot be read: {error.strerror}") from error
+    try:
+        os.fsync(fd)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StoreError(f"{wal}: cannot be synced: {error.strerror}") from error
     finally:
         os.close(fd)
 
@@ -321,6 +370,8 @@ def _configure(connection: sqlite3.Connection) -> None:
     # Without it, REPLACE deletes rows past the triggers that refuse DELETE.
     connection.execute("PRAGMA recursive_triggers=ON")
     connection.execute(f"PRAGMA journal_size_limit={JOURNAL_LIMIT_BYTES}")
+    # Some builds overwrite what is deleted with zeros: staging would be written twice more.
+    connection.execute("PRAGMA secure_delete=OFF")
 
 
 def _check(

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.store.chunks import (
+    MEAN_DECIMALS,
     ROWS_MAX,
     StagedReading,
+    decimals_of,
     pack_columns,
     pack_integers,
     pack_values,
@@ -92,8 +94,10 @@ def _write(
             for column in zip(*(row.energy_wh for row in run), strict=True)
         ),
         *(
-            pack_values(column)
-            for column in zip(*(row.values or nothing for row in run), strict=True)
+            pack_values(column, decimals_of(name))
+            for name, column in zip(
+                names, zip(*(row.values or nothing for row in run), strict=True), strict=True
+            )
         ),
     ]
     span = (meter, min(times), max(times), layout)
@@ -102,7 +106,7 @@ def _write(
         "VALUES (?, ?, ?, ?, ?, ?)",
         (*span, registers, pack_columns([pack_integers([len(run)]), *columns])),
     )
-    body = _minutes([row for row in run if row.values])
+    body = _minutes([row for row in run if row.values], names)
     if body is not None:
         day.execute(
             "INSERT INTO minute (meter, start_utc_ms, end_utc_ms, layout, body) "
@@ -111,7 +115,7 @@ def _write(
         )
 
 
-def _minutes(rows: Sequence[StagedReading]) -> bytes | None:
+def _minutes(rows: Sequence[StagedReading], names: Sequence[str]) -> bytes | None:
     """Means per minute: columns start, readings, then one per value."""
     minutes: dict[int, list[tuple[float, ...]]] = {}
     for row in rows:
@@ -122,7 +126,10 @@ def _minutes(rows: Sequence[StagedReading]) -> bytes | None:
     columns = [
         pack_integers([minute * MINUTE_MS for minute in minutes]),
         pack_integers([len(group) for group in minutes.values()]),
-        *(pack_values(column) for column in zip(*means, strict=True)),
+        *(
+            pack_values(column, decimals_of(name) + MEAN_DECIMALS)
+            for name, column in zip(names, zip(*means, strict=True), strict=True)
+        ),
     ]
     return pack_columns([pack_integers([len(minutes)]), *columns])
 

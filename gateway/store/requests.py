@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.core.errors import RefusedError, StoreCorruptError
+from gateway.core.recovery import KnownHead
 from gateway.core.requests import (
     KEY_PATTERN,
     MAX_DOCUMENT,
@@ -20,6 +21,7 @@ from gateway.core.requests import (
 from gateway.store.commands import RequestCursor
 from gateway.store.db import StoreSchema, primary_code
 from gateway.store.reader import StoreReader
+from gateway.store.recovery import load_known_head
 from gateway.store.rows import as_int, as_text, document, mapping, page_size
 
 NORTH: Final = StoreSchema(
@@ -138,6 +140,11 @@ def requests_before(
     return [_decoded(row) for row in rows]
 
 
+def request_keys(connection: sqlite3.Connection) -> list[str]:
+    """The keys of all requests, oldest first."""
+    return [str(row[0]) for row in connection.execute("SELECT key FROM request ORDER BY id")]
+
+
 def read_north_epoch(connection: sqlite3.Connection) -> str:
     """The epoch of north.db, empty when it has none."""
     row = connection.execute(
@@ -176,6 +183,10 @@ class RequestReader:
         the caller tells by key what it has executed. Raises StoreAwayError.
         """
         return self._reader.read(lambda connection: _pending(connection, cursor, limit))
+
+    def known_head(self) -> KnownHead | None:
+        """The newest head of the ledger that north has seen, or None. Raises StoreAwayError."""
+        return self._reader.read(load_known_head)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -23,13 +23,14 @@ from gateway.core.errors import StoreAwayError, StoreCorruptError, StoreError
 from gateway.core.interval import Interval
 from gateway.store.chunks import (
     SHARD_BITS,
+    SHARD_MASK,
     SHARD_METERS,
     StagedReading,
     pack_rows,
     unpack_rows,
     value_struct,
 )
-from gateway.store.db import DirectoryOwner, reading
+from gateway.store.db import DirectoryOwner, make_directory, reading
 from gateway.store.fold import LAYOUT, METER, number_of, write_chunks
 from gateway.store.live import LiveMeter
 from gateway.store.rows import document
@@ -39,18 +40,21 @@ from gateway.store.telemetry_files import (
     Retention,
     TelemetryFiles,
     day_files,
-    day_name,
     month_files,
     month_name,
+    staged_bodies,
 )
 from gateway.store.writer import GroupCommitWriter, InlineWriter, StoreWriter
 
 FOLD_SWEEPS: Final = 300
-# A shard that cannot be folded forgets its oldest sweeps beyond this.
+# While nothing can be folded the oldest sweeps beyond this are forgotten.
 STAGED_SWEEPS_MAX: Final = 1_200
 
 # Shards that take turns at the start, for a site that may grow.
 _TURNS: Final = 100
+# A thread that failed has ended already.
+_ABANDON_S: Final = 0.5
+_DAY_MS: Final = 86_400_000
 _YEAR_10000_MS: Final = 253_402_300_800_000
 
 
@@ -97,9 +101,7 @@ class TelemetryWriter:
         threaded: bool = True,
         on_fatal: Callable[[StoreError], None] | None = None,
     ) -> None:
-        if not directory.is_dir():
-            directory.mkdir(mode=0o750)
-            directory.chmod(0o750)
+        make_directory(directory)
         self._files = TelemetryFiles(directory, owner)
         self._retention = retention or Retention()
         self._fold_sweeps = fold_sweeps
@@ -113,16 +115,34 @@ class TelemetryWriter:
         self._names: dict[int, tuple[str, ...]] = {}
         self._numbers: list[int] = []
         self._layouts: list[int] = []
-        self._waiting: dict[int, int] = {}
+        # By shard: its first sweep that is not folded, and the sweep at which its turn comes.
+        self._first: dict[int, int] = {}
+        self._due: dict[int, int] = {}
+        self._seen: set[int] = set()
         self._counters: dict[str, int] = {}
         self.dropped_sweeps = 0
         self.folded_chunks = 0
-        self._writer.submit(self._start).result()
+        try:
+            self._writer.submit(self._start).result()
+        except BaseException:
+            self.abandon()
+            raise
 
     @property
     def set_aside(self) -> int:
         """Damaged files that were set aside."""
         return self._files.set_aside
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why nothing can be written any more; None while it can."""
+        return self._writer.failure if isinstance(self._writer, GroupCommitWriter) else None
+
+    def abandon(self) -> None:
+        """Let go of everything after a failure, so that another writer may begin anew."""
+        with suppress(StoreError):
+            self._writer.close(_ABANDON_S)
+        self._files.abandon()
 
     def stage_sweep(self, utc_ms: int, readings: Sequence[MeterReading]) -> "Future[int]":
         """Keep the readings of one sweep in one commit; the number of the sweep.
@@ -155,7 +175,7 @@ class TelemetryWriter:
 
     def fold(self) -> "Future[int]":
         """Fold at most one shard, if one is due; the number of chunks written."""
-        return self._writer.submit(lambda connection: self._fold(connection, self._fold_sweeps))
+        return self._writer.submit(self._fold)
 
     def fold_all(self) -> "Future[int]":
         """Fold everything that is staged (takes seconds at 800 meters); chunks written."""
@@ -201,10 +221,11 @@ class TelemetryWriter:
         for number, names in connection.execute("SELECT number, names FROM layout"):
             self._names[number] = tuple(json.loads(names))
             self._structs[number] = value_struct(self._names[number])
-        for shard, sweeps in connection.execute(
-            f"SELECT place >> {SHARD_BITS}, count(*) FROM sweep GROUP BY 1"  # noqa: S608 - constant
-        ):
-            self._waiting[shard] = sweeps
+        folded = dict(connection.execute("SELECT shard, sweep FROM folded").fetchall())
+        for (place,) in connection.execute("SELECT place FROM sweep ORDER BY place"):
+            sweep, shard = place >> SHARD_BITS, place & SHARD_MASK
+            if sweep > folded.get(shard, 0):
+                self._wait(shard, sweep)
         self._counters = {
             name: max(_kept_counter(connection, name), self._newest_seq(name))
             for name in ("event", "interval")
@@ -236,50 +257,54 @@ class TelemetryWriter:
         connection.executemany(
             "INSERT INTO sweep VALUES (?, ?, ?)",
             (
-                ((shard << SHARD_BITS) + sweep, utc_ms, pack_rows(rows, self._structs))
+                (sweep << SHARD_BITS | shard, utc_ms, pack_rows(rows, self._structs))
                 for shard, rows in shards.items()
             ),
         )
         for shard in shards:
-            # A shard's first turn comes early or late by its number, so that turns stay spread.
-            first = (shard % _TURNS) * self._fold_sweeps // _TURNS
-            self._waiting[shard] = self._waiting.get(shard, first) + 1
-            if self._waiting[shard] > STAGED_SWEEPS_MAX:
-                self._forget_oldest(connection, shard)
+            self._wait(shard, sweep)
+        self._forget_oldest(connection, sweep)
         return sweep
 
-    def _forget_oldest(self, connection: sqlite3.Connection, shard: int) -> None:
-        gone = connection.execute(
-            "DELETE FROM sweep WHERE place = (SELECT min(place) FROM sweep WHERE place >= ?)",
-            (shard << SHARD_BITS,),
-        )
+    def _wait(self, shard: int, sweep: int) -> None:
+        """Give a shard its turn, unless it has one."""
+        if shard in self._first:
+            return
+        self._first[shard] = sweep
+        # Its first turn comes early or late by its number, so that turns stay spread.
+        early = 0 if shard in self._seen else shard % _TURNS * self._fold_sweeps // _TURNS
+        self._seen.add(shard)
+        self._due[shard] = sweep + self._fold_sweeps - early
+
+    def _forget_oldest(self, connection: sqlite3.Connection, newest: int) -> None:
+        oldest = min(self._first.values(), default=newest)
+        bound = newest - STAGED_SWEEPS_MAX
+        if oldest > bound:
+            return
+        gone = connection.execute("DELETE FROM sweep WHERE place < ?", (bound + 1 << SHARD_BITS,))
         self.dropped_sweeps += gone.rowcount
-        self._waiting[shard] -= 1
+        self._first = {shard: max(sweep, bound + 1) for shard, sweep in self._first.items()}
 
     def _fold_everything(self, connection: sqlite3.Connection) -> int:
-        chunks = 0
-        for _ in range(len(self._waiting)):
-            chunks += self._fold(connection, 1)
-        return chunks
+        return sum(self._fold_shard(connection, shard) for shard in tuple(self._first))
 
-    def _fold(self, connection: sqlite3.Connection, sweeps: int) -> int:
-        shard = max(self._waiting, key=lambda shard: self._waiting[shard], default=None)
-        if shard is None or self._waiting[shard] < sweeps:
+    def _fold(self, connection: sqlite3.Connection) -> int:
+        shard = min(self._due, key=lambda shard: self._due[shard], default=None)
+        if shard is None or self._due[shard] > _kept_counter(connection, "sweep") + 1:
             return 0
-        first, last = shard << SHARD_BITS, (shard + 1) << SHARD_BITS
-        staged = connection.execute(
-            "SELECT place, body FROM sweep WHERE place >= ? AND place < ? ORDER BY place",
-            (first, last),
-        ).fetchall()
-        days: dict[str, list[tuple[int, StagedReading]]] = {}
-        for place, body in staged:
+        return self._fold_shard(connection, shard)
+
+    def _fold_shard(self, connection: sqlite3.Connection, shard: int) -> int:
+        newest = _kept_counter(connection, "sweep")
+        days: dict[int, list[tuple[int, StagedReading]]] = {}
+        for sweep, body in staged_bodies(connection, shard, self._first[shard], newest):
             try:
                 rows = unpack_rows(body, self._structs)
             except StoreCorruptError:
                 self.dropped_sweeps += 1
                 continue
             for row in rows:
-                days.setdefault(day_name(row.utc_ms), []).append((place - first, row))
+                days.setdefault(row.utc_ms // _DAY_MS, []).append((sweep, row))
         meter_ids = dict(connection.execute("SELECT number, meter_id FROM meter").fetchall())
         chunks = 0
         for numbered_readings in days.values():
@@ -287,8 +312,12 @@ class TelemetryWriter:
             chunks += write_chunks(
                 day, shard, numbered_readings, meter_ids=meter_ids, names=self._names
             )
-        connection.execute("DELETE FROM sweep WHERE place >= ? AND place < ?", (first, last))
-        self._waiting[shard] = 0
+        connection.execute("INSERT OR REPLACE INTO folded VALUES (?, ?)", (shard, newest))
+        # A sweep goes when its last shard was folded.
+        others = (first for other, first in self._first.items() if other != shard)
+        oldest = min(others, default=newest + 1)
+        connection.execute("DELETE FROM sweep WHERE place < ?", (oldest << SHARD_BITS,))
+        del self._first[shard], self._due[shard]
         self.folded_chunks += chunks
         return chunks
 

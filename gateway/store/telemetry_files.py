@@ -6,7 +6,7 @@ is set aside: readings of the past may never stop those of the present.
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from gateway.core.errors import StoreCorruptError, StoreError
+from gateway.store.chunks import SHARD_BITS
 from gateway.store.db import DirectoryOwner, StoreFile, StoreSchema, open_writer, translated
 
 _SCHEMAS: Final = Path(__file__).parent / "schema"
 STAGING: Final = StoreSchema("staging", 0x5047_5331, _SCHEMAS / "staging")
-DAY: Final = StoreSchema("day", 0x5047_4431, _SCHEMAS / "day")
+# The last byte counts the ways of packing: a file in an older way is another kind of file.
+DAY: Final = StoreSchema("day", 0x5047_4432, _SCHEMAS / "day")
 HISTORY: Final = StoreSchema("history", 0x5047_4831, _SCHEMAS / "history")
 STAGING_NAME: Final = "staging.db"
 # Yesterday's and today's: a fold at midnight writes into both.
@@ -62,6 +64,27 @@ def month_files(directory: Path) -> list[Path]:
     return _named(directory, _MONTH_NAME)
 
 
+def staged_bodies(
+    connection: sqlite3.Connection, shard: int, first: int, last: int
+) -> Iterator[tuple[int, bytes]]:
+    """The staged rows of a shard from sweep `first` to `last`, each with its sweep."""
+    for sweep in range(first, last + 1):
+        row = connection.execute(
+            "SELECT body FROM sweep WHERE place = ?", (sweep << SHARD_BITS | shard,)
+        ).fetchone()
+        if row is not None:
+            yield sweep, row[0]
+
+
+def delete_oldest_day(directory: Path, keep: int = _OPEN_MAX) -> str | None:
+    """Delete the oldest day of readings, of more than `keep`; its name, or None.
+
+    For a full disk: nothing else may have to be written first. Raises StoreError.
+    """
+    days = day_files(directory)
+    return _delete(days[0]) if len(days) > keep else None
+
+
 class TelemetryFiles:
     """Opens the files for writing when they are needed and lets go of the older ones."""
 
@@ -71,6 +94,7 @@ class TelemetryFiles:
         self._owner = owner
         self._open: dict[str, StoreFile] = {}
         self.staging = self._opened(STAGING_NAME, STAGING)
+        self._finish()
 
     def day(self, utc_ms: int) -> StoreFile:
         """The file for readings of that instant. Raises StoreError."""
@@ -112,6 +136,25 @@ class TelemetryFiles:
         """Leave all files so that readers can go on. Raises StoreError."""
         for file in (self.staging, *self._open.values()):
             file.stop()
+        self._open.clear()
+
+    def _finish(self) -> None:
+        """Open what was being made or written when the process or the power ended.
+
+        Readers can neither complete a file nor bring its WAL in order: until the writer has, they
+        take it for that of a process that is away.
+        """
+        kinds = ((day_files, DAY, _DAY_NAME), (month_files, HISTORY, _MONTH_NAME))
+        for files, schema, pattern in kinds:
+            for path in files(self.directory):
+                if not _is_plain(path):
+                    self._kept(path.name, schema, pattern)
+
+    def abandon(self) -> None:
+        """Close all files as they are, whatever the disk says."""
+        for file in (self.staging, *self._open.values()):
+            with suppress(sqlite3.Error):
+                file.connection.close()
         self._open.clear()
 
     def _kept(self, name: str, schema: StoreSchema, pattern: re.Pattern[str]) -> StoreFile:
@@ -158,6 +201,15 @@ def _date(utc_ms: int) -> datetime:
         return datetime.fromtimestamp(utc_ms / 1000, UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise StoreError(f"{utc_ms} ms is no time of a calendar") from error
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file was finished and retired: readers need nobody to bring it in order."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    # Bytes 18 and 19: 1 for a rollback journal, 2 for WAL (sqlite.org/fileformat2.html, 1.3.3).
+    left = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    return header[18:] == b"\x01\x01" and not left
 
 
 def _named(directory: Path, pattern: re.Pattern[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from gateway.store.chunks import (
     SHARD_BITS,
     SHARD_METERS,
     column_of,
+    decimals_of,
     unpack_integers,
     unpack_rows,
     unpack_values,
@@ -33,6 +34,7 @@ from gateway.store.telemetry_files import (
     day_name,
     month_files,
     month_name,
+    staged_bodies,
 )
 
 POINTS_MAX: Final = 100_000
@@ -113,10 +115,12 @@ class TelemetryReader:
                 found.update(points)
             else:
                 found.update(point for point in points if from_utc_ms <= point[0] < to_utc_ms)
+        scale: int = 10 ** decimals_of(name)
         for register_point, names, values in staged:
             if name in names and values:
                 value = values[names.index(name)]
-                defined = None if math.isnan(value) else value
+                # As it will be when it is folded: a value does not change with its age.
+                defined = round(value * scale) / scale if math.isfinite(value) else None
                 found.setdefault(register_point.utc_ms, defined)
         in_order = sorted(found.items(), key=itemgetter(0))
         return [ValuePoint._make(point) for point in in_order[: span.limit]]
@@ -283,10 +287,9 @@ _EVENTS_AFTER: Final = (
 
 def _staged_bodies(connection: sqlite3.Connection, meter: int) -> list[bytes]:
     shard = meter // SHARD_METERS
-    return [
-        row[0]
-        for row in connection.execute(
-            "SELECT body FROM sweep WHERE place >= ? AND place < ? ORDER BY place",
-            (shard << SHARD_BITS, (shard + 1) << SHARD_BITS),
-        )
-    ]
+    found: list[bytes] = []
+    for row in connection.execute("SELECT min(place), max(place) FROM sweep"):
+        if row[0] is not None:
+            first, last = row[0] >> SHARD_BITS, row[1] >> SHARD_BITS
+            found += [body for _, body in staged_bodies(connection, shard, first, last)]
+    return found

@@ -23,6 +23,8 @@ CAPACITY: Final = 1024
 BATCH_MAX: Final = 256
 # Busy rounds (each as long as the file's busy timeout, 1 s) until a blocked file is given up.
 BLOCKED_ROUNDS_MAX: Final = 30
+# How often room may be made for one transaction on a full disk.
+FULL_ROUNDS_MAX: Final = 4
 _FATAL_CODES: Final = frozenset(
     {
         sqlite3.SQLITE_IOERR,
@@ -54,7 +56,9 @@ class GroupCommitWriter:
 
     `on_fatal` is called once, on the writer's thread, when the file can no longer be written.
     `on_blocked` is called with the number of whole busy time-outs that a transaction has waited
-    because another process holds the file. Use `asyncio.wrap_future` to await a result.
+    because another process holds the file. `on_full` is called when the disk is full, and says
+    whether it made room: then the transaction is tried again, operations and all. Both are called
+    on the writer's thread. Use `asyncio.wrap_future` to await a result.
     """
 
     def __init__(
@@ -63,12 +67,14 @@ class GroupCommitWriter:
         *,
         on_fatal: Callable[[StoreError], None] | None = None,
         on_blocked: Callable[[int], None] | None = None,
+        on_full: Callable[[], bool] | None = None,
         capacity: int = CAPACITY,
         batch_max: int = BATCH_MAX,
     ) -> None:
         self._file = file
         self._on_fatal = on_fatal
         self._on_blocked = on_blocked
+        self._on_full = on_full
         self._capacity = capacity
         self._batch_max = batch_max
         self._queue: deque[_Work] = deque()
@@ -79,6 +85,7 @@ class GroupCommitWriter:
         self.committed_operations = 0
         self.refused_full = 0
         self.blocked_rounds = 0
+        self.full_rounds = 0
         self._thread = threading.Thread(
             target=self._run, name=f"writer-{file.path.stem}", daemon=True
         )
@@ -149,14 +156,31 @@ class GroupCommitWriter:
             return [self._queue.popleft() for _ in range(count)]
 
     def _commit(self, jobs: "list[_Work]") -> None:
-        self._begin()
-        for job in jobs:
-            job.run(self._file.connection)
-        self._file.connection.execute("COMMIT")
+        for full_round in range(FULL_ROUNDS_MAX + 1):
+            try:
+                self._transact(jobs)
+                break
+            except sqlite3.Error as error:
+                if primary_code(error) != sqlite3.SQLITE_FULL or full_round == FULL_ROUNDS_MAX:
+                    raise
+                # Nothing of it is in the file: a frame that did not fit is not a commit.
+                with suppress(sqlite3.Error):
+                    self._file.connection.execute("ROLLBACK")
+                if self._on_full is None or not self._on_full():
+                    raise
+                self.full_rounds += 1
+                for job in jobs:
+                    job.forget()
         self.committed_batches += 1
         self.committed_operations += len(jobs)
         for job in jobs:
             job.resolve(self._file)
+
+    def _transact(self, jobs: "list[_Work]") -> None:
+        self._begin()
+        for job in jobs:
+            job.run(self._file.connection)
+        self._file.connection.execute("COMMIT")
 
     def _begin(self) -> None:
         for blocked_round in range(1, BLOCKED_ROUNDS_MAX + 1):
@@ -226,6 +250,7 @@ class _Work(Protocol):
     """An operation without the type of its result."""
 
     def run(self, connection: sqlite3.Connection) -> None: ...
+    def forget(self) -> None: ...
     def resolve(self, file: StoreFile) -> None: ...
     def refuse(self, failure: StoreError) -> None: ...
 
@@ -262,6 +287,11 @@ class _Job(Generic[T]):
         if not connection.in_transaction:
             raise StoreError("an operation must not end the transaction that it shares")
         connection.execute("RELEASE operation")
+
+    def forget(self) -> None:
+        """The transaction was undone: the operation runs again in the next one."""
+        self._error = None
+        self._resolve = lambda: None
 
     def resolve(self, file: StoreFile) -> None:
         """Tell who waits; only after COMMIT."""

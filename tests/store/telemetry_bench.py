@@ -62,4 +62,4 @@ class Bench:
 
 def values(meter: int, sequence: int) -> tuple[float, ...]:
     """A measurement that 32 bits hold, one that needs 64, and a bit field of all 32 bits."""
-    return (230.0 + meter + sequence % 7 * 0.125, 1e9 + sequence + 0.001, 4294967295.0)
+    return (230.0 + meter + sequence % 7 * 0.5, 1e9 + sequence, 4294967295.0)

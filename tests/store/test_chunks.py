@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.errors import StoreError
+from gateway.core.errors import StoreCorruptError, StoreError
 from gateway.store.chunks import (
     StagedReading,
     column_of,
+    decimals_of,
     pack_columns,
     pack_integers,
     pack_rows,
@@ -31,16 +32,55 @@ def test_integers_survive_packing(numbers: list[int]) -> None:
     assert unpack_integers(pack_integers(numbers), len(numbers)) == numbers
 
 
+@pytest.mark.parametrize("decimals", [0, 1, 3])
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=200))
-def test_values_survive_packing_to_a_thousandth(numbers: list[float]) -> None:
-    """Each value within half a thousandth, or undefined where it is no number or too large."""
-    found = unpack_values(pack_values(numbers), len(numbers))
+def test_values_survive_packing_to_their_resolution(decimals: int, numbers: list[float]) -> None:
+    """Each value within half of the last decimal, or undefined: no number, or too large."""
+    found = unpack_values(pack_values(numbers, decimals), len(numbers))
     for value, kept in zip(numbers, found, strict=True):
-        if math.isfinite(value) and abs(value) * 1000 < 2**62:
+        if math.isfinite(value) and abs(value) * 10**decimals < 2**62:
             assert kept is not None
-            assert abs(kept - value) <= 0.0005 + abs(value) * 1e-15
+            assert abs(kept - value) <= 0.5 / 10**decimals + abs(value) * 1e-15
         else:
             assert kept is None
+
+
+@pytest.mark.parametrize(
+    ("name", "decimals"),
+    [
+        ("voltage_l1_n_v", 1),
+        ("current_l1_a", 3),
+        ("active_power_total_w", 0),
+        ("reactive_power_l1_var", 0),
+        ("frequency_hz", 2),
+        ("thd_voltage_l1_percent", 1),
+        ("energy_import_t1_wh", 0),
+        ("power_factor_l1", 3),
+        ("outputs_bits", 0),
+    ],
+)
+def test_resolution_follows_the_unit(name: str, decimals: int) -> None:
+    """Decimals are those of the unit in the value's name: well below what a meter can tell."""
+    assert decimals_of(name) == decimals
+
+
+def test_quiet_columns_take_a_few_bytes() -> None:
+    """What does not change, or grows evenly, costs nothing a row: most columns of most meters."""
+    for column in ([0] * 300, [5_000_000_000] * 300, list(range(0, 300_000, 1_000))):
+        packed = pack_integers(column)
+        assert len(packed) <= 8
+        assert unpack_integers(packed, 300) == column
+    assert len(pack_values([230.0] * 300, 1)) <= 5
+    assert unpack_values(pack_values([230.04] * 300, 1), 300) == [230.0] * 300
+
+
+@given(st.binary(max_size=40), st.integers(1, 20))
+def test_rubbish_is_an_error_never_a_crash(column: bytes, rows: int) -> None:
+    """Any bytes are either a column of so many rows or a StoreCorruptError."""
+    try:
+        assert len(unpack_values(column, rows)) == rows
+    except StoreCorruptError:
+        return
 
 
 def test_columns_are_found_by_number() -> None:

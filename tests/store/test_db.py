@@ -152,10 +152,12 @@ def test_large_file_is_checked_where_it_decides(
 ) -> None:
     """Of a large file the small tables are checked at start; the rest by the whole check."""
     with ledger_file(tmp_path / "c") as file:
+        file.connection.execute("BEGIN")
         for number in range(3_000):
             file.connection.execute(
                 "INSERT INTO audit VALUES (?, 0, ?, zeroblob(32))", (number + 1, "x" * 200)
             )
+        file.connection.execute("COMMIT")
         file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         roots = dict(file.connection.execute("SELECT name, rootpage FROM sqlite_schema").fetchall())
     path = tmp_path / "c" / "ledger.db"

@@ -63,7 +63,7 @@ def test_readings_are_found_before_and_after_folding(bench: Bench) -> None:
     assert [point.energy_wh for point in registers] == [(10**9 + n, 2) for n in range(1, 31)]
     assert [point.sequence for point in registers] == list(range(1, 31))
     energy = bench.reader.values("flat-0", NAMES[1], 0, FAR)
-    assert [point.value for point in energy] == [1e9 + n + 0.001 for n in range(1, 31)]
+    assert [point.value for point in energy] == [1e9 + n for n in range(1, 31)]
     bits = bench.reader.values("flat-0", NAMES[2], 0, FAR)
     assert {point.value for point in bits} == {4294967295.0}
 

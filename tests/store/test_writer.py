@@ -15,7 +15,6 @@ from gateway.core.errors import (
     StoreBusyError,
     StoreCorruptError,
     StoreError,
-    StoreLockedError,
 )
 from gateway.store.audit import audit_head
 from gateway.store.db import Connection, StoreFile, open_writer
@@ -293,7 +292,7 @@ def test_inline_writer_tells_of_a_held_file(file: StoreFile) -> None:
     file.connection.execute("PRAGMA busy_timeout=5")
     holder = sqlite3.connect(file.path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreLockedError):
+    with pytest.raises(StoreBusyError):
         InlineWriter(file).submit(lambda connection: insert(connection, "a"))
     holder.close()
 

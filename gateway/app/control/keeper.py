@@ -2,8 +2,9 @@
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -28,12 +29,16 @@ EVENTS_MAX: Final = 10_000
 RETAIN_EVERY_MS: Final = 3_600_000
 # A commit that takes longer is waited for by the next sweep, not by this one.
 FLUSH_S: Final = 0.5
+# Between a failure and the next try.
+RETRY_FIRST_S: Final = 5.0
+RETRY_MAX_S: Final = 300.0
 
 
 class TelemetryKeeper:
     """Collects readings, half hours and events, and writes them once a sweep.
 
-    When the store fails it says so once, and control goes on without telemetry.
+    When the store fails it says so once, and control goes on without telemetry until the fault is
+    over. Without room (`has_room`) no readings are kept; half hours and events, which are few, are.
     """
 
     def __init__(
@@ -42,12 +47,18 @@ class TelemetryKeeper:
         config: Config,
         meters: Sequence[LiveMeter],
         owner: DirectoryOwner,
+        *,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._meter_ids = tuple(meter.meter_id for meter in meters)
         retention = Retention(
             max_bytes=config.telemetry.max_bytes, days=config.telemetry.retention_days
         )
-        self._writer = TelemetryWriter(directory, meters, owner=owner, retention=retention)
+        self._open: Final = partial(
+            TelemetryWriter, directory, meters, owner=owner, retention=retention
+        )
+        self._has_room = has_room
+        self._writer = self._open()
         self._readings: list[MeterReading] = []
         self._intervals: list[tuple[str, Interval]] = []
         self._events: list[Event] = []
@@ -55,11 +66,15 @@ class TelemetryKeeper:
         self._retained_ms = 0
         self.dropped = 0
         self._failed = False
+        self._told = False
+        self._paused = False
+        self._retry_s = 0.0
+        self._pause_s = RETRY_FIRST_S
 
     @property
     def working(self) -> bool:
         """Whether readings are kept at present."""
-        return not self._failed
+        return not (self._failed or self._paused)
 
     def reading(self, index: int, reading: Reading) -> None:
         """Keep a reading with the sweep under way."""
@@ -79,20 +94,25 @@ class TelemetryKeeper:
 
     async def flush(self, utc_ms: int) -> None:
         """Hand over what came since the last call; waits a little, never long."""
+        self._look_for_room(utc_ms)
+        now_s = asyncio.get_running_loop().time()
+        if self._failed and now_s >= self._retry_s:
+            await self._begin_anew(utc_ms, now_s)
         if self._failed or any(not future.done() for future in self._under_way):
             self._bound()
             return
         try:
+            # Also of the flush before, where that took longer.
+            self._judge()
             self._under_way = tuple(self._submit(utc_ms))
-            if self._under_way:
-                waiting = [asyncio.wrap_future(future) for future in self._under_way]
+            waiting = [asyncio.wrap_future(future) for future in self._under_way]
+            for future in waiting:
+                future.add_done_callback(_retrieve)
+            if waiting:
                 await asyncio.wait(waiting, timeout=FLUSH_S)
-                for future in waiting:
-                    if future.done():
-                        future.result()
+                self._judge()
         except (StoreError, ValueError, struct.error) as error:
-            self._failed = True
-            log.warning("telemetry.failed", reason=str(error))
+            self._fail(utc_ms, now_s, error)
 
     def close(self, deadline_s: float) -> None:
         """Finish what is queued."""
@@ -101,7 +121,58 @@ class TelemetryKeeper:
         except StoreError as error:
             log.warning("telemetry.failed", reason=str(error))
 
+    def _judge(self) -> None:
+        """Raise what one of the writes under way ended with."""
+        done = [future for future in self._under_way if future.done()]
+        self._under_way = tuple(future for future in self._under_way if not future.done())
+        for future in done:
+            future.result()
+
+    def _look_for_room(self, utc_ms: int) -> None:
+        """Readings stop before the disk is full: what is left belongs to the ledger."""
+        paused = not self._has_room()
+        if paused == self._paused:
+            return
+        self._paused = paused
+        log.warning("telemetry.paused" if paused else "telemetry.resumed")
+        self._tell("TELEMETRY_PAUSED", "warning" if paused else "cleared", utc_ms)
+
+    def _fail(self, utc_ms: int, now_s: float, error: Exception) -> None:
+        """Say so once; begin anew after a pause that grows."""
+        self._failed = True
+        self._retry_s = now_s + self._pause_s
+        self._pause_s = min(self._pause_s * 2, RETRY_MAX_S)
+        if not self._told:
+            self._told = True
+            log.warning("telemetry.failed", reason=str(error))
+            self._tell("TELEMETRY_FAILED", "warning", utc_ms, reason=str(error))
+
+    async def _begin_anew(self, utc_ms: int, now_s: float) -> None:
+        """Let go of what failed and open the files again: a fault may be over."""
+
+        def again() -> TelemetryWriter:
+            self._writer.abandon()
+            return self._open()
+
+        try:
+            # Whoever waited for the old writer has his answer: it failed.
+            self._writer = await asyncio.to_thread(again)
+        except (StoreError, OSError) as error:
+            self._fail(utc_ms, now_s, error)
+            return
+        self._failed = self._told = False
+        self._under_way = ()
+        self._pause_s = RETRY_FIRST_S
+        log.info("telemetry.back", dropped=self.dropped)
+        self._tell("TELEMETRY_FAILED", "cleared", utc_ms, dropped=self.dropped)
+
+    def _tell(self, kind: str, severity: str, utc_ms: int, **facts: object) -> None:
+        self.event(utc_ms, kind, "site", severity, facts)
+
     def _submit(self, utc_ms: int) -> list[Future[object]]:
+        if self._paused:
+            self.dropped += len(self._readings)
+            self._readings.clear()
         readings, self._readings = self._readings, []
         intervals, self._intervals = self._intervals, []
         events, self._events = self._events, []
@@ -112,7 +183,8 @@ class TelemetryKeeper:
             futures.append(_any(self._writer.add_intervals(intervals)))
         if events:
             futures.append(_any(self._writer.add_events(events)))
-        futures.append(_any(self._writer.fold()))
+        if not self._paused:
+            futures.append(_any(self._writer.fold()))
         if utc_ms - self._retained_ms > RETAIN_EVERY_MS:
             self._retained_ms = utc_ms
             futures.append(_any(self._writer.retain()))
@@ -132,6 +204,12 @@ class TelemetryKeeper:
 def _latest(readings: Sequence[MeterReading]) -> list[MeterReading]:
     """The readings of a sweep; between two full polls the short ones add nothing to keep."""
     return [reading for reading in readings if reading.values]
+
+
+def _retrieve(future: "asyncio.Future[object]") -> None:
+    """The outcome is judged elsewhere: asyncio need not complain of an error nobody looked at."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _any(future: "Future[T]") -> "Future[object]":
