@@ -61,7 +61,8 @@ QUICK_SUPPLY: Final[Mapping[str, object]] = {
 class Gateway:
     """One site in a directory of its own; `close` ends every process that it started.
 
-    `supply` is the section of the configuration, `load_w` what every meter draws at first.
+    `supply` is the section of the configuration, `load_w` what every meter draws at first,
+    `meter_defaults` what the configuration says of every PAC3220.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Gateway:
         meters: int,
         load_w: int = 0,
         supply: Mapping[str, object] = QUICK_SUPPLY,
+        meter_defaults: Mapping[str, object] | None = None,
     ) -> None:
         self.directory = directory
         self.config = directory / "config.yaml"
@@ -80,6 +82,7 @@ class Gateway:
         self._meters = meters
         self._load_w = load_w
         self._supply = dict(supply)
+        self._meter_defaults = dict(meter_defaults or {})
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._live: LiveTableReader | None = None
         self._gone_boot_id = ""
@@ -126,6 +129,7 @@ class Gateway:
             "meters_file": "meters.csv",
             "north": {"http": {"listen": f"127.0.0.1:{self.port}"}},
             "supply": self._supply,
+            "defaults": {"pac3220": self._meter_defaults},
         }
         lines = [f"{name}: {json.dumps(section)}" for name, section in sections.items()]
         self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
