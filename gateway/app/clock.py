@@ -59,6 +59,11 @@ class SystemClock:
         return max(0.0, seconds / self.speed)
 
 
+def kernel_monotonic_us() -> int:
+    """Microseconds of CLOCK_MONOTONIC, by which systemd orders a reload (sd_notify(3))."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000
+
+
 def seeded(seed: int | str) -> random.Random:
     """A generator of reproducible randomness: the same seed gives the same sequence.
 

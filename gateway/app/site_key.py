@@ -67,10 +67,10 @@ def load_site_key(control_dir: Path) -> SiteKey:
     installation and a restored one go on. Raises ConfigurationError (not a key, or readable by
     others) and StoreError (cannot be read or written).
     """
-    given = os.environ.get(CREDENTIALS_VARIABLE)
-    credential = Path(given) / CREDENTIAL if given else None
-    path = credential if credential and credential.exists() else control_dir / KEY_NAME
+    path = control_dir / KEY_NAME
     try:
+        credential = credential_file(CREDENTIAL)
+        path = credential or path
         if path is not credential:
             if not path.exists():
                 _make(path)
@@ -83,6 +83,16 @@ def load_site_key(control_dir: Path) -> SiteKey:
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}") from error
     return key
+
+
+def credential_file(name: str) -> Path | None:
+    """The file of a credential that systemd handed to this process; None without one.
+
+    Raises OSError.
+    """
+    given = os.environ.get(CREDENTIALS_VARIABLE)
+    path = Path(given) / name if given else None
+    return path if path is not None and path.exists() else None
 
 
 def signature_fits(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -10,10 +10,7 @@ import typer
 from gateway.app.cli.output import ConfigOption
 
 if TYPE_CHECKING:
-    import asyncio
-
     from gateway.app.clock import SystemClock
-    from gateway.app.config import Config
     from gateway.core.errors import GatewayError
 
 T = TypeVar("T")
@@ -34,23 +31,35 @@ def run(config: ConfigOption) -> None:
     """Run control and north, supervised, until interrupted."""
     from gateway.app.config import load_config
     from gateway.app.logs import set_up_logs
-    from gateway.app.signals import stop_on_signals
+    from gateway.app.notify import Notifier
+    from gateway.app.signals import end_deaf, ignore_reload, wishes_of_signals
     from gateway.app.stores import create_stores, may_create
-    from gateway.app.supervise import Child, Supervisor
+    from gateway.app.supervise import WATCHDOG_S, Child, Supervisor
 
     set_up_logs("run")
+    ignore_reload()
     found = load_config(config)
     clock = clock_of_environment()
     if may_create(found):
         create_stores(found, clock)
     base = (sys.executable, "-m", "gateway")
     children = [
-        Child(name, (*base, name, "--config", str(found.path)), essential=name == "control")
+        Child(
+            name,
+            (*base, name, "--config", str(found.path)),
+            essential=name == "control",
+            watchdog_s=WATCHDOG_S,
+        )
         for name in ("control", "north")
     ]
 
     async def supervise() -> int:
-        return await Supervisor(children, clock).run(stop_on_signals())
+        wishes = wishes_of_signals()
+        supervisor = Supervisor(children, clock, notifier=Notifier.of_environment())
+        try:
+            return await supervisor.run(wishes.stop, wishes.reload)
+        finally:
+            end_deaf()
 
     raise typer.Exit(run_loop(supervise))
 
@@ -108,20 +117,28 @@ def _first_of_ours(group: BaseExceptionGroup) -> "GatewayError | None":
     return None
 
 
-def _serve(
-    name: str,
-    path: ConfigOption,
-    main: "Callable[[Config, SystemClock, asyncio.Event], Awaitable[None]]",
-) -> None:
+def _serve(name: str, path: ConfigOption, main: "Callable[..., Awaitable[None]]") -> None:
     from gateway.app.config import load_config
     from gateway.app.logs import set_up_logs
-    from gateway.app.signals import stop_on_signals
+    from gateway.app.notify import Notifier
+    from gateway.app.signals import end_deaf, ignore_reload, wishes_of_signals
 
     set_up_logs(name)
+    ignore_reload()
     config = load_config(path)
     clock = clock_of_environment()
 
     async def serve() -> None:
-        await main(config, clock, stop_on_signals())
+        wishes = wishes_of_signals()
+        try:
+            await main(
+                config,
+                clock,
+                wishes.stop,
+                reload=wishes.reload,
+                notifier=Notifier.of_environment(),
+            )
+        finally:
+            end_deaf()
 
     run_loop(serve)

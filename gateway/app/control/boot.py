@@ -8,6 +8,7 @@ from typing import Any, cast
 from gateway.app.config import Config, MeterConfig
 from gateway.app.control.engine import CommandTrack
 from gateway.app.control.shelf import TariffShelf
+from gateway.app.reload import check_removed
 from gateway.core.clock import Clock
 from gateway.core.errors import ConfigurationError
 from gateway.core.guard import RegisterGuard
@@ -106,6 +107,15 @@ def provision(connection: Connection, config: Config, utc_ms: int) -> None:
             )
     if problems:
         raise ConfigurationError(tuple(problems))
+
+
+def admit(connection: Connection, running: Config, fresh: Config, utc_ms: int) -> None:
+    """Let another configuration follow the one that runs, and provision it.
+
+    Raises ConfigurationError: a meter is gone whose account is open, or one moved.
+    """
+    check_removed(connection, running, fresh)
+    provision(connection, fresh, utc_ms)
 
 
 def restore(connection: Connection, config: Config, clock: Clock, this_boot: str) -> Restored:

@@ -2,16 +2,16 @@
 
 import asyncio
 import gc
-import threading
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final, cast
 from zoneinfo import ZoneInfo
 
 import structlog
 from ulid import ULID
 
+from gateway.app.checkpoints import key_trust
 from gateway.app.config import Config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import Restored, boot_id, provision, restore
@@ -23,23 +23,29 @@ from gateway.app.control.gauges import Gauges
 from gateway.app.control.inlet import Inlet
 from gateway.app.control.keeper import TelemetryKeeper
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.prover import Prover, Site, whole_proof
+from gateway.app.control.pulse import pulse_of
+from gateway.app.control.reconfigure import Reconfiguration
+from gateway.app.control.recovery import RecoveryWatch
+from gateway.app.control.storewatch import StoreWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tallies import Tallies
+from gateway.app.limits import descriptors_needed, raise_descriptor_limit
+from gateway.app.notify import Notifier, Watchdog
 from gateway.app.paths import make_runtime_dir, paths_of
+from gateway.app.site_key import load_site_key
 from gateway.app.timeservice import is_synchronised
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.reading import Lane
 from gateway.south.models import meter_model
-from gateway.store.blocker import LockProbe
 from gateway.store.board import BoardWriter
-from gateway.store.db import open_reader, open_writer, own_directory
+from gateway.store.db import DirectoryOwner, open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveMeter, LiveTableWriter
 from gateway.store.reader import StoreReader
 from gateway.store.requests import RequestReader
-from gateway.store.verify import verify_ledger
 from gateway.store.writer import GroupCommitWriter
 
 log = structlog.get_logger()
@@ -48,19 +54,52 @@ STOP_DEADLINE_S: Final = 4.0
 WATCH_EVERY_S: Final = 0.1
 
 
-async def run_control(config: Config, clock: Clock, stop: asyncio.Event) -> None:
+async def run_control(
+    config: Config,
+    clock: Clock,
+    stop: asyncio.Event,
+    *,
+    reload: asyncio.Event | None = None,
+    notifier: Notifier | None = None,
+) -> None:
     """Own meters and money until `stop`; then leave everything durable and closed.
 
+    `reload` asks for the configuration to be read again: the ledger stays open, everything else
+    is built anew from it. `notifier` hears when control polls, and is fed while it does.
     Raises ConfigurationError, StoreMissingError, StoreLockedError, StoreCorruptError at the start
     and StoreError when a store fails later: the process must then end and start from the file.
     """
+    wanted, notifier = reload or asyncio.Event(), notifier or Notifier(None)
+    next_config: Config | None = config
+    verified = confirmed = False
     with ExitStack() as owned:
-        opened = _open(config, clock, owned)
-        control = _build(config, clock, opened, owned)
-        # What was built so far lives as long as the process: the collector need not look at it.
-        gc.collect()
-        gc.freeze()
-        await control.run(stop)
+        raise_descriptor_limit(descriptors_needed(len(config.meters)))
+        stores = _open(config, clock, notifier, owned)
+        while next_config is not None:
+            with ExitStack() as part:
+                control = _build(next_config, clock, stores.opened(next_config, part), part)
+                # A proof that was made stands: a reload must not hold up a cut for it.
+                control.engine.gate.chain_verified = verified
+                if confirmed:
+                    control.sweeper.confirm_clock()
+                # What was built so far lives long: the collector need not look at it.
+                gc.collect()
+                gc.freeze()
+                reconfiguration = Reconfiguration(
+                    next_config,
+                    wanted,
+                    writer=stores.writer,
+                    display=control.display,
+                    clock=clock,
+                    notifier=notifier,
+                )
+                pulse = pulse_of(next_config, control.engine, stores.writer, clock)
+                watchdog = Watchdog(notifier, pulse)
+                next_config = await control.run(stop, reconfiguration, watchdog, notifier)
+                verified = control.engine.gate.chain_verified
+                confirmed = control.sweeper.clock_confirmed
+            del control, reconfiguration, pulse, watchdog
+            gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,44 +107,81 @@ class _Opened:
     """The stores of a control process, and what its ledger held."""
 
     writer: GroupCommitWriter
+    watch: StoreWatch
     found: Restored
     keeper: TelemetryKeeper
     live: LiveTableWriter
     boot_id: str
 
 
-def _open(config: Config, clock: Clock, owned: ExitStack) -> _Opened:
-    """Open everything; `owned` closes it in the opposite order."""
+class _Stores:
+    """What stays open as long as the process: the ledger, and telemetry while it may."""
+
+    def __init__(
+        self,
+        writer: GroupCommitWriter,
+        watch: StoreWatch,
+        owner: DirectoryOwner,
+        clock: Clock,
+        owned: ExitStack,
+    ) -> None:
+        self.writer = writer
+        self._watch = watch
+        self._owner = owner
+        self._clock = clock
+        self._boot_id = boot_id()
+        self._keeper: TelemetryKeeper | None = None
+        self._kept: object = None
+        owned.callback(self._close_keeper)
+
+    def opened(self, config: Config, part: ExitStack) -> _Opened:
+        """Everything as this configuration needs it; `part` closes what is for it alone."""
+        paths, clock, this_boot = paths_of(config), self._clock, self._boot_id
+        utc_ms = clock.utc_ms()
+        found = self.writer.submit(lambda c: restore(c, config, clock, this_boot)).result()
+        meters = shown_meters(config)
+        live = LiveTableWriter(paths.live_dir, meters, str(ULID.from_timestamp(utc_ms / 1000)))
+        part.callback(live.close)
+        keeper = self._keeper_of(config, meters)
+        return _Opened(self.writer, self._watch, found, keeper, live, this_boot)
+
+    def _keeper_of(self, config: Config, meters: list[LiveMeter]) -> TelemetryKeeper:
+        wanted = (meters, config.telemetry)
+        if self._keeper is None or self._kept != wanted:
+            self._close_keeper()
+            self._keeper = TelemetryKeeper(
+                paths_of(config).telemetry_dir,
+                config,
+                meters,
+                self._owner,
+                has_room=self._watch.allows_readings,
+            )
+            self._kept = wanted
+        return self._keeper
+
+    def _close_keeper(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close(STOP_DEADLINE_S)
+            self._keeper = None
+
+
+def _open(config: Config, clock: Clock, notifier: Notifier, owned: ExitStack) -> _Stores:
+    """Open the ledger and provision it; `owned` closes everything in the opposite order."""
     paths = paths_of(config)
     make_runtime_dir(paths.live_dir)
     owner = own_directory(paths.control_dir, create=False)
     owned.callback(owner.release)
+    floor_bytes = config.telemetry.min_free_bytes
+    watch = StoreWatch(paths.ledger, paths.telemetry_dir, floor_bytes, notifier, clock)
+    watch.ready_to_open()
     file = open_writer(paths.ledger, LEDGER, owner=owner, create=False)
     owned.callback(file.stop)
-    probe = LockProbe(paths.ledger)
-    writer = GroupCommitWriter(file, on_blocked=lambda waited: _tell_blocked(probe, waited))
+    watch.opened()
+    writer = GroupCommitWriter(file, on_blocked=watch.blocked, on_full=watch.make_room)
     owned.callback(writer.close, STOP_DEADLINE_S)
-    this_boot, utc_ms = boot_id(), clock.utc_ms()
+    utc_ms = clock.utc_ms()
     writer.submit(lambda connection: provision(connection, config, utc_ms)).result()
-    found = writer.submit(lambda connection: restore(connection, config, clock, this_boot)).result()
-    meters = shown_meters(config)
-    keeper = TelemetryKeeper(paths.telemetry_dir, config, meters, owner)
-    owned.callback(keeper.close, STOP_DEADLINE_S)
-    run_id = str(ULID.from_timestamp(utc_ms / 1000))
-    live = LiveTableWriter(paths.live_dir, meters, run_id)
-    owned.callback(live.close)
-    return _Opened(writer, found, keeper, live, this_boot)
-
-
-def _tell_blocked(probe: LockProbe, waited: int) -> None:
-    """A reader of another process holds the ledger: name it, once per blocked commit."""
-    if waited > 1:
-        return
-    try:
-        holders = [f"{holder.process_id} ({holder.lock})" for holder in probe.holders()]
-    except StoreError as error:
-        holders = [str(error)]
-    log.error("store.write_blocked", holders=holders)
+    return _Stores(writer, watch, owner, clock, owned)
 
 
 def shown_meters(config: Config) -> list[LiveMeter]:
@@ -122,16 +198,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     tallies = Tallies()
     books = Books(opened.writer, found.points, clock, boot_id=opened.boot_id, tallies=tallies)
     books.label_utc_ms = found.last_utc_ms
-    display = Display(
-        found.points,
-        books,
-        live=opened.live,
-        keeper=opened.keeper,
-        clock=clock,
-        zone=zone,
-        value_counts=[len(meter.value_names) for meter in shown_meters(config)],
-    )
-    display.restore(cast("dict[str, object]", found.site.get("intervals", {})))
+    display = _display(config, books, opened, clock)
     engine = Engine(
         found.points,
         PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
@@ -156,11 +223,13 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         synchronised=is_synchronised,
     )
     desk = Desk(engine, books, found.shelf, found.currency, clock)
-    executor = Executor(desk, confirm_clock=sweeper.confirm_clock)
     requests = RequestReader(paths.north_dir / "north.db")
     owned.callback(requests.close)
     own_ledger = StoreReader(paths.ledger, LEDGER)
     owned.callback(own_ledger.close)
+    recovery = RecoveryWatch(desk, display, own_ledger, requests)
+    recovery.begin()
+    executor = Executor(desk, sweeper=sweeper, recovery=recovery)
     inlet = Inlet(
         requests,
         own_ledger,
@@ -171,7 +240,39 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         cursor=found.cursor,
     )
     engine.requests_seen = inlet.look
-    gauges = Gauges(
+    opened.watch.tell = _tell_of(display)
+    return _Control(
+        engine,
+        books,
+        sweeper,
+        inlet,
+        recovery,
+        display,
+        opened.writer,
+        _gauges(config, engine, opened, clock),
+        _prover(config, books, engine, display, clock),
+        opened.watch,
+    )
+
+
+def _display(config: Config, books: Books, opened: _Opened, clock: Clock) -> Display:
+    found = opened.found
+    display = Display(
+        found.points,
+        books,
+        live=opened.live,
+        keeper=opened.keeper,
+        clock=clock,
+        zone=ZoneInfo(config.site.timezone),
+        value_counts=[len(meter.value_names) for meter in shown_meters(config)],
+    )
+    display.restore(cast("dict[str, object]", found.site.get("intervals", {})))
+    return display
+
+
+def _gauges(config: Config, engine: Engine, opened: _Opened, clock: Clock) -> Gauges:
+    paths = paths_of(config)
+    return Gauges(
         engine,
         opened.writer,
         opened.keeper,
@@ -180,7 +281,23 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         board=BoardWriter(paths.live_dir),
         clock=clock,
     )
-    return _Control(engine, books, sweeper, inlet, display, opened.writer, gauges, paths.ledger)
+
+
+def _prover(config: Config, books: Books, engine: Engine, display: Display, clock: Clock) -> Prover:
+    """What proves the ledger, with the site's key."""
+    paths = paths_of(config)
+    signer = load_site_key(paths.control_dir)
+    trust = key_trust(paths.control_dir, signer.public_key())
+    zone = ZoneInfo(config.site.timezone)
+    site = Site(paths.ledger, zone, signer, trust, whole_proof(config.path))
+    return Prover(site, books, engine.gate, clock, _tell_of(display))
+
+
+def _tell_of(display: Display) -> Callable[[str, str, dict[str, object]], None]:
+    def tell(kind: str, severity: str, facts: dict[str, object]) -> None:
+        display.event(kind, "site", severity, **facts)
+
+    return tell
 
 
 def _breaker(config: Config, found: Restored, clock: Clock) -> MassCutBreaker:
@@ -199,30 +316,45 @@ class _Control:
     books: Books
     sweeper: Sweeper
     inlet: Inlet
+    recovery: RecoveryWatch
     display: Display
     writer: GroupCommitWriter
     gauges: Gauges
-    ledger_path: Path
-    stopping: threading.Event = field(default_factory=threading.Event)
+    prover: Prover
+    watch: StoreWatch
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run all tasks; the first that fails ends the process."""
+    async def run(
+        self,
+        stop: asyncio.Event,
+        reconfiguration: Reconfiguration,
+        watchdog: Watchdog,
+        notifier: Notifier,
+    ) -> Config | None:
+        """Run all tasks; the first that fails ends the process.
+
+        Returns the configuration to go on with after a reload, or None after `stop`.
+        """
         log.info("control.started", meters=len(self.engine.points))
-        quiet = asyncio.Event()
+        ending, quiet = asyncio.Event(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._verify(), name="verify")
-            group.create_task(self.gauges.run(stop), name="figures")
+            group.create_task(self.prover.run(ending), name="proof")
+            group.create_task(self.watch.run(ending), name="stores")
+            group.create_task(self.gauges.run(ending), name="figures")
+            group.create_task(watchdog.run(ending), name="watchdog")
             polling = group.create_task(
                 self.engine.polls.run(self.engine.on_reading, self.engine.on_failure), name="polls"
             )
-            looking = group.create_task(self.inlet.run(stop), name="inlet")
-            sweeping = group.create_task(
-                self.sweeper.run(quiet, self.inlet.keep_cursor), name="sweeps"
-            )
+            looking = group.create_task(self.inlet.run(ending), name="inlet")
+            sweeping = group.create_task(self.sweeper.run(quiet, self._after_sweep), name="sweeps")
+            notifier.ready(f"polling {len(self.engine.points)} meters")
+            next_config: Config | None = None
             try:
-                await self._watch(stop)
+                next_config = await self._watch(stop, reconfiguration)
             finally:
-                self.stopping.set()
+                self.prover.stop()
+                ending.set()
+            if next_config is None:
+                notifier.stopping()
             # In order: no new requests, no new readings, what was sent is looked at, last sweep.
             await looking
             await self.engine.settle_tasks(STOP_DEADLINE_S)
@@ -230,46 +362,25 @@ class _Control:
             await polling
             quiet.set()
             await sweeping
-        log.info("control.stopped")
+        log.info("control.stopped" if next_config is None else "control.rebuilds")
+        return next_config
 
-    async def _watch(self, stop: asyncio.Event) -> None:
-        """Until `stop`: a failure that nobody awaited ends the process."""
+    def _after_sweep(self) -> None:
+        self.inlet.keep_cursor()
+        self.recovery.look()
+
+    async def _watch(self, stop: asyncio.Event, reconfiguration: Reconfiguration) -> Config | None:
+        """Until `stop` or a reload: a failure that nobody awaited ends the process."""
         while not stop.is_set():
             failure = self.books.failure or self.engine.failure or self.inlet.failure
             failure = failure or self.writer.failure
             if failure is not None:
                 raise StoreError(f"cannot go on: {failure}") from failure
+            if (fresh := await reconfiguration.look()) is not None:
+                return fresh
             try:
                 async with asyncio.timeout(WATCH_EVERY_S):
                     await stop.wait()
             except TimeoutError:
                 continue
-
-    def _go_on(self, _done: int, _total: int) -> None:
-        """On the proof's thread: five years of ledger must not hold up a stop."""
-        if self.stopping.is_set():
-            raise StoreError("stopped while the ledger was verified")
-
-    async def _verify(self) -> None:
-        """Nothing is switched before the chain of the ledger was found whole."""
-
-        def verify() -> tuple[str, ...]:
-            connection = open_reader(self.ledger_path, LEDGER)
-            try:
-                return tuple(verify_ledger(connection, self._go_on).problems)
-            finally:
-                connection.close()
-
-        try:
-            problems = await asyncio.to_thread(verify)
-        except StoreError:
-            if self.stopping.is_set():
-                return
-            raise
-        if problems:
-            self.display.event("LEDGER_BROKEN", "site", "critical", problems=list(problems[:10]))
-            # Metering and recharging go on, nothing is switched: see `ledger verify`, `restore`.
-            log.critical("ledger.broken", problems=problems[:10])
-            return
-        self.engine.gate.chain_verified = True
-        log.info("ledger.verified")
+        return None

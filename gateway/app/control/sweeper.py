@@ -71,13 +71,21 @@ class Sweeper:
             self._pass_time()
         engine.decide_all()
         due, engine.due = engine.due, set()
-        site = {
-            "breaker": engine.breaker.snapshot(self._clock.mono_ns()),
-            "intervals": self._display.snapshot(),
-        }
-        await self._books.sweep(due, site)
+        await self._books.sweep(due, self.site_facts())
         await self._display.flush()
         engine.tallies.sweep_time.observe((self._clock.mono_ns() - begun_ns) / 1e9)
+
+    def site_facts(self) -> dict[str, object]:
+        """What of the whole site must survive: the breaker, the half hours under way."""
+        return {
+            "breaker": self._engine.breaker.snapshot(self._clock.mono_ns()),
+            "intervals": self._display.snapshot(),
+        }
+
+    @property
+    def clock_confirmed(self) -> bool:
+        """Whether a person's word for the wall clock stands."""
+        return self._confirmed
 
     def confirm_clock(self) -> None:
         """A person says that the wall clock is right, until it steps again."""
