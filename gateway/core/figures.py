@@ -140,6 +140,7 @@ CONTROL_FIGURES: Final = (
     _histogram("sweep_seconds", "Sweeps: decisions of all points, commit, telemetry handed over."),
     _gauge("clock_trusted", "1 while the wall clock may choose rates."),
     _gauge("chain_verified", "1 once the ledger's chain was found whole; nothing switches before."),
+    _gauge("recovery", "1 in RECOVERY after a restore: nobody is cut for credit."),
     _gauge("start_time_seconds", "When this process started, seconds since 1970 UTC."),
     _counter("cpu_seconds_total", "Processor time of control, user and system."),
     _gauge("resident_memory_bytes", "Memory of control."),

@@ -158,6 +158,15 @@ class ReleaseHalt:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseRecovery:
+    """A manager has reconciled the site after a restore: cuts for credit go on."""
+
+    TYPE: ClassVar[str] = "release_recovery"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConfirmClock:
     """A person confirms that the gateway's wall clock is right."""
 
@@ -178,6 +187,7 @@ Body = (
     | ReleaseQuarantine
     | ReplaceMeter
     | ReleaseHalt
+    | ReleaseRecovery
     | ConfirmClock
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
@@ -194,6 +204,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ReleaseQuarantine,
         ReplaceMeter,
         ReleaseHalt,
+        ReleaseRecovery,
         ConfirmClock,
     )
 }

@@ -107,7 +107,6 @@ class NorthContext:
         live: LiveMeters,
         epoch: str,
     ) -> None:
-        self.settings = settings
         self.clock = clock
         self.tokens = tokens
         self.live = live
@@ -117,10 +116,18 @@ class NorthContext:
         self.records = Records(self.ledger, self.north, settings.telemetry_dir)
         self.watch = OutcomeWatch(self.ledger)
         self.hub = Hub(epoch)
+        self.use(settings)
+        self.started_utc_ms = clock.utc_ms()
+        # Set when control has answered a wish: the ledger has moved on.
+        self.answered = asyncio.Event()
+        self._writer = writer
+
+    def use(self, settings: NorthSettings) -> None:
+        """Go on with these meters. Listeners and files stay those that were opened."""
+        self.settings = settings
         self.entries = {entry.meter_id: entry for entry in settings.meters}
         self.meter_ids = sorted(self.entries)
         self._by_point = {entry.service_point_id: entry for entry in settings.meters}
-        self._writer = writer
 
     def entry_of_point(self, service_point_id: str) -> MeterEntry | None:
         """The meter at a service point, or None."""

@@ -56,6 +56,7 @@ async def submit(
     outcome = await _outcome_now(context, key) if repeat or context.control_away() else None
     if outcome is None and not context.control_away():
         outcome = await context.watch.wait(key, OUTCOME_WAIT_S)
+        context.answered.set()
     # With control away nobody would answer: the wish is kept and executed when it is back.
     return Answer(key, body.TYPE, repeat, outcome)
 

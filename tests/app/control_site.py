@@ -14,6 +14,7 @@ from gateway.app.control.executor import Executor
 from gateway.app.control.keeper import TelemetryKeeper
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.process import shown_meters
+from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.paths import paths_of
 from gateway.app.stores import create_stores
@@ -23,6 +24,8 @@ from gateway.core.requests import Body, CommissionPoint, OpenAccount, PublishTar
 from gateway.store.db import open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveTableWriter
+from gateway.store.reader import StoreReader
+from gateway.store.requests import RequestReader
 from gateway.store.verify import VerifyReport, verify_ledger
 from gateway.store.writer import InlineWriter
 
@@ -132,12 +135,18 @@ class ControlSite:
             synchronised=lambda: False,
         )
         desk = Desk(self.engine, self.books, self.found.shelf, self.found.currency, clock)
-        self.executor = Executor(desk, confirm_clock=self.sweeper.confirm_clock)
+        self.requests = RequestReader(paths.north_dir / "north.db")
+        self.own_ledger = StoreReader(paths.ledger, LEDGER)
+        recovery = RecoveryWatch(desk, self.display, self.own_ledger, self.requests)
+        recovery.begin()
+        self.executor = Executor(desk, sweeper=self.sweeper, recovery=recovery)
 
     def crash(self) -> None:
         """Let go of everything as a killed process would: nothing is written any more."""
         self.keeper.close(5)
         self.live.close()
+        self.requests.close()
+        self.own_ledger.close()
         self.file.stop()
         self.owner.release()
 

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.requests import Disconnect, Recharge, ReleaseQuarantine, ReverseTransaction, Role
+from gateway.core.requests import (
+    Disconnect,
+    Recharge,
+    ReleaseHalt,
+    ReleaseQuarantine,
+    ReverseTransaction,
+    Role,
+)
 from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
 from gateway.store.ledger import read_balance
@@ -249,3 +256,14 @@ async def test_sweep_state_is_small(site: ControlSite) -> None:
     assert state is not None
     size = site.file.connection.execute("SELECT length(body) FROM register_state").fetchone()[0]
     assert size < 1_500
+
+
+async def test_a_halts_release_is_on_file_with_its_answer(site: ControlSite) -> None:
+    """The first manager's release was answered: a crash before the next sweep does not lose it."""
+    await site.open_flat(RICH)
+    site.engine.breaker.halted = True
+    await site.do(ReleaseHalt("a tariff's price was wrong, mended"))
+    site.restart()
+    kept = site.found.site["breaker"]
+    assert isinstance(kept, dict)
+    assert (kept["halted"], kept["released_by"]) == (True, ["anna"])

@@ -41,6 +41,7 @@ from gateway.core.requests import (
     Reconnect,
     ReleaseHalt,
     ReleaseQuarantine,
+    ReleaseRecovery,
     ReplaceMeter,
     Request,
     ReverseTransaction,
@@ -68,6 +69,7 @@ from gateway.store.ledger import (
     read_transaction,
 )
 from gateway.store.live import LiveMeter, LiveRow, LiveTableWriter
+from gateway.store.recovery import release_recovery
 from gateway.store.registry import (
     Account,
     ServicePoint,
@@ -321,9 +323,23 @@ class Executor:
         self,
         connection: Connection,
         request: Request,
-        body: CommissionPoint | ReleaseHalt | ReleaseQuarantine | ReplaceMeter | ConfirmClock,
+        body: CommissionPoint
+        | ReleaseHalt
+        | ReleaseRecovery
+        | ReleaseQuarantine
+        | ReplaceMeter
+        | ConfirmClock,
         now: int,
     ) -> dict[str, object]:
+        if isinstance(body, ReleaseRecovery):
+            released = release_recovery(
+                connection,
+                actor=request.actor,
+                reason=body.reason,
+                request_key=request.key,
+                utc_ms=now,
+            )
+            return {"recovery": released.number}
         if isinstance(body, CommissionPoint):
             commission_point(connection, body.service_point_id, utc_ms=now)
             return {"commissioned_utc_ms": now}

@@ -126,6 +126,10 @@ class Books:
 
         `site` are site-wide facts that must survive (breaker).
         """
+        return self.commit(self.sweeping(due, site))
+
+    def sweeping(self, due: Iterable[int], site: Mapping[str, object]) -> Operation[None]:
+        """`sweep` as an operation, under the same condition as `posting`."""
         posting = self.posting(due)
         self._sweep_number += 1
         number, utc_ms = self._sweep_number, self.label()
@@ -147,7 +151,7 @@ class Books:
             posting(connection)
             save_register_state(connection, utc_ms=utc_ms, sequence=number, body=body)
 
-        return self.commit(operate)
+        return operate
 
     def posting(self, indices: Iterable[int]) -> Operation[None]:
         """What these points used since their last posting, with their states, as an operation.

@@ -62,6 +62,7 @@ class Display:
         ]
         self._labels = [point.label_utc_ms for point in points]
         self._value_counts = tuple(value_counts)
+        self._unlabelled: dict[int, tuple[int, ...]] = {}
 
     def command(self, track: CommandTrack) -> "asyncio.Future[None]":
         """Keep a command's present state."""
@@ -79,12 +80,24 @@ class Display:
         self._live.write(index, self._row(point, reading, step))
         self._keeper.reading(index, reading)
         if step.settled:
-            from_utc_ms = self._labels[index] or point.label_utc_ms
-            self._labels[index] = point.label_utc_ms
-            for interval in self._intervals[index].advance(
-                step.advance_wh, from_utc_ms, point.label_utc_ms, reading.power_w
-            ):
-                self._keeper.interval(index, interval)
+            self._count(index, point, reading, step)
+
+    def _count(self, index: int, point: Point, reading: Reading, step: Step) -> None:
+        """Add settled energy to the half hour under way."""
+        advance_wh = step.advance_wh
+        if index in self._unlabelled:
+            earlier_wh = self._unlabelled.pop(index)
+            advance_wh = tuple(a + b for a, b in zip(earlier_wh, advance_wh, strict=True))
+        if not point.label_utc_ms:
+            # Before the clock is trusted the first time there is no half hour to put it in.
+            self._unlabelled[index] = advance_wh
+            return
+        from_utc_ms = self._labels[index] or point.label_utc_ms
+        self._labels[index] = point.label_utc_ms
+        for interval in self._intervals[index].advance(
+            advance_wh, from_utc_ms, point.label_utc_ms, reading.power_w
+        ):
+            self._keeper.interval(index, interval)
 
     async def flush(self) -> None:
         """End of a sweep: telemetry durable, heartbeat shown."""

@@ -348,6 +348,7 @@ class Engine:
             self.carry_out(index, point.supply.drop())
             self.decide(index)
             return
+        handed_ns = self._clock.mono_ns()
         try:
             await self.polls.switch(index, closed=order.close, deadline_s=SWITCH_DEADLINE_S)
         except MeterError as error:
@@ -363,6 +364,9 @@ class Engine:
             point.supply.sent(self._clock.mono_ns())
             if track.due_ns is not None and not order.close and order.attempt <= 1:
                 self.tallies.cut_write.observe((self._clock.mono_ns() - track.due_ns) / NS)
+                # How long the gateway itself took, for whoever looks at one late cut.
+                self._note(track, "reply_to_decision_us", (track.decided_ns - track.due_ns) // 1000)
+                self._note(track, "decision_to_write_us", (handed_ns - track.decided_ns) // 1000)
             self._note(track, "acknowledged_utc_ms", self._clock.utc_ms())
         self.polls.request_poll(index, self._clock.mono_ns(), Lane.FULL)
         await kept

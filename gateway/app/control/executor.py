@@ -8,6 +8,7 @@ from gateway.app.control.desk import Desk
 from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
+from gateway.app.control.sweeper import Sweeper
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
@@ -28,13 +29,11 @@ MUST_EXPIRE: Final = (
 class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
-    def __init__(
-        self, desk: Desk, *, confirm_clock: Callable[[], None], recovery: RecoveryWatch
-    ) -> None:
+    def __init__(self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch) -> None:
         self._desk = desk
         self._locks: dict[str, asyncio.Lock] = {}
         money = MoneyRequests(desk)
-        supply = SupplyRequests(desk, money, confirm_clock)
+        supply = SupplyRequests(desk, money, sweeper)
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
             wishes.Recharge: money.recharge,
             wishes.ReverseTransaction: money.reverse,

@@ -117,6 +117,7 @@ class Gauges:
             "sweep_seconds": tallies.sweep_time,
             "clock_trusted": float(engine.gate.clock.trusted),
             "chain_verified": float(engine.gate.chain_verified),
+            "recovery": float(engine.gate.recovery is not None),
         }
 
     def _stores(self) -> dict[str, Value]:

@@ -19,6 +19,7 @@ from gateway.core.tariff import Tariff
 from gateway.core.tariff_document import tariff_from_document
 from gateway.store.db import Connection
 from gateway.store.ledger import append_transaction, read_balance, read_transaction
+from gateway.store.recovery import last_recovery
 from gateway.store.registry import (
     Account,
     AccountStatus,
@@ -52,7 +53,10 @@ class MoneyRequests:
         await self._post_and_credit(request, index, transaction, body.amount_nano)
 
     async def reverse(self, body: wishes.ReverseTransaction, request: Request) -> None:
-        """Undo a recharge, once. Refuses TRANSACTION_UNKNOWN, NOT_REVERSIBLE, ALREADY_REVERSED."""
+        """Undo a recharge, once.
+
+        Refuses TRANSACTION_UNKNOWN, NOT_REVERSIBLE, RENUMBERED, ALREADY_REVERSED.
+        """
         desk, seq = self._desk, body.transaction_seq
         original = await desk.books.commit(lambda connection: read_transaction(connection, seq))
         if original is None:
@@ -63,6 +67,14 @@ class MoneyRequests:
             raise RefusedError(
                 "NOT_REVERSIBLE",
                 f"transaction {seq} is a {original.kind}; only a recharge can be reversed",
+                "transaction_seq",
+            )
+        last = await desk.books.commit(last_recovery)
+        if last is not None and request.created_utc_ms < last.since_utc_ms and seq > last.head.seq:
+            raise RefusedError(
+                "RENUMBERED",
+                f"asked for before a restore: transaction {seq} is another one now; look it up "
+                "and ask again",
                 "transaction_seq",
             )
         index = desk.account(original.account_id)

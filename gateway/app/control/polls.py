@@ -104,4 +104,5 @@ def endpoint_of(meter: MeterConfig) -> MeterEndpoint:
         feedback=settings.feedback,
         timeout_s=settings.timeout_s,
         pipeline=settings.pipeline,
+        serial_number=meter.serial_number,
     )

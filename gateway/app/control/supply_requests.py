@@ -1,9 +1,8 @@
 """Requests about supply and meters: switching, commissioning, held energy, exchange, clock."""
 
-from collections.abc import Callable
-
 from gateway.app.control.desk import Desk
 from gateway.app.control.money_requests import MoneyRequests
+from gateway.app.control.sweeper import Sweeper
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError
 from gateway.core.requests import Request
@@ -21,10 +20,10 @@ from gateway.store.registry import (
 class SupplyRequests:
     """Carries out the requests that change a supply, a meter or the trust in the clock."""
 
-    def __init__(self, desk: Desk, money: MoneyRequests, confirm_clock: Callable[[], None]) -> None:
+    def __init__(self, desk: Desk, money: MoneyRequests, sweeper: Sweeper) -> None:
         self._desk = desk
         self._money = money
-        self._confirm_clock = confirm_clock
+        self._sweeper = sweeper
 
     async def disconnect(self, body: wishes.Disconnect, request: Request) -> None:
         """Open a supply for a stated reason. Refuses NOT_ENFORCED, REASON_MISSING."""
@@ -63,7 +62,14 @@ class SupplyRequests:
     async def release_halt(self, body: wishes.ReleaseHalt, request: Request) -> None:
         """One of two managers releases a halt. Refuses NOT_HALTED, SAME_PERSON."""
         complete = self._desk.engine.breaker.release(request.actor)
-        await self._desk.commit(request, lambda _: {"released": complete, "reason": body.reason})
+        # With its outcome: after a crash nobody is asked for a release that was answered.
+        sweeping = self._desk.books.sweeping((), self._sweeper.site_facts())
+
+        def effect(connection: Connection) -> dict[str, object]:
+            sweeping(connection)
+            return {"released": complete, "reason": body.reason}
+
+        await self._desk.commit(request, effect)
         if complete:
             self._desk.engine.decide_all()
 
@@ -96,7 +102,7 @@ class SupplyRequests:
     async def confirm_clock(self, body: wishes.ConfirmClock, request: Request) -> None:
         """A person says that the wall clock is right."""
         await self._desk.commit(request, lambda _: {"reason": body.reason})
-        self._confirm_clock()
+        self._sweeper.confirm_clock()
 
     def _switchable(self, service_point_id: str) -> int:
         index = self._desk.point(service_point_id)

@@ -14,6 +14,7 @@ from gateway.north.http import (
     keys,
     meters,
     metrics,
+    operations,
     stream,
     system,
     tariffs,
@@ -33,6 +34,7 @@ AREAS: Final = (
     tariffs,
     stream,
     system,
+    operations,
     metrics,
     keys,
 )

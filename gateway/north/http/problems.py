@@ -51,6 +51,8 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "NOT_DISCONNECTED": 409,
     "NOT_ENFORCED": 409,
     "NOT_HALTED": 409,
+    "NO_RECOVERY": 409,
+    "RENUMBERED": 409,
     "NOT_REVERSIBLE": 409,
     "SAME_PERSON": 409,
     "SUPPLY_BLOCKED": 409,
