@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from gateway.app.config_csv import Row, read_table
 from gateway.app.config_model import (
     METER_COLUMNS,
+    BackupSection,
     ConfigurationFile,
     MeterEntry,
     MeterSettings,
@@ -52,6 +53,7 @@ class MeterConfig:
     critical: bool
     settings: MeterSettings
     place: Place = field(compare=False)
+    serial_number: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +91,20 @@ class Config:
     supply: SupplySection
     posting: PostingSection
     telemetry: TelemetrySection
+    backup: BackupSection
     notes: tuple[str, ...] = ()
+    meters_file: Path | None = None
 
 
-def load_config(path: Path) -> Config:
-    """Read a configuration file and the CSV that it names.
+def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
+    """Read a configuration file and the CSV that it names, or `meters_file` in its place.
 
     Raises ConfigurationError with every problem of both as `file:line:column: path: message`.
     Files are named in problems as `path` is given, the CSV as the YAML file names it.
     """
     document = read_document(path)
     base = path.resolve().parent
-    reading = _Reading(document, base)
+    reading = _Reading(document, base, meters_file)
     content = reading.file()
     entries = list(reading.entries())
     reading.check_unique(entries)
@@ -129,7 +133,9 @@ def load_config(path: Path) -> Config:
         supply=content.supply,
         posting=content.posting,
         telemetry=content.telemetry,
-        notes=tuple(_notes(content, nodes)),
+        backup=content.backup,
+        notes=tuple(_notes(content, meters, nodes)),
+        meters_file=content.meters_file,
     )
 
 
@@ -164,10 +170,11 @@ class _Entry:
 class _Reading:
     """One pass over a document, collecting problems instead of stopping at the first."""
 
-    def __init__(self, document: Document, base: Path) -> None:
+    def __init__(self, document: Document, base: Path, meters_file: Path | None) -> None:
         self.problems: list[Problem] = list(document.problems)
         self._document = document
         self._base = base
+        self._meters_file = meters_file
         self._content = as_text(document.root)
         self._finder = Finder(document.place, document.key_place)
         self._defaults: Mapping[str, MeterSettings] = {}
@@ -177,6 +184,8 @@ class _Reading:
         content = self._content
         if isinstance(content, dict) and isinstance(content.get("meters"), list | None):
             content = {key: value for key, value in content.items() if key != "meters"}
+            if self._meters_file is not None:
+                content.pop("meters_file", None)
         read: ConfigurationFile | None = None
         try:
             read = ConfigurationFile.model_validate(content, context={"base": self._base})
@@ -194,11 +203,13 @@ class _Reading:
         listed = content.get("meters")
         for index, given in enumerate(listed if isinstance(listed, list) else []):
             yield self._entry(given, ("meters", index), self._finder)
-        named = content.get("meters_file")
-        if not isinstance(named, str) or not may_be_file(self._base / named):
+        named = content.get("meters_file") if self._meters_file is None else str(self._meters_file)
+        # A path that a person gave starts where that person stands.
+        base = self._base if self._meters_file is None else Path()
+        if not isinstance(named, str) or not may_be_file(base / named):
             return  # absent, or already a problem of `meters_file` itself
         try:
-            table = read_table(self._base / named, METER_COLUMNS, named)
+            table = read_table(base / named, METER_COLUMNS, named)
         except FileRefusedError as error:
             self.problems += error.found
             return
@@ -234,6 +245,8 @@ class _Reading:
         if fields is not None and fields.host is not None and entry.is_modbus:
             settings = _resolve(fields, self._defaults)
             yield "meter at", (fields.host, settings.port, settings.unit), "host"
+            if fields.serial_number is not None:
+                yield "serial number", (fields.serial_number, 0, 0), "serial_number"
 
     def _row(self, row: Row) -> _Entry:
         finder = Finder(lambda steps: row.place(str(steps[-1])), lambda _: row.place("id"))
@@ -247,7 +260,7 @@ class _Reading:
             fields = _salvage(MeterEntry, given, error)
         entry = _Entry(given if isinstance(given, Mapping) else {}, fields, steps, finder)
         if fields is not None and fields.model == NODE_MODEL:
-            foreign = fields.model_fields_set & (_SETTINGS | {"host"})
+            foreign = fields.model_fields_set & (_SETTINGS | {"host", "serial_number"})
             for key in sorted(foreign):
                 self.problems.append(entry.problem(key, f"a {NODE_MODEL} has no such key"))
         elif fields is not None:
@@ -322,6 +335,7 @@ def _meter(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings
         critical=entry.critical,
         settings=_resolve(entry, defaults),
         place=place,
+        serial_number=entry.serial_number,
     )
 
 
@@ -338,9 +352,14 @@ def _node(entry: MeterEntry, place: Place) -> NodeConfig:
     )
 
 
-def _notes(content: ConfigurationFile, nodes: Sequence[NodeConfig]) -> Iterator[str]:
+def _notes(
+    content: ConfigurationFile, meters: Sequence[MeterConfig], nodes: Sequence[NodeConfig]
+) -> Iterator[str]:
     """What this version accepts and does not serve yet."""
     idle = {
+        "fail_safe other than hold_last": any(
+            meter.settings.fail_safe != "hold_last" for meter in meters
+        ),
         "south.mqtt": content.south.mqtt is not None,
         f"meters of model {NODE_MODEL}": bool(nodes),
         "north.opcua": content.north.opcua is not None,

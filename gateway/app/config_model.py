@@ -26,6 +26,7 @@ from gateway.app.config_types import (
     Port,
     PrivateFile,
     RuntimeDirectory,
+    TransformerRatio,
     Zone,
     is_loopback,
     split_listener,
@@ -86,6 +87,11 @@ class MeterSettings(Section):
     starting_current_a: float = Field(
         default=0.05, ge=0, le=1_000, description="Smallest current that the transformer measures."
     )
+    ct_ratio: TransformerRatio | None = Field(
+        default=None,
+        description="Current transformer as its plate says, such as 200/5: commissioning compares "
+        "it with the meter's own setting. The meter alone multiplies by it.",
+    )
     output: Channel = Field(default="0.0", description="Digital output that switches the supply.")
     output_on: Literal["connects", "disconnects"] = Field(
         default="connects", description="What the active output does to the supply."
@@ -95,6 +101,11 @@ class MeterSettings(Section):
     )
     feedback: Channel | None = Field(
         default=None, description="Digital input that the contactor's auxiliary contact closes."
+    )
+    fail_safe: Literal["hold_last", "fail_connected", "fail_disconnected"] = Field(
+        default="hold_last",
+        description="What the output does without the gateway; commissioning compares the meter's "
+        "remote timeout with it. Only hold_last (timeout 0) is served.",
     )
     confirm: Literal["arm", "auto"] = Field(
         default="arm", description="Whether a person confirms a reconnection (arm) or nobody."
@@ -116,6 +127,10 @@ class MeterEntry(MeterSettings):
     )
     host: Host | None = Field(
         default=None, description="Address of the meter; required unless it is a node."
+    )
+    serial_number: OneLine | None = Field(
+        default=None,
+        description="Serial number of the device; no other one is accepted at the address.",
     )
     label: OptionalLine = Field(default="", description="Text for people; may change.")
     feeder: Identifier = Field(
@@ -324,6 +339,26 @@ class TelemetrySection(Section):
     retention_days: int = Field(
         default=30, ge=1, le=3_650, description="Days after which a day's file is deleted."
     )
+    min_free_bytes: int = Field(
+        default=500_000_000,
+        ge=0,
+        le=100_000_000_000_000,
+        description="Free space below which readings are no longer kept, so that the ledger has it "
+        "(of a small disk a tenth is enough).",
+    )
+
+
+class BackupSection(Section):
+    """Where `prepaid-gateway backup` puts its files."""
+
+    directory: Directory | None = Field(
+        default=None,
+        description="Directory on another disk or a share, for dated backups; `doctor` looks at "
+        "their age. Relative to the configuration file.",
+    )
+    keep: int = Field(
+        default=14, ge=1, le=10_000, description="So many dated backups are kept there."
+    )
 
 
 class ConfigurationFile(Section):
@@ -355,6 +390,7 @@ class ConfigurationFile(Section):
     supply: SupplySection = Field(default=SupplySection(), description="Cutting and restoring.")
     posting: PostingSection = Field(default=PostingSection(), description="Entries of consumption.")
     telemetry: TelemetrySection = Field(default=TelemetrySection(), description="What is kept.")
+    backup: BackupSection = Field(default=BackupSection(), description="Backups.")
 
 
 METER_COLUMNS: Final = tuple(MeterEntry.model_fields)

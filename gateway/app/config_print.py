@@ -26,6 +26,7 @@ def as_document(config: Config) -> dict[str, object]:
         "supply": config.supply,
         "posting": config.posting,
         "telemetry": config.telemetry,
+        "backup": config.backup,
     }
     nodes = [
         {
@@ -54,6 +55,7 @@ def _meter(meter: MeterConfig) -> dict[str, object]:
         "id": meter.meter_id,
         "model": meter.model,
         "host": meter.host,
+        "serial_number": meter.serial_number,
         "label": meter.label,
         "feeder": meter.feeder,
         "service_point": meter.service_point_id,

@@ -225,6 +225,21 @@ async def _load(site: Site, request: Request) -> Answer:
     return {}
 
 
+async def _setting(site: Site, request: Request) -> Answer:
+    """setting METER address value: a parameter, as by the keys of the meter."""
+    address, value = _whole(request, "address"), _whole(request, "value")
+    if address is None or value is None:
+        raise RefusedError("ARGUMENT", "address and value are needed")
+    site.set_setting(_text(request, "meter"), address, value)
+    return {}
+
+
+async def _swap(site: Site, request: Request) -> Answer:
+    """swap METER other: the network cables of two meters are exchanged."""
+    await site.exchange_cables(_text(request, "meter"), _text(request, "other"))
+    return {}
+
+
 async def _meters_csv(site: Site, _: Request) -> Answer:
     """meters_csv: the meters as a file for the gateway."""
     return {"csv": site.meters_csv()}
@@ -243,6 +258,8 @@ COMMANDS: dict[str, Callable[[Site, Request], Awaitable[Answer]]] = {
     "openings": _openings,
     "generator": _generator,
     "load": _load,
+    "setting": _setting,
+    "swap": _swap,
     "meters_csv": _meters_csv,
 }
 

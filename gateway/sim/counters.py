@@ -7,11 +7,13 @@ the truth plus an offset that resets, presets and power cuts move; it wraps at 1
 import math
 
 from gateway.sim.electrics import Phases
+from gateway.sim.loads import Energy
 from gateway.sim.registers import COUNTER_MODULUS_WH, ENERGY_VALUES
 from gateway.sim.track import EnergyTrack
 
 # Import T1 T2, export T1 T2, reactive import T1 T2, reactive export T1 T2, apparent T1 T2.
 KINDS = 10
+RIGHT: Phases = (1.0, 1.0, 1.0)
 IMPORT_T1 = 0
 
 
@@ -24,6 +26,7 @@ class Counters:
 
     __slots__ = (
         "_boot_s",
+        "_gains",
         "_offsets",
         "_phase_s",
         "_refresh_s",
@@ -51,6 +54,7 @@ class Counters:
         self._boot_s = boot_s
         self._touched_s = 0.0
         self._offsets = [0.0] * ENERGY_VALUES
+        self._gains = RIGHT
 
     def refreshed_s(self, t_s: float) -> float:
         """The instant whose values the registers show at `t_s`."""
@@ -59,6 +63,12 @@ class Counters:
 
     def totals(self, at_s: float) -> tuple[float, ...]:
         """The ten counters of the whole meter as they were at an instant."""
+        if self._gains is not RIGHT:
+            raw = self._raw(at_s)[:KINDS]
+            return tuple(
+                (value + offset) % COUNTER_MODULUS_WH
+                for value, offset in zip(raw, self._offsets, strict=False)
+            )
         first, second = self._track.energy(at_s)
         offsets = self._offsets
         return (
@@ -81,6 +91,14 @@ class Counters:
             (raw[index] + self._offsets[index]) % COUNTER_MODULUS_WH
             for index in range(KINDS, ENERGY_VALUES)
         )
+
+    def set_gains(self, t_s: float, gains: Phases) -> None:
+        """Multiply each phase's energy from an instant on; a negative one counts as export."""
+        if gains == self._gains:
+            return
+        before = (*self.totals(t_s), *self.phases(t_s))
+        self._gains = RIGHT if gains == RIGHT else gains
+        self.preset(t_s, dict(enumerate(before)))
 
     def preset(self, t_s: float, values: dict[int, float]) -> None:
         """Set counters by index (0 … 39) at an instant, as FC 0x10 does."""
@@ -111,10 +129,20 @@ class Counters:
     def _raw(self, at_s: float) -> tuple[float, ...]:
         """The forty counters without their offsets."""
         first, second = self._track.energy(at_s)
-        zero = 0.0
-        total = (
-            *(first[0], second[0], zero, zero),
-            *(first[1], second[1], zero, zero),
-            *(first[2], second[2]),
-        )
-        return (*total, *(value * share for share in self._shares for value in total))
+        parts = [share * gain for share, gain in zip(self._shares, self._gains, strict=True)]
+        # Exactly 1 where nothing is wrong: shares that add up to almost 1 would bend a register.
+        right = self._gains is RIGHT
+        net, gross = (1.0, 1.0) if right else (sum(parts), sum(map(abs, parts)))
+        total = _ten(first, second, net, gross)
+        phases = (value for part in parts for value in _ten(first, second, part, abs(part)))
+        return (*total, *phases)
+
+
+def _ten(first: Energy, second: Energy, net: float, gross: float) -> tuple[float, ...]:
+    """The ten counters of energy that flows with a factor: backwards where it is negative."""
+    forth, back = max(net, 0.0), max(-net, 0.0)
+    return (
+        *(first[0] * forth, second[0] * forth, first[0] * back, second[0] * back),
+        *(first[1] * forth, second[1] * forth, first[1] * back, second[1] * back),
+        *(first[2] * gross, second[2] * gross),
+    )

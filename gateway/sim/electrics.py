@@ -60,6 +60,40 @@ def measure(
     )
 
 
+def miswired(
+    values: tuple[float, ...], gains: Phases, places: tuple[int, int, int]
+) -> tuple[float, ...]:
+    """The values of `measure` with wrong current transformers.
+
+    Phase i sees the current of phase `places[i]` times `gains[i]`; negative: the wrong way round.
+    """
+    volts, amps = values[0:3], values[6:9]
+    angles = [math.atan2(values[15 + phase], values[12 + phase]) for phase in range(3)]
+    seen = [abs(gain) * amps[place] for gain, place in zip(gains, places, strict=True)]
+    apparent = [volt * amp for volt, amp in zip(volts, seen, strict=True)]
+    turns = [
+        angles[place] + math.tau / 3 * (place - phase) + (math.pi if gains[phase] < 0 else 0.0)
+        for phase, place in enumerate(places)
+    ]
+    watts = [volt_amps * math.cos(turn) for volt_amps, turn in zip(apparent, turns, strict=True)]
+    reactive = [volt_amps * math.sin(turn) for volt_amps, turn in zip(apparent, turns, strict=True)]
+    factors = [abs(math.cos(turn)) for turn in turns]
+    total_va, total_w = sum(apparent), sum(watts)
+    count = 1 if volts[1] == volts[2] == 0 else 3
+    return (
+        *values[0:6],
+        *(*seen, *apparent, *watts, *reactive, *factors),
+        *values[21:30],
+        sum(seen) / count,
+        total_va,
+        total_w,
+        sum(reactive),
+        abs(total_w) / total_va if total_va else 1.0,
+        values[35],
+        0.0 if count == 1 else _unbalance_percent((seen[0], seen[1], seen[2]), sum(seen) / 3),
+    )
+
+
 def neutral_current_a(values: tuple[float, ...]) -> float:
     """Current in the neutral of a star connection, from measured values (phases 120° apart)."""
     first, second, third = values[6], values[7], values[8]

@@ -42,9 +42,13 @@ class FaultKind(StrEnum):
     PASSWORD = "password"  # noqa: S105 -- the name of a fault
     SUBNET_FILTER = "subnet_filter"
     CLOCK_OFFSET = "clock_offset"
+    CT_REVERSED = "ct_reversed"
+    CT_RATIO = "ct_ratio"
+    PHASES_EXCHANGED = "phases_exchanged"
     CONTACTOR_WELDED = "contactor_welded"
     CONTACTOR_BOUNCES = "contactor_bounces"
     CONTACTOR_BYPASSED = "contactor_bypassed"
+    AUXILIARY_BEHIND_CONTACTOR = "auxiliary_behind_contactor"
 
 
 class Layer(StrEnum):
@@ -111,12 +115,24 @@ FAULTS: dict[FaultKind, FaultRule] = {
     FaultKind.CLOCK_OFFSET: FaultRule(
         Layer.METER, "the meter's own clock is wrong", 7_200, "s ahead"
     ),
+    FaultKind.CT_REVERSED: FaultRule(
+        Layer.METER, "a current transformer is the wrong way round", 1, "phase (0: all three)"
+    ),
+    FaultKind.CT_RATIO: FaultRule(
+        Layer.METER, "currents, powers and energy count with a wrong ratio", 10, "times too much"
+    ),
+    FaultKind.PHASES_EXCHANGED: FaultRule(
+        Layer.METER, "the currents of the two other phases are exchanged", 1, "phase left in place"
+    ),
     FaultKind.CONTACTOR_WELDED: FaultRule(Layer.CONTACTOR, "closed contacts do not open"),
     FaultKind.CONTACTOR_BOUNCES: FaultRule(
         Layer.CONTACTOR, "contacts bounce at each movement", 4, "times"
     ),
     FaultKind.CONTACTOR_BYPASSED: FaultRule(
         Layer.CONTACTOR, "a bridge carries the load past the open contacts"
+    ),
+    FaultKind.AUXILIARY_BEHIND_CONTACTOR: FaultRule(
+        Layer.CONTACTOR, "the meter's own supply comes from behind its contactor"
     ),
 }
 

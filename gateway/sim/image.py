@@ -5,7 +5,8 @@ from collections.abc import Callable
 from struct import Struct
 
 from gateway.core.errors import MeterExceptionError
-from gateway.sim.electrics import measure, neutral_current_a
+from gateway.sim.counters import RIGHT
+from gateway.sim.electrics import measure, miswired, neutral_current_a
 from gateway.sim.faults import FaultKind
 from gateway.sim.meter import Meter
 from gateway.sim.registers import (
@@ -141,13 +142,17 @@ class Image:
     def _values_at(self, at_s: float, power_w: float) -> tuple[float, ...]:
         """The 37 values for a power at an instant."""
         meter = self._meter
-        return measure(
+        values = measure(
             voltage_v=meter.mains.voltage_v(at_s) if meter.energised else 0.0,
             power_w=power_w,
             power_factor=meter.track.power_factor(at_s),
             shares=meter.options.shares,
             frequency_hz=meter.mains.frequency_hz(at_s),
         )
+        gains, places = meter.current_gains, meter.current_places
+        if gains == RIGHT and places == (0, 1, 2):
+            return values
+        return miswired(values, gains, places)
 
     def _instantaneous(self, t_s: float) -> bytes:
         return _INSTANTANEOUS.pack(*self._measured(t_s))

@@ -16,6 +16,8 @@ from gateway.sim.faults import Fault, FaultKind, FaultSet
 from gateway.sim.journal import Journal, Part, Switched
 from gateway.sim.loads import LoadCurve, Mains, Random, between
 from gateway.sim.registers import (
+    CONNECTION_SINGLE_PHASE,
+    CONNECTION_TYPE,
     INPUT_0_USE,
     INPUT_USE_TARIFF,
     MARKING_REGISTERS,
@@ -129,6 +131,8 @@ class Meter:
         if options.commissioned:
             self.settings[self._driver.mode] = MODE_SWITCHING
             self.settings[INPUT_0_USE] = INPUT_USE_TARIFF
+            if options.shares[1:] == (0.0, 0.0):
+                self.settings[CONNECTION_TYPE] = CONNECTION_SINGLE_PHASE
         self._commanded[self._driver.code] = options.closed is (
             options.output_on is OutputOn.CONNECTS
         )
@@ -180,6 +184,24 @@ class Meter:
             bits |= PASSWORD_BIT
         return bits
 
+    @property
+    def current_gains(self) -> Phases:
+        """What each phase's current is multiplied by: 1 where the transformer is right."""
+        gain = self.faults.amount(FaultKind.CT_RATIO) or 1.0
+        if FaultKind.CT_REVERSED not in self.faults:
+            return (gain, gain, gain)
+        phase = self.faults.amount(FaultKind.CT_REVERSED)
+        first, second, third = (-gain if phase in (0, at) else gain for at in (1, 2, 3))
+        return (first, second, third)
+
+    @property
+    def current_places(self) -> tuple[int, int, int]:
+        """Which phase's current (0 … 2) each phase measures."""
+        if FaultKind.PHASES_EXCHANGED not in self.faults:
+            return (0, 1, 2)
+        kept = self.faults.amount(FaultKind.PHASES_EXCHANGED)
+        return {2: (2, 1, 0), 3: (1, 0, 2)}.get(int(kept), (0, 2, 1))
+
     def output_is_on(self, output: OutputPlace) -> bool:
         """Whether an output conducts."""
         if not self._powered:
@@ -213,6 +235,8 @@ class Meter:
                 move = self.contactor.step()
                 self._note(at_s, Part.CONTACTOR, closed=move.closed)
                 self._settle(at_s)
+                if FaultKind.AUXILIARY_BEHIND_CONTACTOR in self.faults:
+                    self._follow_contactor(at_s)
             else:
                 code = min(self._timeouts, key=self._timeouts.__getitem__)
                 del self._timeouts[code]
@@ -234,12 +258,14 @@ class Meter:
         """Put a fault in force from `t_s`."""
         self.advance(t_s)
         self.faults.add(fault)
+        self._rewire(t_s)
         self._settle(t_s)
 
     def clear_faults(self, t_s: float, kind: FaultKind | None = None) -> None:
         """End one fault or all; the contactor follows its coil again."""
         self.advance(t_s)
         self.faults.clear(kind)
+        self._rewire(t_s)
         self._settle(t_s)
 
     # --- power -----------------------------------------------------------------------------------
@@ -247,21 +273,14 @@ class Meter:
     def cut_power(self, t_s: float) -> None:
         """Supply and auxiliary supply fail; passive outputs open. A second cut changes nothing."""
         self.advance(t_s)
-        if not self._powered:
-            return
-        self._kept = self.counters.lose_since_save(t_s)
-        self._powered = False
-        self._forget_commands()
-        self._settle(t_s)
+        if self._powered:
+            self._lose_power(t_s)
 
     def restore_power(self, t_s: float) -> None:
         """Supply returns; the meter starts with what it had saved and its outputs off."""
         self.advance(t_s)
-        if self._powered:
-            return
-        self._powered = True
-        self.counters.resume(t_s, self._kept)
-        self._started(t_s)
+        if not self._powered:
+            self._regain_power(t_s)
 
     def restart(self, t_s: float) -> None:
         """Restart in good order: counters are saved, outputs go off."""
@@ -361,6 +380,28 @@ class Meter:
     def _note(self, t_s: float, part: Part, *, closed: bool) -> None:
         """Write a movement into the journal, with the energy true at that moment."""
         self.journal.note(Switched(t_s, part, closed, self.track.total_wh(t_s)))
+
+    def _rewire(self, t_s: float) -> None:
+        """Let the counters follow what the current transformers now say."""
+        self.counters.set_gains(t_s, self.current_gains)
+
+    def _follow_contactor(self, t_s: float) -> None:
+        """The meter lives on what its own contactor lets through."""
+        if self._powered and not self._passes():
+            self._lose_power(t_s)
+        elif not self._powered and self._passes():
+            self._regain_power(t_s)
+
+    def _lose_power(self, t_s: float) -> None:
+        self._kept = self.counters.lose_since_save(t_s)
+        self._powered = False
+        self._forget_commands()
+        self._settle(t_s)
+
+    def _regain_power(self, t_s: float) -> None:
+        self._powered = True
+        self.counters.resume(t_s, self._kept)
+        self._started(t_s)
 
     def _forget_commands(self) -> None:
         """Outputs lose their state with the power (passive contacts, p28)."""

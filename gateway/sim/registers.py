@@ -122,6 +122,8 @@ OUTPUT_BY_COIL = {output.coil: output for output in OUTPUTS}
 MODE_DEVICE_ACTIVE = 1
 MODE_SWITCHING = 2
 
+CONNECTION_TYPE = 50001
+CONNECTION_SINGLE_PHASE = 4
 INPUT_0_USE = 50025
 INPUT_USE_TARIFF = 2
 DEMAND_PERIOD_MIN = 50021
@@ -160,7 +162,7 @@ def _output_settings(output: OutputPlace) -> tuple[Setting, ...]:
 
 
 SETTINGS = (
-    Setting(50001, 2, 0, 0, 4, basic=True),  # connection type
+    Setting(CONNECTION_TYPE, 2, 0, 0, 4, basic=True),
     Setting(50003, 2, 0, 0, 1, basic=True),  # voltage transformer
     Setting(50005, 2, 400, 1, 999_999, basic=True),
     Setting(50007, 2, 400, 1, 480, basic=True),

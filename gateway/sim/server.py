@@ -111,6 +111,13 @@ class Port:
         if self.meter.powered and wait_s > 0:
             self._spawn(self._follow_later(wait_s), f"sim-start-{self.host}")
 
+    def exchange(self, other: "Port") -> None:
+        """Two network cables are exchanged: each meter answers at the other's address."""
+        for port in (self, other):
+            port.close()
+        self.device, other.device = other.device, self.device
+        self.meter, other.meter = other.meter, self.meter
+
     def close(self) -> None:
         """Give up the address and reset every connection."""
         self._leave()
@@ -226,7 +233,12 @@ class Connection(asyncio.Protocol):
         port, transport = self._port, self._transport
         if transport is None or port.reach is not Reach.LISTENING:
             return
-        pdu = port.device.answer(port.now_s(), request, self._peer)
+        now_s = port.now_s()
+        port.meter.advance(now_s)
+        if not port.meter.powered:  # it died with its own contactor, which nobody looked at
+            port.notice()
+            return
+        pdu = port.device.answer(now_s, request, self._peer)
         port.answered += 1
         faults = port.meter.faults
         fault = faults.strike(request[0], port.random) if faults.on_wire else None

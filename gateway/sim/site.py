@@ -3,12 +3,12 @@
 import asyncio
 import resource
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from gateway.core.clock import Clock
-from gateway.core.errors import ConfigurationError, RefusedError
+from gateway.core.errors import ConfigurationError, MeterExceptionError, RefusedError
 from gateway.sim.device import Device
 from gateway.sim.electrics import Phases
 from gateway.sim.faults import Fault, FaultKind, fault_named
@@ -258,6 +258,28 @@ class Site:
         customer = self.customer(meter_id)
         customer.meter.restart(self.now_s())
         await customer.port.follow()
+
+    async def exchange_cables(self, meter_id: str, other_id: str) -> None:
+        """Two meters answer at each other's address. Raises RefusedError METER_UNKNOWN."""
+        first, second = self.customer(meter_id), self.customer(other_id)
+        first.port.exchange(second.port)
+        self._customers[meter_id] = replace(first, port=second.port)
+        self._customers[other_id] = replace(second, port=first.port)
+        for port in (first.port, second.port):
+            await port.follow()
+
+    def set_setting(self, meter_id: str, address: int, value: int) -> None:
+        """Change a parameter by the keys of a meter, as nobody on the bus could.
+
+        Raises RefusedError METER_UNKNOWN, or SETTING for no parameter or a value out of its range.
+        """
+        meter = self.customer(meter_id).meter
+        try:
+            meter.set_setting(self.now_s(), address, value)
+        except KeyError:
+            raise RefusedError("SETTING", f"register {address} is no parameter") from None
+        except MeterExceptionError as error:
+            raise RefusedError("SETTING", str(error)) from None
 
     def set_load(self, meter_id: str, power_w: float) -> None:
         """Replace a customer's load by a constant one. Raises RefusedError METER_UNKNOWN."""

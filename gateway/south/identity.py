@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.errors import MeterExceptionError, MeterIdentityError, MeterProtocolError
-from gateway.south.modbus import ModbusLink, device_objects, identification_request, read_request
+from gateway.south.link import ModbusLink
+from gateway.south.modbus import device_objects, identification_request, read_request
 from gateway.south.registers import IdentitySpec, MeterModel
 
 # Manufacturer, order number, serial number, hardware, firmware letter and three numbers, then five
@@ -41,13 +42,22 @@ async def read_identity(link: ModbusLink, spec: IdentitySpec) -> Identity:
 
     Raises MeterProtocolError, MeterTimeoutError or MeterUnreachableError.
     """
+    return await read_order(link, spec, await read_names(link))
+
+
+async def read_names(link: ModbusLink) -> Identity:
+    """What function 0x2B tells; empty where the device refuses it. Raises as `read_identity`."""
     objects = await _read_objects(link)
     texts = {number: _text(raw) for number, raw in objects.items()}
-    named = Identity(
+    return Identity(
         manufacturer=texts.get(_OBJECT_MANUFACTURER, ""),
         device_name=texts.get(_OBJECT_DEVICE, ""),
         firmware=texts.get(_OBJECT_FIRMWARE, ""),
     )
+
+
+async def read_order(link: ModbusLink, spec: IdentitySpec, named: Identity) -> Identity:
+    """`named` with the order and serial number of I&M0. Raises as `read_identity`."""
     try:
         replies = await link.exchange((read_request(spec.im0_address, spec.im0_count),))
     except MeterExceptionError:

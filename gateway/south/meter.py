@@ -3,23 +3,22 @@
 import asyncio
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, Literal
 
 from gateway.core.clock import Clock
-from gateway.core.errors import MeterExceptionError, MeterProtocolError
+from gateway.core.errors import (
+    MeterError,
+    MeterExceptionError,
+    MeterProtocolError,
+    MeterUnreachableError,
+)
 from gateway.core.reading import Lane, Reading
 from gateway.south.identity import Identity, read_identity, require
-from gateway.south.modbus import (
-    ModbusLink,
-    Reply,
-    Request,
-    open_link,
-    read_request,
-    write_request,
-)
+from gateway.south.link import ModbusLink, Outcome, Reply, open_link
+from gateway.south.modbus import Request, read_request, setting_request, write_request
 from gateway.south.models import meter_model
 from gateway.south.pacing import RoundTrips
 from gateway.south.plan import LanePlan, lane_plans
@@ -170,6 +169,31 @@ class MeterClient:
         replies = await link.exchange(requests)
         return self._reading(plan, replies)
 
+    def begin_poll(self, lane: Lane, done: Callable[[Reading | MeterError], None]) -> None:
+        """As `poll`, on the open connection and without a task.
+
+        `done` is called once, from the event loop, with the reading or the MeterError; it must not
+        raise. Raises MeterUnreachableError when the connection is gone by now, MeterError when too
+        much is queued.
+        """
+        plan, requests = self._lanes[lane]
+        if self._link is None:
+            raise MeterUnreachableError("not connected")
+        self._link.begin(requests, partial(self._end_poll, plan, done))
+
+    def _end_poll(
+        self, plan: LanePlan, done: Callable[[Reading | MeterError], None], outcome: Outcome
+    ) -> None:
+        result: Reading | MeterError
+        if isinstance(outcome, MeterError):
+            result = outcome
+        else:
+            try:
+                result = self._reading(plan, outcome)
+            except MeterProtocolError as error:
+                result = error
+        done(result)
+
     async def read_values(self) -> dict[str, float]:
         """All measurements by name, the slow lane's too. Raises a MeterError."""
         plan, requests = self._lanes[Lane.SLOW]
@@ -207,6 +231,24 @@ class MeterClient:
         """Ask the device again who it is. Raises a MeterError."""
         link = await self._open_link()
         return await read_identity(link, self.model.identity)
+
+    async def read_setting(self, address: int, count: int = 1) -> int | None:
+        """A setting of 1 or 2 registers as a number; None where the device has none there.
+
+        Raises a MeterError.
+        """
+        return await self._setting(await self._open_link(), address, count)
+
+    async def write_setting(self, address: int, count: int, value: int) -> int | None:
+        """Write a setting of 1 or 2 registers and return what reads back. Raises a MeterError.
+
+        Source: PAC3220 EM p111 (function 16), p123 and p131-132 (settings).
+        """
+        link = await self._open_link()
+        raw = value.to_bytes(2 * count, "big")
+        words = [int.from_bytes(raw[at : at + 2], "big") for at in range(0, len(raw), 2)]
+        await link.exchange((setting_request(address, words),))
+        return await self._setting(link, address, count)
 
     async def check_output(self) -> OutputReport:
         """Read whether the output will obey, without switching it. Raises a MeterError.
@@ -285,11 +327,13 @@ class MeterClient:
         feedback_closed = None
         if self._feedback is not None:
             feedback_closed = bool(int(values[plan.statuses_at[1]]) & self._feedback.mask)
+        energy = replies[plan.energy_read]
         sequence = self._sequence
         self._sequence += 1
         return Reading(
             sequence=sequence,
-            mono_ns=replies[plan.energy_read].mono_ns,
+            mono_ns=energy.mono_ns,
+            asked_ns=energy.asked_ns,
             utc_ms=self._clock.utc_ms(),
             lane=plan.lane,
             energy_wh=energy_wh,
@@ -331,9 +375,14 @@ class MeterClient:
         return int(local) & mask == address & mask
 
 
-def _highest(values: Sequence[float], indices: Sequence[int]) -> float | None:
+def _highest(values: Sequence[float], places: Sequence[int]) -> float | None:
     """The highest defined value: a meter wired for one phase leaves the others undefined."""
-    return max((values[at] for at in indices if math.isfinite(values[at])), default=None)
+    highest: float | None = None
+    for at in places:
+        value = values[at]
+        if math.isfinite(value) and (highest is None or value > highest):
+            highest = value
+    return highest
 
 
 @lru_cache(maxsize=256)

@@ -1,14 +1,18 @@
-"""Who is polled when: one heap, one timer, one short task a poll.
+"""Who is polled when: one heap, one timer, one call at the end of each poll.
 
 Regular polls lie on a grid: start + phase of the meter + k x period, so that they never drift and
 never bunch. A predicted poll is due when the credit of a meter could be used up at the earliest; it
 takes the place of the next regular one, which then follows one period after it at the latest.
+
+A poll of a meter that is connected is no task: the link calls `_polled` when it ends. Only
+connecting is a task.
 """
 
 import asyncio
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from gateway.core.clock import Clock
@@ -44,22 +48,28 @@ class PollerOptions:
 
 
 class _Meter:
-    """What the poller remembers of one meter."""
+    """What the poller remembers of one meter.
+
+    Of the poll that runs (`is_polled`): its `lane`, and whether it came ahead of the grid.
+    """
 
     __slots__ = (
         "client",
         "connect_pool",
+        "done",
         "due_ns",
         "failures",
         "full_ns",
         "index",
+        "is_ahead",
+        "is_polled",
         "is_predicted",
+        "lane",
         "phase_ns",
         "predicted_lane",
         "predicted_ns",
         "slow_ns",
         "start_ns",
-        "task",
     )
 
     def __init__(self, index: int, client: MeterClient) -> None:
@@ -75,7 +85,10 @@ class _Meter:
         self.predicted_lane = Lane.SHORT
         self.is_predicted = False
         self.connect_pool: int | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.is_polled = False
+        self.is_ahead = False
+        self.lane = Lane.FULL
+        self.done: Callable[[Reading | MeterError], None] = _nobody
 
 
 class Poller:
@@ -107,14 +120,19 @@ class Poller:
             raise ValueError(f"period {self._options.period_s} s is not positive")
         self._slow_period_ns = max(self._period_ns, round(self._options.slow_every_s * NS_PER_S))
         self._meters = [_Meter(index, client) for index, client in enumerate(meters)]
+        for meter in self._meters:
+            meter.done = partial(self._polled, meter)
         self._early_ns = round(EARLY_S / max(clock.loop_delay_s(1.0), 1e-9) * NS_PER_S)
         self._base_ns = 0
         self._heap: list[tuple[int, int]] = []
-        self._wake: asyncio.Future[None] | None = None
-        self._sleeps_until_ns: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._stopped: asyncio.Future[None] | None = None
         self._predicted = 0
         self._connecting = [0, 0]
         self._group: asyncio.TaskGroup | None = None
+        self._connects: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._ended = asyncio.Event()
 
@@ -122,16 +140,20 @@ class Poller:
         """Poll until `aclose` is called or the task is cancelled; then close every connection."""
         if self._group is not None:
             raise RuntimeError("a poller runs once")
-        self._lay_out()
+        self._loop = asyncio.get_running_loop()
+        self._stopped = self._loop.create_future()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                await self._schedule()
-                for meter in self._meters:
-                    if meter.task is not None:
-                        meter.task.cancel()
+                self._lay_out()
+                if not self._is_stopping:
+                    await self._stopped
+                for task in self._connects:
+                    task.cancel()
         finally:
             self._is_stopping = True
+            if self._timer is not None:
+                self._timer.cancel()
             for meter in self._meters:
                 meter.client.abort()
             self._ended.set()
@@ -142,7 +164,7 @@ class Poller:
         Raises TimeoutError when that was not enough.
         """
         self._is_stopping = True
-        self._wake_up()
+        self._end(None)
         if self._group is not None:
             async with asyncio.timeout(deadline_s):
                 await self._ended.wait()
@@ -176,7 +198,7 @@ class Poller:
         if meter.predicted_ns is None or due_ns < meter.predicted_ns:
             meter.predicted_ns = due_ns
             meter.predicted_lane = lane
-            if meter.task is None and due_ns < meter.due_ns:
+            if not meter.is_polled and due_ns < meter.due_ns:
                 self._enter(meter, due_ns)
         return True
 
@@ -202,44 +224,52 @@ class Poller:
             meter.full_ns = self._base_ns
             self._enter(meter, self._base_ns + phase_ns)
 
-    async def _schedule(self) -> None:
-        while not self._is_stopping:
+    def _tick(self) -> None:
+        """Start every poll that is due; called by the one timer."""
+        self._timer = None
+        if self._is_stopping:
+            return
+        try:
             now_ns = self._clock.mono_ns()
             while self._heap and self._heap[0][0] <= now_ns + self._early_ns:
                 due_ns, index = heapq.heappop(self._heap)
                 meter = self._meters[index]
                 # An entry whose meter was given another time, or is being polled, is void.
-                if meter.task is None and meter.due_ns == due_ns:
+                if not meter.is_polled and meter.due_ns == due_ns:
                     self._start(meter, now_ns)
-            await self._sleep_until(self._heap[0][0] if self._heap else None)
+            if self._heap:
+                self._arm(self._heap[0][0])
+        except Exception as defect:  # noqa: BLE001 - handed to `run`, which raises it
+            self._end(defect)
 
-    async def _sleep_until(self, due_ns: int | None) -> None:
-        loop = asyncio.get_running_loop()
-        wake = self._wake = loop.create_future()
-        self._sleeps_until_ns = due_ns
-        timer: asyncio.TimerHandle | None = None
-        if due_ns is not None:
-            delay_s = max(0, due_ns - self._clock.mono_ns()) / NS_PER_S
-            timer = loop.call_later(self._clock.loop_delay_s(delay_s), self._wake_up)
-        try:
-            await wake
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _arm(self, due_ns: int) -> None:
+        if self._timer is not None and self._timer_ns <= due_ns:
+            return
+        if self._loop is None or self._is_stopping:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        delay_s = max(0, due_ns - self._clock.mono_ns()) / NS_PER_S
+        self._timer = self._loop.call_later(self._clock.loop_delay_s(delay_s), self._tick)
+        self._timer_ns = due_ns
 
-    def _wake_up(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    def _end(self, defect: Exception | None) -> None:
+        """Let `run` return, or raise what should never happen."""
+        if self._stopped is None or self._stopped.done():
+            return
+        if defect is None:
+            self._stopped.set_result(None)
+        else:
+            self._stopped.set_exception(defect)
 
     def _enter(self, meter: _Meter, due_ns: int) -> None:
         meter.due_ns = due_ns
         heapq.heappush(self._heap, (due_ns, meter.index))
         # Void entries leave when they are due; a flood of wishes must not outgrow that.
         if len(self._heap) > 4 * len(self._meters) + 64:
-            self._heap = [(item.due_ns, item.index) for item in self._meters if item.task is None]
+            self._heap = [(item.due_ns, item.index) for item in self._meters if not item.is_polled]
             heapq.heapify(self._heap)
-        if self._sleeps_until_ns is None or due_ns < self._sleeps_until_ns:
-            self._wake_up()
+        self._arm(due_ns)
 
     def _start(self, meter: _Meter, now_ns: int) -> None:
         is_predicted = meter.predicted_ns is not None and meter.due_ns == meter.predicted_ns
@@ -255,43 +285,68 @@ class Poller:
             delay_s = self._jitter.random() * CONNECT_RETRY_S
             self._enter(meter, now_ns + max(self._early_ns + 1, round(delay_s * NS_PER_S)))
             return
-        lane = self._lane(meter, now_ns, is_predicted=is_predicted)
         self.metrics.lateness.observe(max(0, late_ns) / NS_PER_S)
+        meter.lane = self._lane(meter, now_ns, is_predicted=is_predicted)
+        meter.is_ahead = is_predicted
+        meter.is_polled = True
         meter.predicted_ns = None
         meter.start_ns = now_ns
+        if meter.connect_pool is None:
+            self._begin(meter)
+            return
         if self._group is None:
             raise AssertionError("scheduled without a task group")
-        meter.task = self._group.create_task(
-            self._poll(meter, lane, is_predicted=is_predicted),
-            name=f"poll {meter.client.endpoint.meter_id}",
+        task = self._group.create_task(
+            self._connect(meter), name=f"connect {meter.client.endpoint.meter_id}"
         )
+        self._connects.add(task)
+        task.add_done_callback(self._connects.discard)
 
-    async def _poll(self, meter: _Meter, lane: Lane, *, is_predicted: bool) -> None:
+    async def _connect(self, meter: _Meter) -> None:
+        """Connect, then poll. The place for connecting is kept until the first poll has ended."""
         try:
-            reading = await meter.client.poll(lane)
+            await meter.client.connect()
         except MeterError as error:
-            self._count_failure(meter, error)
-            self._on_failure(meter.index, error)
+            self._polled(meter, error)
         else:
-            self._count_reading(meter, lane, is_predicted=is_predicted)
-            self._on_reading(meter.index, reading)
-        finally:
-            meter.task = None
-            if meter.connect_pool is not None:
-                self._connecting[meter.connect_pool] -= 1
-                meter.connect_pool = None
-        self._enter(meter, self._next_due_ns(meter, is_predicted=is_predicted))
+            self._begin(meter)
 
-    def _count_reading(self, meter: _Meter, lane: Lane, *, is_predicted: bool) -> None:
+    def _begin(self, meter: _Meter) -> None:
+        try:
+            meter.client.begin_poll(meter.lane, meter.done)
+        except MeterError as error:
+            self._polled(meter, error)
+
+    def _polled(self, meter: _Meter, outcome: Reading | MeterError) -> None:
+        """A poll ended. Called by the link, which must not be given what goes wrong in here."""
+        meter.is_polled = False
+        if meter.connect_pool is not None:
+            self._connecting[meter.connect_pool] -= 1
+            meter.connect_pool = None
+        if self._is_stopping:
+            return
+        try:
+            now_ns = self._clock.mono_ns()
+            if isinstance(outcome, MeterError):
+                self._count_failure(meter, outcome)
+                self._on_failure(meter.index, outcome)
+            else:
+                self._count_reading(meter, now_ns)
+                self._on_reading(meter.index, outcome)
+            self._enter(meter, self._next_due_ns(meter, now_ns))
+        except Exception as defect:  # noqa: BLE001 - handed to `run`, which raises it
+            self._end(defect)
+
+    def _count_reading(self, meter: _Meter, now_ns: int) -> None:
         metrics = self.metrics
         metrics.polls += 1
-        metrics.predicted += is_predicted
+        metrics.predicted += meter.is_ahead
         metrics.round_trip.observe(meter.client.round_trips.latest_s)
-        metrics.poll_time.observe((self._clock.mono_ns() - meter.start_ns) / NS_PER_S)
+        metrics.poll_time.observe((now_ns - meter.start_ns) / NS_PER_S)
         meter.failures = 0
-        if lane is not Lane.SHORT:
+        if meter.lane is not Lane.SHORT:
             meter.full_ns = meter.start_ns
-        if lane is Lane.SLOW:
+        if meter.lane is Lane.SLOW:
             behind = (meter.start_ns - meter.slow_ns) // self._slow_period_ns
             meter.slow_ns += (behind + 1) * self._slow_period_ns
 
@@ -303,25 +358,23 @@ class Poller:
         if not meter.client.is_connected:
             meter.failures += 1
 
-    def _next_due_ns(self, meter: _Meter, *, is_predicted: bool) -> int:
-        now_ns = self._clock.mono_ns()
+    def _next_due_ns(self, meter: _Meter, now_ns: int) -> int:
         if meter.predicted_ns is None and meter.is_predicted:
             meter.is_predicted = False
             self._predicted -= 1
+        place = self._slot(meter, now_ns)
         if meter.failures > 1:
             pause_s = backoff_s(meter.failures - 1, self._jitter)
             due_ns = now_ns + round(pause_s * NS_PER_S)
-            held_back = self._slot(meter, due_ns) - self._slot(meter, now_ns)
-            self.metrics.held_back += held_back
-            self.metrics.skipped += self._slot(meter, now_ns) - self._slot(meter, meter.start_ns)
+            self.metrics.held_back += self._slot(meter, due_ns) - place
+            self.metrics.skipped += place - self._slot(meter, meter.start_ns)
             return due_ns
-        if is_predicted and meter.failures == 0:
+        if meter.is_ahead and meter.failures == 0:
             # In place of the next regular poll, and never longer than a period after this one.
             due_ns = meter.start_ns + self._period_ns
         else:
-            due_ns = self._next_slot_ns(meter, now_ns)
-            passed = self._slot(meter, due_ns) - self._slot(meter, meter.start_ns) - 1
-            self.metrics.skipped += max(0, passed)
+            due_ns = self._base_ns + meter.phase_ns + (place + 1) * self._period_ns
+            self.metrics.skipped += place - self._slot(meter, meter.start_ns)
         return due_ns if meter.predicted_ns is None else min(due_ns, meter.predicted_ns)
 
     def _lane(self, meter: _Meter, now_ns: int, *, is_predicted: bool) -> Lane:
@@ -347,3 +400,7 @@ class Poller:
     def _next_slot_ns(self, meter: _Meter, after_ns: int) -> int:
         place = self._slot(meter, after_ns) + 1
         return self._base_ns + meter.phase_ns + place * self._period_ns
+
+
+def _nobody(_outcome: Reading | MeterError) -> None:
+    """Where the outcome of a poll goes before the poller is built."""

@@ -104,8 +104,8 @@ class CommandCoding:
 class OutputChannel:
     """One digital output: its code in the switching command and where its state reads back.
 
-    `mode_address` and `remote_timeout_address` are setting registers (uint16), None where the
-    model's manual does not name them.
+    `mode_address`, `remote_timeout_address` and `group_address` are setting registers (uint16),
+    None where the model's manual does not name them.
     """
 
     label: str
@@ -113,6 +113,7 @@ class OutputChannel:
     status: Bit
     mode_address: int | None = None
     remote_timeout_address: int | None = None
+    group_address: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,23 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsSpec:
+    """Parameters that commissioning compares with the configuration, each a uint32 at its address.
+
+    `connection_types` names the values of `connection_type`. `tariff_input` is the digital input
+    that can choose the tariff register; it does so when `tariff_input_use` holds `tariff_use`.
+    """
+
+    connection_type: int
+    connection_types: tuple[str, ...]
+    primary_current_a: int
+    secondary_current_a: int
+    tariff_input: str
+    tariff_input_use: int
+    tariff_use: int
+
+
+@dataclass(frozen=True, slots=True)
 class MeterModel:
     """One meter model, complete. Raises ValueError when it contradicts itself.
 
@@ -208,6 +226,7 @@ class MeterModel:
     inputs: tuple[InputChannel, ...]
     identity: IdentitySpec
     network: NetworkSpec | None = None
+    settings: SettingsSpec | None = None
     refresh_s: float = 0.2
     nvm_interval_s: int = 300
 

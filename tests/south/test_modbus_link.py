@@ -15,14 +15,8 @@ from gateway.core.errors import (
     MeterTimeoutError,
     MeterUnreachableError,
 )
-from gateway.south.modbus import (
-    QUEUE_MAX,
-    ModbusLink,
-    identification_request,
-    open_link,
-    read_request,
-    write_request,
-)
+from gateway.south.link import QUEUE_MAX, ModbusLink, open_link
+from gateway.south.modbus import identification_request, read_request, write_request
 from gateway.south.pacing import RoundTrips
 from tests.south.south_peers import HOST, Peer, float64, free_port, serving, until
 
@@ -124,7 +118,7 @@ async def test_an_honest_reply_arrives_as_register_bytes() -> None:
         before_ns = clock.mono_ns()
         replies = await link.exchange((READ,))
         assert replies[0].payload == struct.pack(">2d", 1234.5, 7.25)
-        assert before_ns < replies[0].mono_ns <= clock.mono_ns()
+        assert before_ns <= replies[0].asked_ns < replies[0].mono_ns <= clock.mono_ns()
 
 
 async def test_a_reply_in_single_bytes_is_put_together() -> None:

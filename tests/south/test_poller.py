@@ -283,7 +283,7 @@ async def test_a_wish_waits_for_the_poll_that_runs() -> None:
             await until(lambda: len(site.readings) == 1)
             peer.latency_s = 0.04
             site.poller.request_poll(0, 0, Lane.FULL)
-            await until(lambda: site.poller._meters[0].task is not None)
+            await until(lambda: site.poller._meters[0].is_polled)
             assert site.poller.request_poll(0, 0)
             await until(lambda: len(site.readings) == 3)
     full, short = site.of(0)[1:3]

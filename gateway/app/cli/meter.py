@@ -1,4 +1,4 @@
-"""`meter`: read a meter directly, switch one with proof, commission, decide on its registers."""
+"""`meter`: find, read, commission, switch with proof, decide on its registers."""
 
 import time
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
+from gateway.app.cli import commission, scan
 from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import (
     EXIT_FAILED,
@@ -38,9 +39,10 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Meters: field work.", no_args_is_help=True)
     group.command()(read)
     group.command()(switch)
-    group.command()(commission)
     group.command()(release)
     group.command()(replace)
+    scan.add_to(group)
+    commission.add_to(group)
     app.add_typer(group, name="meter")
 
 
@@ -109,7 +111,7 @@ def switch(
             {"action": action, "reason": reason},
             key_or_new(key),
         )
-        command = _follow(north, meter, command, on=state == "on")
+        command = follow(north, meter, command, on=state == "on")
     if as_json:
         show_json(command)
     else:
@@ -119,36 +121,6 @@ def switch(
             complain(str(command["message"]))
     if command["state"] != "verified":
         raise typer.Exit(EXIT_FAILED)
-
-
-def commission(
-    meter: MeterArgument,
-    config: ConfigOption,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check identity and output of a meter; when they fit, enforce supply at its point."""
-    from gateway.app.cli.serve import run_loop
-
-    client = client_of(config, meter)
-
-    async def look() -> "tuple[str, OutputReport]":
-        try:
-            return spoken(await client.connect()), await client.check_output()
-        finally:
-            await client.close()
-
-    identity, report = run_loop(look)
-    complain(*(f"{meter}: note: {note}" for note in report.notes))
-    if report.problems:
-        complain(*(f"{meter}: {problem}" for problem in report.problems))
-        raise typer.Exit(EXIT_FAILED)
-    with local_client(config) as north:
-        answer = north.call("POST", f"/meters/{meter}/commissioning", None, key_or_new(key))
-    if as_json:
-        show_json({**answer, "identity": identity, "output_notes": list(report.notes)})
-    else:
-        typer.echo(f"{meter}: {identity}; output obeys; supply is enforced from now on")
 
 
 def release(
@@ -224,7 +196,7 @@ def client_of(config: Path, meter_id: str) -> "MeterClient":
     raise RefusedError("METER_UNKNOWN", f"the configuration has no meter {meter_id}")
 
 
-def _follow(
+def follow(
     north: "LocalClient", meter: str, command: dict[str, object], *, on: bool
 ) -> dict[str, object]:
     """The command as it ended, or as it stands when nobody waits any longer.

@@ -20,6 +20,7 @@ from gateway.south.registers import (
     OutputChannel,
     OutputSpec,
     Read,
+    SettingsSpec,
 )
 
 F32: Final = Format.FLOAT32
@@ -152,12 +153,12 @@ OUTPUTS: Final = OutputSpec(
     acknowledge_address=60007,
     switching_mode=2,
     channels=(
-        OutputChannel("0.0", 0, Bit("outputs_bits", 0), 51712, 51718),
-        OutputChannel("0.1", 1, Bit("outputs_bits", 1), 51721, 51727),
-        OutputChannel("4.0", 64, Bit("outputs_module_1_bits", 0), 51730, 51736),
-        OutputChannel("4.1", 65, Bit("outputs_module_1_bits", 1), 51739, 51745),
-        OutputChannel("8.0", 128, Bit("outputs_module_2_bits", 0), 51748, 51754),
-        OutputChannel("8.1", 129, Bit("outputs_module_2_bits", 1), 51757, 51763),
+        OutputChannel("0.0", 0, Bit("outputs_bits", 0), 51712, 51718, 51711),
+        OutputChannel("0.1", 1, Bit("outputs_bits", 1), 51721, 51727, 51720),
+        OutputChannel("4.0", 64, Bit("outputs_module_1_bits", 0), 51730, 51736, 51729),
+        OutputChannel("4.1", 65, Bit("outputs_module_1_bits", 1), 51739, 51745, 51738),
+        OutputChannel("8.0", 128, Bit("outputs_module_2_bits", 0), 51748, 51754, 51747),
+        OutputChannel("8.1", 129, Bit("outputs_module_2_bits", 1), 51757, 51763, 51756),
     ),
 )
 
@@ -204,4 +205,13 @@ MODEL: Final = MeterModel(
         im0_count=27,
     ),
     network=NetworkSpec(ip_address=63001, mask_address=63003),  # EM p136
+    settings=SettingsSpec(  # EM p123, table A-10
+        connection_type=50001,
+        connection_types=("3P4W", "3P3W", "3P4WB", "3P3WB", "1P2W"),
+        primary_current_a=50011,
+        secondary_current_a=50013,
+        tariff_input="0.0",
+        tariff_input_use=50025,
+        tariff_use=2,
+    ),
 )

@@ -1,0 +1,1 @@
+"""Commissioning: find meters, prove their wiring, say it in a signed report."""

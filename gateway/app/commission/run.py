@@ -1,0 +1,157 @@
+"""One meter from the first connection to its verdict."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.app.commission.checks import check_survey
+from gateway.app.commission.findings import (
+    NEVER_ACCEPTED,
+    Check,
+    Finding,
+    Result,
+    failed,
+    failures,
+    not_done,
+    ok,
+)
+from gateway.app.commission.proof import Switcher, fix_output, prove_switching
+from gateway.app.commission.survey import Survey, survey, survey_client
+from gateway.app.config import MeterConfig
+from gateway.core.clock import Clock
+from gateway.core.errors import MeterError, MeterExceptionError, MeterIdentityError, RefusedError
+from gateway.south.meter import MeterClient
+
+PASSED: Final = "passed"
+ACCEPTED: Final = "accepted"
+FAILED: Final = "failed"
+# With one of these failed a switch would prove nothing, or not come back.
+BEFORE_SWITCHING: Final = frozenset(
+    {Check.OUTPUT_MODE, Check.PROTECTION, Check.WRITE, Check.FEEDBACK, Check.SERIAL}
+)
+
+# Chooses how to move a supply; raises RefusedError with the reason where nobody may.
+ChooseSwitcher = Callable[[MeterClient], Awaitable[Switcher]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person asked for. `accepted` is codes of checks with the reason given for them."""
+
+    serials: Mapping[str, str]
+    reference_w: float | None = None
+    with_load: bool = False
+    fix: bool = False
+    accepted: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What came of it. `seen` is None where the meter could not be read."""
+
+    seen: Survey | None
+    findings: tuple[Finding, ...]
+    fixed: tuple[str, ...]
+    accepted: Mapping[str, str]
+
+    @property
+    def verdict(self) -> str:
+        """Passed, accepted (with a failed check that a person answers for) or failed."""
+        if failures(self.findings, self.accepted):
+            return FAILED
+        return ACCEPTED if self.accepted else PASSED
+
+
+async def examine(
+    meter: MeterConfig, clock: Clock, wishes: Wishes, choose: ChooseSwitcher
+) -> Examined:
+    """Check one meter, and switch it where asked; the supply is closed again on every way out.
+
+    Never raises for what the meter does: that is a finding.
+    """
+    findings: list[Finding] = []
+    fixed: tuple[str, ...] = ()
+    seen: Survey | None = None
+    try:
+        if wishes.fix:
+            # What refuses the change refuses switching too, and is found below by its name.
+            with suppress(MeterExceptionError):
+                fixed = tuple(await _fix(meter, clock))
+        seen = await survey(meter, clock)
+        identity = seen.identity
+        findings.append(
+            ok(
+                Check.IDENTITY,
+                f"{identity.manufacturer} {identity.device_name}, {identity.order_number}, "
+                f"firmware {identity.firmware}",
+            )
+        )
+        findings += check_survey(
+            meter, seen, serials=wishes.serials, reference_w=wishes.reference_w
+        )
+        findings += await _switching(meter, clock, wishes, findings, choose)
+    except MeterIdentityError as error:
+        findings.append(
+            failed(Check.IDENTITY, str(error), "another device has this address: follow its cable")
+        )
+    except (MeterError, RefusedError) as error:
+        code = error.refusal_code if isinstance(error, RefusedError) else error.code
+        findings.append(
+            failed(
+                Check.REACH,
+                f"{code}: {error}",
+                "power, cable, address, port; is a third client holding all connections?",
+            )
+        )
+    wrong = {
+        finding.check.value
+        for finding in failures(findings, {})
+        if finding.check not in NEVER_ACCEPTED
+    }
+    accepted = {code: why for code, why in wishes.accepted.items() if code in wrong}
+    return Examined(seen, tuple(findings), fixed, accepted)
+
+
+async def _switching(
+    meter: MeterConfig,
+    clock: Clock,
+    wishes: Wishes,
+    findings: list[Finding],
+    choose: ChooseSwitcher,
+) -> list[Finding]:
+    if not wishes.with_load:
+        return [
+            not_done(
+                Check.SWITCH_OPEN,
+                "not asked for: nobody saw the contactor open",
+                "switch a load on and give --with-load",
+            )
+        ]
+    hindered = [
+        finding.check.value
+        for finding in findings
+        if finding.result is Result.FAILED and finding.check in BEFORE_SWITCHING
+    ]
+    if hindered:
+        return [not_done(Check.SWITCH_OPEN, f"first put right: {', '.join(hindered)}")]
+    client = survey_client(meter, clock)
+    try:
+        switcher = await choose(client)
+        return await prove_switching(meter, client, switcher, clock)
+    except RefusedError as error:
+        return [not_done(Check.SWITCH_OPEN, f"{error.refusal_code}: {error.message}")]
+    finally:
+        await client.close()
+
+
+async def _fix(meter: MeterConfig, clock: Clock) -> list[str]:
+    """Make the output a switching one that holds its state. Raises MeterError, RefusedError."""
+    client = survey_client(meter, clock)
+    try:
+        await client.connect()
+        mode = client.model.outputs.switching_mode
+        timeout_s = 0 if meter.settings.fail_safe == "hold_last" else None
+        return await fix_output(client, mode=mode, timeout_s=timeout_s)
+    finally:
+        await client.close()
