@@ -6,6 +6,11 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOCK := requirements/dev.txt
+RUN_LOCK := requirements/run.txt
+
+# What both locks share: every pin with its hashes, no host named.
+COMPILE := --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --quiet
 
 # Knobs of `make demo`; FOR=60s gives the headless run an end.
 METERS ?= 20
@@ -14,16 +19,25 @@ SPEED ?= 1
 PORT ?= 8080
 FOR ?=
 
-.PHONY: help demo test check lint types bench soak lock clean
+# Knobs of `make soak`; ONLY names parts, FROM and COUNT repeat some numbers of one.
+ONLY ?=
+SEED ?= 1
+SCALE ?= 1
+FROM ?=
+COUNT ?=
+FRESH ?=
+
+.PHONY: help demo test check lint types bench soak lock package package-try clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=0 SPEED=1 PORT=8080 FOR=60s)
 	@$(BIN)/prepaid-gateway demo --meters $(METERS) --nodes $(NODES) --speed $(SPEED) \
 		--port $(PORT) $(if $(FOR),--for $(FOR))
 
 test: lint types ## everything: format, lint, types, the whole test suite
+	@.ci/tools
 	@$(BIN)/pytest -m "not slow" -n 2
 	@$(BIN)/pytest -m slow
 
@@ -37,18 +51,28 @@ lint: $(STAMP) ## format and lint
 types: $(STAMP) ## types
 	@$(BIN)/mypy --no-error-summary
 
-bench: $(STAMP) ## figures, each beside its rival in the same run where there is one
+bench: $(STAMP) ## figures, each beside its rival in the same run where there is one (QUICK=1: less)
 	@set -e; for script in bench/[a-z]*.py; do \
-		name=$${script#bench/}; echo "== $${name%.py}"; $(BIN)/python -m bench.$${name%.py}; \
+		name=$${script#bench/}; echo "== $${name%.py}"; quick=; \
+		if [ -n "$(QUICK)" ] && grep -q -e '"--quick"' "$$script"; then quick=--quick; fi; \
+		$(BIN)/python -m bench.$${name%.py} $$quick; \
 	done
 
-soak: $(STAMP) ## the long proofs (begun: the slow tests alone)
-	@$(BIN)/pytest -m slow
+soak: $(STAMP) ## the long proofs, resumable (ONLY=powercuts,money SEED=1 SCALE=0.01 FROM= COUNT= FRESH=1)
+	@$(BIN)/python -m tests.soak --seed $(SEED) --scale $(SCALE) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(FROM),--from $(FROM)) $(if $(COUNT),--count $(COUNT)) $(if $(FRESH),--fresh)
 
-lock: $(STAMP) ## write requirements/dev.txt anew (UPGRADE=1 takes newer versions)
-	@$(BIN)/uv pip compile pyproject.toml --extra north --extra dev --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--no-header --quiet $(if $(UPGRADE),--upgrade) --output-file $(LOCK)
+lock: $(STAMP) ## write the locks in requirements/ anew (UPGRADE=1 takes newer versions)
+	@$(BIN)/uv pip compile pyproject.toml --extra north --extra dev $(COMPILE) \
+		$(if $(UPGRADE),--upgrade) --output-file $(LOCK)
+	@$(BIN)/uv pip compile pyproject.toml --extra north $(COMPILE) \
+		--constraint $(LOCK) --upgrade --output-file $(RUN_LOCK)
+
+package: $(STAMP) ## wheel, offline wheelhouse and Debian package into dist/
+	@$(BIN)/python packaging/build.py
+
+package-try: $(STAMP) ## install, upgrade, roll back, remove the package in a Debian of its own (root)
+	@$(BIN)/python packaging/trial.py
 
 clean: ## remove caches and build results (.venv stays)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,12 +15,12 @@ import socket
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
 
 import uvloop
 
+from bench._machine import cpu_s, rss_kb
 from gateway.app.clock import SystemClock, seeded
 from gateway.sim.control import serve
 from gateway.sim.site import SiteOptions, raise_file_limit
@@ -33,7 +33,6 @@ REPLY_S: Final = 2.0
 START_S: Final = 60.0
 STOP_S: Final = 10.0
 REQUEST: Final = Struct(">HHHBBHH")
-FIELDS_AFTER_NAME: Final = (11, 12)  # utime and stime in /proc/PID/stat, counted after the name
 
 
 class Figures(NamedTuple):
@@ -108,19 +107,6 @@ def address(index: int) -> str:
     return f"{NETWORK}.{index // METERS_PER_NET}.{index % METERS_PER_NET + 1}"
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = sum(int(fields[place]) for place in FIELDS_AFTER_NAME)
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 async def measure(meters: int, seconds: float) -> Figures:
     """Serve `meters` in a child process and ask them for `seconds`.
 
@@ -148,7 +134,7 @@ async def measure(meters: int, seconds: float) -> Figures:
                 phase_s = PERIOD_S * index / meters
                 group.create_task(asker.poll(address(index), port, phase_s, seconds))
         spent_s, wall_s = cpu_s(child.pid) - before_s, time.monotonic() - first_s
-        memory_mb = rss_mb(child.pid)
+        memory_mb = rss_kb(child.pid) / 1e3
     finally:
         if child.stdin is not None:
             child.stdin.close()

@@ -34,7 +34,7 @@ FENCE: Final = re.compile(r"^```[a-z]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 HEADING: Final = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 # Tops of the repository: a path below one of them is a file or a directory that must be there.
-TOPS: Final = "gateway|tests|docs|config|systemd|bench|requirements|firmware-micropython"
+TOPS: Final = "gateway|tests|docs|config|systemd|bench|requirements|packaging|firmware-micropython"
 FILE: Final = re.compile(rf"(?<![\w/.<-])((?:{TOPS})/[\w./-]*\w/?|(?:{TOPS})/)")
 # Git ignores what a command writes there: a fresh clone has none of it.
 MADE_BY_COMMANDS: Final = frozenset({"bench/results/"})
@@ -171,15 +171,18 @@ def anchors(page: Path) -> frozenset[str]:
     return frozenset(slug(heading) for heading in HEADING.findall(text))
 
 
+EVENT_CALLS: Final = frozenset({"event", "_tell", "_tell_later", "_stand"})
+
+
 def raised_events(tree: ast.AST) -> Iterator[str]:
-    """Kinds given to a call of `….event(kind, …)`: literal, chosen by a condition, or by a name."""
+    """Kinds given to a call that keeps an event: literal, chosen by a condition, or by a name."""
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for node in ast.walk(function):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
-            if isinstance(node.func, ast.Attribute) and node.func.attr == "event":
+            if isinstance(node.func, ast.Attribute) and node.func.attr in EVENT_CALLS:
                 kind = node.args[0]
                 yield from texts(kind)
                 if isinstance(kind, ast.Name):
@@ -258,12 +261,12 @@ def test_commands_of_make_exist() -> None:
 def test_targets_of_make_that_are_shown_exist() -> None:
     """`make NAME` in the pages is a target of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     shown = {
         target
         for page in PAGES
         for code in (*SPAN.findall(page.read_text(encoding="utf-8")), *_blocks(page))
-        for target in re.findall(r"^make ([a-z]+)", code, re.MULTILINE)
+        for target in re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)
     }
     assert {"demo", "test"} <= shown <= targets
 

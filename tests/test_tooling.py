@@ -48,7 +48,7 @@ def test_make_lists_its_commands() -> None:
     shown = subprocess.run(
         [make, "help"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=30
     )
-    for command in ("demo", "test", "check", "bench", "soak", "lock", "clean"):
+    for command in ("demo", "test", "check", "bench", "soak", "lock", "package", "clean"):
         assert f"make {command}" in shown.stdout
 
 

@@ -114,7 +114,7 @@ class StoreLockedError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """More work is queued than the bound allows; nothing was taken."""
+    """More work is queued than the bound allows, or a file is locked; nothing was taken."""
 
     code = "STORE_BUSY"
     retry = Retry.BACKOFF

@@ -74,10 +74,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Registers and when they were read."""
+    """Registers, when they had arrived and when they were asked for: taken in between."""
 
     registers_wh: tuple[int, ...]
     mono_ns: int
+    asked_ns: int
 
 
 class RegisterGuard:
@@ -137,17 +138,20 @@ class RegisterGuard:
         mono_ns: int,
         energy_wh: Sequence[int],
         *,
+        asked_ns: int | None = None,
         restarted: bool = False,
         communication_lost: bool = False,
         total_wh: int | None = None,
     ) -> Verdict:
         """Judge one reading.
 
-        `sequence` and `mono_ns` order the readings; no wall clock is asked. `restarted` and
+        `sequence` and `mono_ns` order the readings; no wall clock is asked. Registers that were
+        asked for at `asked_ns` may be as old as that: of a reply that came late, the time to the
+        next reading counts from there. `restarted` and
         `communication_lost` say that the meter may have been without power since the last good
         reading. `total_wh` is the meter's own total register where it has one.
         """
-        seen = _Seen(tuple(energy_wh), mono_ns)
+        seen = _Seen(tuple(energy_wh), mono_ns, mono_ns if asked_ns is None else asked_ns)
         nothing = (0,) * len(seen.registers_wh)
         if sequence <= self._sequence:
             return Verdict(VerdictKind.DUPLICATE, nothing)
@@ -199,7 +203,7 @@ class RegisterGuard:
                 f"closing {list(closing)} is below the last good {list(self._base.registers_wh)}",
                 "closing_wh",
             )
-        self._rebase(_Seen(opening, self._base.mono_ns))
+        self._rebase(_Seen(opening, self._base.mono_ns, self._base.asked_ns))
         return advance_wh
 
     def snapshot(self) -> dict[str, object]:
@@ -232,11 +236,11 @@ class RegisterGuard:
         ):
             raise RefusedError("GUARD_STATE", f"saved register state is damaged: {dict(state)}")
         self._sequence = sequence
-        self._base = _Seen(registers_wh, mono_ns) if registers_wh is not None else None
+        self._base = _Seen(registers_wh, mono_ns, mono_ns) if registers_wh is not None else None
         self._disturbed = state.get("disturbed") is True
         self._latch = VerdictKind(latch) if latch is not None else None
-        shift_ns = mono_ns - saved_mono_ns
-        self._held = _Seen(held_wh, held_mono_ns + shift_ns) if held_wh is not None else None
+        held_ns = held_mono_ns + mono_ns - saved_mono_ns
+        self._held = _Seen(held_wh, held_ns, held_ns) if held_wh is not None else None
         self._doubt = None
         self._rechecks = 0
 
@@ -254,7 +258,7 @@ class RegisterGuard:
 
     def _plausible(self, before: _Seen, after: _Seen) -> bool:
         advance_wh = _difference(after.registers_wh, before.registers_wh)
-        allowed_wh = self.allowed_wh(before.mono_ns, after.mono_ns)
+        allowed_wh = self.allowed_wh(before.asked_ns, after.mono_ns)
         return min(advance_wh) >= 0 and sum(advance_wh) <= allowed_wh
 
     def _judge(self, seen: _Seen, nothing: tuple[int, ...]) -> Verdict:
@@ -268,7 +272,7 @@ class RegisterGuard:
                 return self._recheck(nothing)
             return self._judge_drop(self._base, seen)
         events = (GuardEvent.BAD_READ_QUARANTINED,) if self._doubt else ()
-        if sum(advance_wh) > self.allowed_wh(self._base.mono_ns, seen.mono_ns):
+        if sum(advance_wh) > self.allowed_wh(self._base.asked_ns, seen.mono_ns):
             return self._hold(
                 seen, VerdictKind.QUARANTINED, (*events, GuardEvent.IMPLAUSIBLE_ENERGY)
             )
@@ -276,7 +280,7 @@ class RegisterGuard:
 
     def _judge_drop(self, base: _Seen, seen: _Seen) -> Verdict:
         """Rule 5: two reads in a row agree that a register fell."""
-        allowed_wh = self.allowed_wh(base.mono_ns, seen.mono_ns)
+        allowed_wh = self.allowed_wh(base.asked_ns, seen.mono_ns)
         near_wh = self._modulus_wh // NEAR_MODULUS
         kind = VerdictKind.SETTLE
         events: list[GuardEvent] = []

@@ -200,6 +200,7 @@ class Point:
             reading.sequence,
             reading.mono_ns,
             reading.energy_wh,
+            asked_ns=reading.asked_ns,
             restarted=restarted,
             communication_lost=self._lost,
         )

@@ -25,7 +25,9 @@ class Reading:
     """One successful poll of one meter.
 
     `sequence` is assigned by the gateway, per meter, increasing. `mono_ns` is when the reply with
-    the energy registers arrived, `utc_ms` its wall label. `energy_wh` is the cumulative import per
+    the energy registers arrived, `utc_ms` its wall label; `asked_ns` is when they were asked for
+    (None: not known), and between the two they were taken, however long a reply lay in a queue.
+    `energy_wh` is the cumulative import per
     tariff register (PAC3220: T1, T2), each floored to whole Wh. `output_closed` is the supply
     switch as its output reads back (True: supply connected), `feedback_closed` the contactor's
     auxiliary contact on a digital input where wired. `current_a` is the highest phase current.
@@ -49,3 +51,4 @@ class Reading:
     diagnostics: int = 0
     meter_clock_s: int | None = None
     values: tuple[float, ...] = ()
+    asked_ns: int | None = None

@@ -76,6 +76,15 @@ def test_both_registers_may_move_and_share_one_limit() -> None:
     assert meter.guard.held_wh == (8, 7)
 
 
+def test_a_reply_that_lay_in_a_queue_makes_no_honest_advance_implausible() -> None:
+    """Registers taken at 1 s and seen at 5 s: the next ones, at 5.1 s, may show four seconds."""
+    for asked_ns, kind in ((NS, VerdictKind.SETTLE), (None, VerdictKind.QUARANTINED)):
+        guard = RegisterGuard(p_max_w=P_MAX_W)
+        guard.check(1, 0, (1_000,))
+        assert guard.check(2, 5 * NS, (1_010,), asked_ns=asked_ns).settles
+        assert guard.check(3, 5 * NS + NS // 10, (1_050,)).kind is kind
+
+
 def test_waiting_never_makes_a_jump_plausible() -> None:
     """The hold stays through plausible readings and days, and tells its alarm once."""
     meter = Meter(1_000)

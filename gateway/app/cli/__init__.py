@@ -15,12 +15,14 @@ import typer
 from gateway import __version__
 from gateway.app.cli import (
     account,
+    backup,
     check,
     clock,
     config,
     demo,
     masscut,
     meter,
+    operations,
     serve,
     simulate,
     stores,
@@ -72,6 +74,8 @@ for _group in (
     masscut,
     clock,
     stores,
+    operations,
+    backup,
 ):
     _group.register(app)
 

@@ -1,5 +1,7 @@
 """`init` and `ledger`: the stores."""
 
+from typing import Annotated
+
 import typer
 
 from gateway.app.cli.output import (
@@ -30,47 +32,83 @@ def init(config: ConfigOption) -> None:
         typer.echo(f"created {path}")
 
 
-def verify(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Prove the ledger: chain, sums, balances, registers against charges. Exit 0 or 1."""
+def verify(
+    config: ConfigOption,
+    as_json: JsonOption = False,
+    since_checkpoint: Annotated[
+        bool,
+        typer.Option("--since-checkpoint", help="Only what came after the last signed checkpoint."),
+    ] = False,
+    chain_only: Annotated[
+        bool,
+        typer.Option("--chain-only", help="Leave out SQLite's own check of every page."),
+    ] = False,
+) -> None:
+    """Prove the ledger: chain, sums, checkpoints, registers against charges. Exit 0 or 1."""
     from rich.progress import Progress
 
+    from gateway.app.checkpoints import published_trust
     from gateway.app.config import load_config
     from gateway.app.paths import paths_of
+    from gateway.store.checkpoints import trusted_checkpoint
     from gateway.store.db import check_whole, open_reader
     from gateway.store.ledger import LEDGER
     from gateway.store.verify import verify_ledger
 
-    path = paths_of(load_config(config)).ledger
-    connection = open_reader(path, LEDGER)
+    paths = paths_of(load_config(config))
+    connection = open_reader(paths.ledger, LEDGER)
+    base, newer_problems = None, list[str]()
     try:
         with Progress(transient=True, disable=as_json) as bar:
             task = bar.add_task("verifying", total=None)
-            check_whole(connection, path)
+            trust = published_trust(paths.control_dir)
+            if not chain_only:
+                check_whole(connection, paths.ledger)
+            if since_checkpoint and trust is not None:
+                base, newer_problems = trusted_checkpoint(connection, trust)
             report = verify_ledger(
-                connection, lambda done, total: bar.update(task, completed=done, total=total)
+                connection,
+                lambda done, total: bar.update(task, completed=done, total=total),
+                since=base,
+                trust=trust,
             )
     finally:
         connection.close()
+    problems = [*dict.fromkeys([*newer_problems, *report.problems])]
+    former = paths.control_dir / "former-keys"
+    foreign = [
+        f"the checkpoint of {day} was signed with a key that is not known as this site's: if its "
+        f"PC was replaced, write the former public key into {former}"
+        for day in report.foreign_checkpoints
+    ]
+    facts: dict[str, object] = {
+        "ok": not problems and not foreign,
+        "since": base.day if base is not None else None,
+        "transactions": report.transactions,
+        "checkpoints": report.checkpoints,
+        "problems": problems,
+        "problem_count": max(report.problem_count, len(problems)),
+        "foreign_checkpoints": list(report.foreign_checkpoints),
+        "head": report.head.hash.hex(),
+    }
     if as_json:
-        show_json(
-            {
-                "ok": not report.problem_count,
-                "transactions": report.transactions,
-                "problems": list(report.problems),
-                "problem_count": report.problem_count,
-                "head": report.head.hash.hex(),
-            }
-        )
+        show_json(facts)
     else:
-        complain(*report.problems)
-        show_table(
-            "Ledger",
-            ("what", "value"),
-            [
-                ("transactions", report.transactions),
-                ("chain head", report.head.hash.hex()[:16] + "…"),
-                ("problems", report.problem_count),
-            ],
-        )
-    if report.problem_count:
+        complain(*problems, *foreign[-3:])
+        _show_proof(facts)
+    if not facts["ok"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _show_proof(facts: dict[str, object]) -> None:
+    show_table(
+        "Ledger",
+        ("what", "value"),
+        [
+            ("proved since", facts["since"] or "the beginning"),
+            ("transactions", facts["transactions"]),
+            ("checkpoints", facts["checkpoints"]),
+            ("chain head", f"{str(facts['head'])[:16]}…"),
+            ("problems", facts["problem_count"]),
+        ],
+    )

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -43,23 +44,39 @@ def difference(present: Config, wanted: Config) -> Difference:
 def apply(source: Path, target: Path) -> Path:
     """Put a checked file in the place of the meters file, whole or not at all.
 
-    The old one is kept beside it; its path is returned. Raises RefusedError FILE_REFUSED.
+    The old one is kept beside it; its path is returned. Either may be the file that was kept
+    before. Owner and mode stay: control has to read it. Raises RefusedError FILE_REFUSED.
     """
+    target = target.resolve()  # a link stays one
     kept = target.with_name(target.name + BACKUP_SUFFIX)
-    fresh = target.with_name(f".{target.name}.new")
+    fresh, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
     try:
-        shutil.copy2(target, kept)
-        with source.open("rb") as taken, fresh.open("wb") as given:
-            shutil.copyfileobj(taken, given)
-            given.flush()
-            os.fsync(given.fileno())
-        shutil.copymode(target, fresh)
+        # Both are whole beside it before either takes its place: `source` may be `kept`.
+        _copy(source, fresh, target)
+        _copy(target, old, target)
+        old.replace(kept)
         fresh.replace(target)
         sync_directory(target.parent)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise RefusedError("FILE_REFUSED", f"{error.filename}: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
     return kept
+
+
+def _copy(source: Path, made: Path, like: Path) -> None:
+    """A durable copy with the owner and mode of `like`. Raises OSError."""
+    made.unlink(missing_ok=True)
+    wanted = like.stat()
+    # "x": whatever somebody puts there meanwhile is not written through.
+    with source.open("rb") as taken, made.open("xb") as given:
+        shutil.copyfileobj(taken, given)
+        given.flush()
+        if os.fstat(given.fileno()).st_uid != wanted.st_uid or wanted.st_gid != os.getegid():
+            os.fchown(given.fileno(), wanted.st_uid, wanted.st_gid)
+        os.fchmod(given.fileno(), stat.S_IMODE(wanted.st_mode))
+        os.fsync(given.fileno())
 
 
 def _entries(config: Config) -> dict[str, dict[str, object]]:

@@ -22,6 +22,7 @@ CALLERS: Final = 8
 READY_S: Final = 30.0
 TRIES: Final = 10
 TRY_AGAIN_S: Final = 1.0
+PASSING: Final = frozenset({"CLOCK_UNTRUSTED", "METER_AWAY"})
 
 CONFIG: Final = """\
 # A demo site. Its limits are not those of a real one: every flat may run out at once, and the
@@ -94,9 +95,16 @@ def opening_balance_nano(power_w: float, lasts_s: float) -> int:
 
 
 async def open_accounts(
-    socket: Path, live: LiveTableReader, progress: Callable[[int], None]
+    socket: Path,
+    live: LiveTableReader,
+    progress: Callable[[int], None],
+    lasting_s: tuple[float, float] = (FIRST_S, LAST_S),
 ) -> None:
-    """Publish the tariff; open and commission an account at every meter that was read."""
+    """Publish the tariff; open and commission an account at every meter that was read.
+
+    At the power of now the first one's credit lasts `lasting_s[0]` seconds, the last one's
+    `lasting_s[1]`.
+    """
     rows = live.rows()
     chosen = [(meter.meter_id, row) for meter, row in zip(live.meters, rows, strict=True) if row]
     with LocalClient(socket) as north:
@@ -106,7 +114,9 @@ async def open_accounts(
         parts = [chosen[number::CALLERS] for number in range(CALLERS)]
         await asyncio.gather(
             *(
-                loop.run_in_executor(callers, _open, socket, part, len(chosen), number, progress)
+                loop.run_in_executor(
+                    callers, _open, socket, part, (number, len(chosen)), lasting_s, progress
+                )
                 for number, part in enumerate(parts)
             )
         )
@@ -115,14 +125,15 @@ async def open_accounts(
 def _open(
     socket: Path,
     part: Sequence[tuple[str, LiveRow]],
-    total: int,
-    offset: int,
+    place_of: tuple[int, int],
+    lasting_s: tuple[float, float],
     progress: Callable[[int], None],
 ) -> None:
+    (offset, total), (first_s, last_s) = place_of, lasting_s
     with LocalClient(socket) as north:
         for place, (meter_id, row) in enumerate(part):
             number = place * CALLERS + offset
-            lasts_s = FIRST_S + (LAST_S - FIRST_S) * number / max(1, total - 1)
+            lasts_s = first_s + (last_s - first_s) * number / max(1, total - 1)
             balance = format_amount(opening_balance_nano(row.power_w or 500.0, lasts_s), CURRENCY)
             _open_account(north, meter_id, balance)
             north.call(
@@ -132,13 +143,13 @@ def _open(
 
 
 def _open_account(north: LocalClient, meter_id: str, balance: str) -> None:
-    """Open an account; in its first second control does not trust the clock yet."""
+    """Open an account; control may not trust the clock yet, or have lost a meter's last poll."""
     body = {"id": meter_id, "tariff_id": "home", "opening_balance": balance}
     for attempt in range(TRIES):
         try:
             north.call("POST", "/accounts", body, f"demo-open-{meter_id}-{attempt}")
         except RefusedError as refused:
-            if refused.refusal_code != "CLOCK_UNTRUSTED" or attempt + 1 == TRIES:
+            if refused.refusal_code not in PASSING or attempt + 1 == TRIES:
                 raise
             time.sleep(TRY_AGAIN_S)
         else:

@@ -17,6 +17,8 @@ class Cut:
     """One cut for credit. Times from the true crossing of zero, energy past it in Wh.
 
     `available_nano` is the balance when the cut was decided; None where the truth is not known.
+    The last two are the gateway's own delays: from the reply that showed zero to the decision, and
+    from there to handing the command to the connection; None where the cut did not follow at once.
     """
 
     meter_id: str
@@ -27,6 +29,9 @@ class Cut:
     past_zero_wh: float | None
     to_output_ms: float | None
     to_verified_ms: float | None
+    issued_utc_ms: int
+    reply_to_decision_us: int | None
+    decision_to_write_us: int | None
 
 
 async def cuts(ledger: Path, socket: Path, meter_ids: Iterable[str], price_micro: int) -> list[Cut]:
@@ -82,6 +87,9 @@ async def _cut(
         past_zero_wh=past_zero_wh,
         to_output_ms=to_output_ms,
         to_verified_ms=to_verified_ms,
+        issued_utc_ms=command.issued_utc_ms,
+        reply_to_decision_us=cast("int | None", detail.get("reply_to_decision_us")),
+        decision_to_write_us=cast("int | None", detail.get("decision_to_write_us")),
     )
 
 
