@@ -46,13 +46,13 @@ class Concern:
 FIXED: Final = ("site", "state_dir", "runtime_dir")
 # Secrets are file references in the document: a changed file behind one is no change here.
 CONTROL: Final = Concern(
-    ignored=("create", "north", "south"),
+    ignored=("create", "north", "south", "backup"),
     # The floor belongs to the watch over the disk, which lives as long as the ledger is open.
     fixed=(*FIXED, "telemetry.min_free_bytes"),
     restart="systemctl restart prepaid-gateway-control",
 )
 NORTH: Final = Concern(
-    ignored=("create", "south", "supply", "posting", "telemetry"),
+    ignored=("create", "south", "supply", "posting", "telemetry", "backup"),
     fixed=(*FIXED, "north"),
     restart="systemctl restart prepaid-gateway-north",
 )

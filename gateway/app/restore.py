@@ -26,6 +26,7 @@ from gateway.app.swap import CONTROL_USER, NORTH_USER, Stage
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError, StoreError, StoreMissingError
 from gateway.core.recovery import KnownHead, RecoveryReason
+from gateway.core.requests import Request
 from gateway.store.backup import check_copy, copy_store, opened_copy, opened_store
 from gateway.store.checkpoints import KeyTrust
 from gateway.store.db import (
@@ -36,19 +37,20 @@ from gateway.store.db import (
     open_writer,
     own_directory,
 )
-from gateway.store.ledger import LEDGER, begin_epoch, ledger_head
-from gateway.store.overview import epochs_of, read_overview, utc_ms_at
+from gateway.store.ledger import LEDGER, begin_epoch, ledger_head, read_site
+from gateway.store.overview import epochs_of, utc_ms_at
 from gateway.store.recovery import (
     NOBODY,
     begin_north_epoch,
     enter_recovery,
+    expire_unanswered,
     forget_known_head,
     hash_at,
     load_known_head,
     outcome_keys,
     recovery_now,
 )
-from gateway.store.requests import NORTH, request_keys
+from gateway.store.requests import NORTH, perishable_requests, request_keys
 from gateway.store.verify import verify_ledger
 from gateway.store.writer import InlineWriter
 
@@ -162,7 +164,8 @@ def _present(paths: Paths, manifest: Manifest) -> _Present:
         return _Present()
     try:
         with opened_store(paths.ledger, LEDGER) as connection:
-            site = read_overview(connection).site.site_id
+            # Its schema may be an older one still: only what every schema has is asked for.
+            site = read_site(connection).site_id
             head = ledger_head(connection)
             there = hash_at(connection, manifest.ledger_seq)
             first_utc_ms = utc_ms_at(connection, manifest.ledger_seq + 1)
@@ -225,7 +228,7 @@ class _Work:
             self._unpack(control.path, north.path)
             kept = not self.options.north_of_backup and _keep_north(paths, north.path, notes)
             known = self.present.head if self.present.head.seq else _known_of(north.path)
-            self._mark_ledger(control, known, epoch)
+            self._mark_ledger(control, known, epoch, _perishable(north.path))
             self._mark_north(north)
             newer = _requests_newer(control.path, north.path)
             has_readings = any("telemetry/" in member.name for member in self.manifest.members)
@@ -271,8 +274,14 @@ class _Work:
         check_copy(north / NORTH_MEMBER, NORTH)
         check_copy(control / LEDGER_MEMBER, LEDGER)
 
-    def _mark_ledger(self, stage: Stage, known: KnownHead, epoch: str) -> None:
-        """Prove the ledger, then begin its new epoch and the RECOVERY in one commit."""
+    def _mark_ledger(
+        self, stage: Stage, known: KnownHead, epoch: str, perishable: list[Request]
+    ) -> None:
+        """Prove the ledger, then begin its new epoch and the RECOVERY in one commit.
+
+        What had to be done soon after it was asked for is too late now, whatever a clock says: a
+        switch, and above all the release of an earlier RECOVERY.
+        """
         file = self._opened(stage, LEDGER_MEMBER, LEDGER)
         self._prove(file.connection)
 
@@ -286,6 +295,7 @@ class _Work:
                 detail=f"backup of {_when(self.manifest.created_utc_ms)}",
             )
             enter_recovery(connection, entered)
+            expire_unanswered(connection, perishable, utc_ms=self.utc_ms)
 
         InlineWriter(file).submit(mark).result()
         file.stop()
@@ -360,6 +370,11 @@ def _known_of(north: Path) -> KnownHead:
     except StoreError:
         # An older schema remembered nothing.
         return NOBODY
+
+
+def _perishable(north: Path) -> list[Request]:
+    with opened_copy(north / NORTH_MEMBER, NORTH) as connection:
+        return perishable_requests(connection)
 
 
 def _requests_newer(control: Path, north: Path) -> int:

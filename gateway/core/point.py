@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from gateway.core.clocktrust import elapsed_since
 from gateway.core.errors import RefusedError
+from gateway.core.foresight import look_again_s
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
 from gateway.core.ledger import RebaseFlag, SettlementLine
 from gateway.core.pricing import MAX_STEP_MS, Flag, Posting, Pricer
@@ -20,7 +21,6 @@ from gateway.core.switching import Order, Reason
 
 # A load seen this long ago still says what flowed before a command.
 LOAD_MEMORY_NS: Final = 5 * NS
-PREDICT_MIN_S: Final = 0.05
 # What a person may decide on at once; more is a slip of the finger (and leaves 64-bit money).
 DECISION_MAX_WH: Final = 100_000_000
 # Flag of energy that was charged at the last known rate.
@@ -229,7 +229,7 @@ class Point:
             posting_due=newly_due or crossed or bool(verdict.events),
             newly_due=newly_due,
             deferred=deferred,
-            predict_s=self._predict_s(),
+            predict_s=self._predict_s(reading),
             read_again=verdict.read_again,
             flags=flags,
         )
@@ -411,21 +411,20 @@ class Point:
             # The decision moved the base that the first reading would bring back.
             self._slept = replace(self._slept, guard=self.guard.snapshot())
 
-    def _predict_s(self) -> float | None:
+    def _predict_s(self, reading: Reading) -> float | None:
         """When the credit could be used up at full power, if within the next regular poll."""
-        supply = self.supply
+        supply, terms, full = self.supply, self.terms, self.last_full
         if self.pricer is None or not supply.enforced or supply.reasons:
             return None
         available_nano, label = self.available_nano, self.label_utc_ms
-        left_wh = min(
-            self.pricer.remaining_wh(available_nano, source, label) for source in self.terms.sources
+        return look_again_s(
+            min(self.pricer.remaining_wh(available_nano, one, label) for one in terms.sources),
+            reading.part_wh,
+            p_max_w=terms.p_max_w,
+            power_w=None if full is None else full.power_w,
+            refresh_s=terms.refresh_s,
+            period_s=terms.period_s,
         )
-        left_s = left_wh * 3600.0 / self.terms.p_max_w
-        if left_wh <= 1.0:
-            # How much of the last Wh is used up already cannot be seen: look as often as the meter
-            # renews its registers.
-            left_s = min(left_s, self.terms.refresh_s)
-        return max(PREDICT_MIN_S, left_s) if left_s < self.terms.period_s else None
 
     def _judge_credit(self) -> bool:
         if self.pricer is None or not self.supply.enforced:

@@ -28,7 +28,8 @@ class Reading:
     the energy registers arrived, `utc_ms` its wall label; `asked_ns` is when they were asked for
     (None: not known), and between the two they were taken, however long a reply lay in a queue.
     `energy_wh` is the cumulative import per
-    tariff register (PAC3220: T1, T2), each floored to whole Wh. `output_closed` is the supply
+    tariff register (PAC3220: T1, T2), each floored to whole Wh; `part_wh` is the largest part of a
+    Wh that was floored away, for scheduling only. `output_closed` is the supply
     switch as its output reads back (True: supply connected), `feedback_closed` the contactor's
     auxiliary contact on a digital input where wired. `current_a` is the highest phase current.
     `restarted` is the meter's latched restart bit; the short lane reads neither it nor the
@@ -52,3 +53,4 @@ class Reading:
     meter_clock_s: int | None = None
     values: tuple[float, ...] = ()
     asked_ns: int | None = None
+    part_wh: float = 0.0

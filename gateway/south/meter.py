@@ -334,6 +334,7 @@ class MeterClient:
             sequence=sequence,
             mono_ns=energy.mono_ns,
             asked_ns=energy.asked_ns,
+            part_wh=plan.part_wh(values),
             utc_ms=self._clock.utc_ms(),
             lane=plan.lane,
             energy_wh=energy_wh,

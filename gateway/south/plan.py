@@ -109,6 +109,10 @@ class LanePlan:
             floored.append(int(value))
         return tuple(floored)
 
+    def part_wh(self, values: Sequence[float]) -> float:
+        """The largest part of a Wh that `energy_wh` floors away, 0 … 1."""
+        return max(values[at] % 1.0 for at in self._energy_at)
+
 
 @lru_cache(maxsize=256)
 def lane_plans(model: MeterModel, output: str, feedback: str | None) -> dict[Lane, LanePlan]:

@@ -2,13 +2,15 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import GENESIS
 from gateway.core.recovery import KnownHead, Recovery, RecoveryReason
+from gateway.core.requests import Outcome, OutcomeStatus, Request, body_hash
+from gateway.store.commands import find_outcome, record_outcome
 from gateway.store.ledger import ledger_head
 from gateway.store.rows import as_bytes, as_int, as_text
 
@@ -105,6 +107,25 @@ def hash_at(connection: sqlite3.Connection, seq: int) -> bytes | None:
     """The chain's hash at a transaction; None where there is none (yet)."""
     row = connection.execute("SELECT hash FROM ledger_transaction WHERE seq = ?", (seq,)).fetchone()
     return None if row is None else as_bytes(row[0])
+
+
+def expire_unanswered(
+    connection: sqlite3.Connection, requests: Iterable[Request], *, utc_ms: int
+) -> None:
+    """Close those of `requests` that have no outcome as expired, so that nothing replays them."""
+    for request in requests:
+        if find_outcome(connection, request.key) is None:
+            outcome = Outcome(
+                key=request.key,
+                type=request.body.TYPE,
+                body_hash=body_hash(request.body),
+                status=OutcomeStatus.EXPIRED,
+                code="EXPIRED",
+                message="asked for before a backup was restored",
+                result={},
+                utc_ms=utc_ms,
+            )
+            record_outcome(connection, outcome)
 
 
 def replay_since(connection: sqlite3.Connection, outcome_number: int) -> Replay:

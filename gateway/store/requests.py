@@ -145,6 +145,13 @@ def request_keys(connection: sqlite3.Connection) -> list[str]:
     return [str(row[0]) for row in connection.execute("SELECT key FROM request ORDER BY id")]
 
 
+def perishable_requests(connection: sqlite3.Connection) -> list[Request]:
+    """The requests that have an end, oldest first; rows that are no request are left out."""
+    rows = connection.execute(_COLUMNS + "WHERE expires_utc_ms IS NOT NULL ORDER BY id")
+    decoded = (_decoded(row) for row in rows)
+    return [found.request for found in decoded if isinstance(found, StoredRequest)]
+
+
 def read_north_epoch(connection: sqlite3.Connection) -> str:
     """The epoch of north.db, empty when it has none."""
     row = connection.execute(

@@ -40,11 +40,17 @@ def paths(site: ControlSite) -> Paths:
 
 def ask(site: ControlSite, *keys: str) -> None:
     """Recharges that north made durable."""
+    store(
+        site, *(Request(key, Recharge("flat-1", 7), "till", Role.OPERATOR, "t", 1) for key in keys)
+    )
+
+
+def store(site: ControlSite, *requests: Request) -> None:
+    """North makes requests durable."""
     directory = paths(site).north_dir
     owner = own_directory(directory, create=False)
     file = open_writer(directory / "north.db", NORTH, owner=owner, create=False)
-    for key in keys:
-        request = Request(key, Recharge("flat-1", 7), "till", Role.OPERATOR, "test", 1)
+    for request in requests:
         InlineWriter(file).submit(lambda c, r=request: insert_request(c, r)).result()  # type: ignore[misc]
     file.stop()
     owner.release()

@@ -205,7 +205,7 @@ async def test_nobody_switches_beside_a_control_that_cannot_be_asked(site: Commi
         from gateway.app.commission.survey import survey_client
 
         client = survey_client(meter, clock)
-        return (await choose_switcher(site.config, meter, clock, lambda *_: None, client)).path
+        return (await choose_switcher(site.config, meter, clock, client)).path
 
     with pytest.raises(RefusedError, match="only control may switch"):
         await chosen()

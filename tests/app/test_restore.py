@@ -20,15 +20,16 @@ from gateway.app.paths import paths_of
 from gateway.app.restore import RestoreDone, RestoreOptions, restore_backup
 from gateway.core.errors import RefusedError, StoreError, StoreLockedError
 from gateway.core.recovery import KnownHead, RecoveryReason
-from gateway.core.requests import Recharge
+from gateway.core.requests import OutcomeStatus, Recharge, ReleaseRecovery, Request, Role
 from gateway.store.backup import opened_store
+from gateway.store.commands import find_outcomes
 from gateway.store.db import open_writer, own_directory
 from gateway.store.ledger import LEDGER, ledger_head
 from gateway.store.overview import epochs_of
-from gateway.store.recovery import load_known_head, standing_recovery
+from gateway.store.recovery import load_known_head, replay_since, standing_recovery
 from gateway.store.requests import NORTH, request_keys
 from gateway.store.verify import verify_ledger
-from tests.app.backup_site import ask, backed_up, begun, paths, remember, silent, tree
+from tests.app.backup_site import ask, backed_up, begun, paths, remember, silent, store, tree
 from tests.app.control_site import ControlSite
 
 CONTROL_UID, NORTH_UID = 65_533, 65_532
@@ -100,6 +101,45 @@ def test_present_requests_are_kept_and_replay(site: ControlSite, backup: Backup)
         assert request_keys(connection) == ["r-1", "r-2"]
         assert len(epochs_of(connection)) == 2
         assert load_known_head(connection) is None
+
+
+def test_what_was_asked_for_with_an_end_is_not_done_again(
+    site: ControlSite, backup: Backup
+) -> None:
+    """A release or a cut of just before was meant for the ledger that is gone.
+
+    Nobody may end the new RECOVERY by it, also where the new PC's clock is behind.
+    """
+    until_utc_ms = site.clock.utc_ms() + 120_000
+    release = ReleaseRecovery("compared")
+    store(
+        site, Request("release", release, "eva", Role.MANAGER, "t", 1, expires_utc_ms=until_utc_ms)
+    )
+    done = restored(site, backup.path)
+    assert done.requests_newer == 2
+    with opened_store(paths(site).ledger, LEDGER) as connection:
+        found = find_outcomes(connection, ("release", "r-1"))
+        standing = standing_recovery(connection)
+        assert standing is not None
+        replay = replay_since(connection, standing.outcome_number)
+    assert {key: outcome.status for key, outcome in found.items()} == {
+        "release": OutcomeStatus.EXPIRED
+    }
+    assert [row[:3] for row in replay.refused] == [("release", "release_recovery", "EXPIRED")]
+
+
+def test_an_older_backup_is_noticed_before_the_first_start_of_a_newer_version(
+    site: ControlSite, backup: Backup
+) -> None:
+    """A present ledger whose schema was not brought up yet is compared all the same."""
+    with sqlite3.connect(paths(site).ledger) as connection:
+        connection.execute("DROP TABLE recovery_release")
+        connection.execute("DROP TABLE recovery")
+        connection.execute("PRAGMA user_version=2")
+    connection.close()
+    with pytest.raises(RefusedError) as refused:
+        restored(site, backup.path, older=False)
+    assert refused.value.refusal_code == "BACKUP_OLDER"
 
 
 def test_requests_of_the_backup_where_that_is_wanted_or_needed(

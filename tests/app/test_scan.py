@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,61 @@ async def test_meters_do_not_vanish_by_an_import(
     (tmp_path / "config.yaml").write_text(CONFIG.replace("meters_file: meters.csv\n", ""))
     status, _, err = await command(capsys, "meter", "import", str(new), "-c", config)
     assert (status, "names no meters_file" in err) == (1, True)
+
+
+async def test_an_import_can_be_taken_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file that was kept may be imported itself: then the two have changed places."""
+    config, new = write_site(tmp_path), tmp_path / "new.csv"
+    target, kept = tmp_path / "meters.csv", tmp_path / "meters.csv.before"
+    new.write_text(ROWS.replace("7360,S1", "9000,S1"))
+    for source in (new, kept):
+        status, _, err = await command(capsys, "meter", "import", str(source), "-c", config)
+        assert status == 0, err
+    assert (target.read_text(), kept.read_text()) == (ROWS, new.read_text())
+    assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == set()  # noqa: PTH208
+
+
+async def test_an_import_keeps_link_mode_and_owner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Control reads the file as another user: it must still be able to; a link stays a link, and
+    one that somebody put beside it is not written through."""
+    config, new = write_site(tmp_path), tmp_path / "new.csv"
+    target, stranger = tmp_path / "site" / "m.csv", tmp_path / "stranger"
+    target.parent.mkdir()
+    (tmp_path / "meters.csv").rename(target)
+    (tmp_path / "meters.csv").symlink_to(target)
+    target.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(target, 12_345, 23_456)
+    wanted = target.stat()
+    stranger.write_text("precious")
+    for name in (".m.csv.new", ".m.csv.old", "m.csv.before"):
+        (target.parent / name).symlink_to(stranger)
+    new.write_text(ROWS.replace("7360,S1", "9000,S1"))
+    status, _, err = await command(capsys, "meter", "import", str(new), "-c", config)
+    assert status == 0, err
+    assert (tmp_path / "meters.csv").is_symlink()
+    assert target.read_text() == new.read_text()
+    found = target.stat()
+    assert (found.st_mode, found.st_uid, found.st_gid) == (
+        wanted.st_mode,
+        wanted.st_uid,
+        wanted.st_gid,
+    )
+    assert stranger.read_text() == "precious"
+
+
+async def test_a_pipe_is_not_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be checked full and copied empty."""
+    config = write_site(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    words = ("meter", "import", str(tmp_path / "pipe"), "-c", config, "--remove")
+    status, _, err = await command(capsys, *words)
+    assert (status, "is no file" in err) == (1, True)
+    assert (tmp_path / "meters.csv").read_text() == ROWS
 
 
 def test_an_import_can_be_tried_before_there_is_a_file(tmp_path: Path) -> None:

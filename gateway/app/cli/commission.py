@@ -1,7 +1,7 @@
 """`meter commission` and its reports: prove a meter's wiring, sign what was seen, enforce."""
 
 import signal
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from gateway.app.commission.run import Examined, Wishes
     from gateway.app.config import Config, MeterConfig
     from gateway.core.signing import Signer
-    from gateway.north.client import LocalClient
 
 REPORTS_DIR: Final = "commissioning"
 CONCURRENCY: Final = 8
@@ -201,7 +200,7 @@ class _Session:
 
         async def one(meter: "MeterConfig", free: "asyncio.Semaphore") -> None:
             async with free:
-                choose = partial(choose_switcher, self.config, meter, self.clock, _through(meter))
+                choose = partial(choose_switcher, self.config, meter, self.clock)
                 examined = await examine(meter, self.clock, wishes, choose)
                 told[meter.meter_id] = await asyncio.to_thread(self._conclude, meter, examined, key)
 
@@ -368,21 +367,6 @@ def _accepted(codes: Sequence[str], reason: str) -> dict[str, str]:
     if codes and not reason.strip():
         raise typer.BadParameter("say why with --reason", param_hint="--accept")
     return dict.fromkeys(codes, _plain(reason))
-
-
-def _through(meter: "MeterConfig") -> "Callable[[LocalClient, bool], None]":
-    """How control is asked to move a supply: a switch command, followed to its end."""
-    from gateway.app.cli.meter import follow
-
-    def move(north: "LocalClient", closed: bool) -> None:
-        path = f"/meters/{meter.meter_id}/commands"
-        action = "reconnect" if closed else "disconnect"
-        body = {"action": action, "reason": "commissioning: switch proof"}
-        command = north.call("POST", path, body, key_or_new(None))
-        if closed:
-            follow(north, meter.meter_id, command, on=True)
-
-    return move
 
 
 async def _until_signal(work: Coroutine[None, None, None]) -> bool:

@@ -157,7 +157,7 @@ def import_meters(
     from gateway.app.config import load_config
     from gateway.core.errors import RefusedError
 
-    if not file.is_file():
+    if file.exists() and not file.is_file():
         # It is read twice, to check and to copy: a pipe would be empty then.
         raise RefusedError("FILE_REFUSED", f"{file} is no file: write the meters into one")
     present = load_config(config)

@@ -46,7 +46,9 @@ class Check(StrEnum):
 
 
 # No reason makes these acceptable: another device would be billed, or nobody could reconnect.
-NEVER_ACCEPTED: Final = frozenset({Check.REACH, Check.IDENTITY, Check.AUXILIARY})
+NEVER_ACCEPTED: Final = frozenset(
+    {Check.REACH, Check.IDENTITY, Check.AUXILIARY, Check.SWITCH_CLOSE}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,8 @@ def _copy(source: Path, made: Path, like: Path) -> None:
     with source.open("rb") as taken, made.open("xb") as given:
         shutil.copyfileobj(taken, given)
         given.flush()
-        if os.fstat(given.fileno()).st_uid != wanted.st_uid or wanted.st_gid != os.getegid():
+        present = os.fstat(given.fileno())
+        if (present.st_uid, present.st_gid) != (wanted.st_uid, wanted.st_gid):
             os.fchown(given.fileno(), wanted.st_uid, wanted.st_gid)
         os.fchmod(given.fileno(), stat.S_IMODE(wanted.st_mode))
         os.fsync(given.fileno())

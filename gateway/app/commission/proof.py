@@ -5,13 +5,14 @@ closed ── open() ──> watched ── witnesses, silence or time ──> b
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.app.commission.findings import Check, Finding, failed, not_done, ok, warning
 from gateway.app.config import MeterConfig
 from gateway.core.clock import Clock
-from gateway.core.errors import MeterError, RefusedError
+from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
 from gateway.core.proof import DEAD_V, LOAD_PROOF_W, Observation, OpeningProof, Witness
 from gateway.core.reading import Lane, Reading
 from gateway.south.meter import MeterClient
@@ -25,6 +26,13 @@ WATCH_MARGIN_S: Final = 4.0
 # A meter that answered all along and then is silent for so long has lost its own supply.
 SILENT_S: Final = 4.0
 BRING_BACK_S: Final = 20.0
+# A request to control whose answer was lost may still be carried out.
+CONTROL_AWAY: Final = "CONTROL_AWAY"
+SUPPLY_BLOCKED: Final = "SUPPLY_BLOCKED"
+LEFT_OPEN: Final = "LEFT_OPEN"
+BY_HAND: Final = (
+    "bring it back by hand now: bridge the contactor's relay; then see the checks above"
+)
 # Loads with electronics need a moment before they draw again.
 RETURN_S: Final = 3.0
 
@@ -42,7 +50,9 @@ class Switcher(Protocol):
         ...
 
     async def close(self) -> None:
-        """Ask for the supply to close. Raises MeterError or RefusedError."""
+        """Ask for the supply to close. Raises MeterError or RefusedError (SUPPLY_BLOCKED: our own
+        reason is gone, and another one keeps it open).
+        """
         ...
 
 
@@ -68,12 +78,18 @@ class DirectSwitcher:
 
 @dataclass(slots=True)
 class Watched:
-    """What was seen between opening and closing."""
+    """What was seen between opening and closing.
+
+    `maybe_open` is False once somebody surely refused to open; `blocked` is why control keeps the
+    supply open although the proof is over.
+    """
 
     before: Reading
     proof: OpeningProof
     last: Reading | None = None
     refusal: str = ""
+    maybe_open: bool = True
+    blocked: str = ""
     went_silent: bool = False
     restarted: bool = False
 
@@ -103,7 +119,7 @@ async def prove_switching(
         try:
             await switcher.open()
         except (MeterError, RefusedError) as error:
-            watched.refusal = str(error)
+            watched.refusal, watched.maybe_open = str(error), not _is_refusal(error)
         else:
             await _watch(client, watched, clock)
     finally:
@@ -134,38 +150,65 @@ async def _watch(client: MeterClient, watched: Watched, clock: Clock) -> None:
             return
 
 
+def _is_refusal(error: MeterError | RefusedError) -> bool:
+    """Whether nothing was opened: after silence the command may have been carried out."""
+    if isinstance(error, RefusedError):
+        return error.refusal_code != CONTROL_AWAY
+    return isinstance(error, MeterExceptionError)
+
+
 async def _bring_back(
     client: MeterClient, switcher: Switcher, watched: Watched, clock: Clock
 ) -> Reading | None:
     """Close the supply and read it closed; None where that was not seen."""
-    start_ns, asked = clock.mono_ns(), False
-    while not asked or clock.mono_ns() - start_ns < BRING_BACK_S * NS:
-        try:
-            reading = await client.poll(Lane.FULL)
-            watched.restarted |= reading.restarted and not watched.before.restarted
-            if reading.output_closed and (asked or watched.refusal):
-                return await _with_load(client, watched, reading, clock)
-            await switcher.close()
-        except (MeterError, RefusedError):
-            pass  # tried again until the time is over; the finding says that it is open
-        if not asked:
-            asked, start_ns = True, clock.mono_ns()
+    start_ns, taken = clock.mono_ns(), not watched.maybe_open
+    is_first = True
+    while is_first or clock.mono_ns() - start_ns < BRING_BACK_S * NS:
+        # Asked for whatever the meter says or does not say, until it was taken once.
+        is_closed = await _is_closed(client, watched)
+        if not (taken and is_closed):
+            try:
+                await switcher.close()
+                taken = True
+            except RefusedError as error:
+                if error.refusal_code == SUPPLY_BLOCKED:
+                    watched.blocked = error.message
+                    return None
+            except MeterError:
+                pass  # tried again until the time is over; the finding says that it is open
+        elif (back := await _with_load(client, watched, clock)) is not None:
+            return back
+        if is_first:  # through control the first request waits for the minimum off time
+            is_first, start_ns = False, clock.mono_ns()
         await clock.sleep(LOOK_EVERY_S)
     return None
 
 
-async def _with_load(
-    client: MeterClient, watched: Watched, closed: Reading, clock: Clock
-) -> Reading:
-    """The first reading with current again, or the last one where none came back."""
-    start_ns, reading = clock.mono_ns(), closed
-    limit_a = watched.proof.current_before_a / 10
-    while (reading.current_a or 0.0) <= limit_a and limit_a > 0:
-        if clock.mono_ns() - start_ns > RETURN_S * NS:
-            break
-        await clock.sleep(LOOK_EVERY_S)
+async def _is_closed(client: MeterClient, watched: Watched) -> bool:
+    try:
         reading = await client.poll(Lane.FULL)
-    return reading
+    except MeterError:
+        return False
+    watched.restarted |= reading.restarted and not watched.before.restarted
+    return reading.output_closed is True
+
+
+async def _with_load(client: MeterClient, watched: Watched, clock: Clock) -> Reading | None:
+    """The first closed reading with current again, or the last one where none came back.
+
+    None where it does not read closed any more, or cannot be read.
+    """
+    start_ns = clock.mono_ns()
+    limit_a = watched.proof.current_before_a / 10
+    try:
+        while (reading := await client.poll(Lane.FULL)).output_closed:
+            has_load = limit_a <= 0 or (reading.current_a or 0.0) > limit_a
+            if has_load or clock.mono_ns() - start_ns > RETURN_S * NS:
+                return reading
+            await clock.sleep(LOOK_EVERY_S)
+    except MeterError:
+        pass
+    return None
 
 
 def _opening(meter: MeterConfig, watched: Watched, switcher: Switcher) -> Iterator[Finding]:
@@ -226,11 +269,25 @@ def _side(meter: MeterConfig, watched: Watched, *, dead: bool) -> Iterator[Findi
 
 
 def _closing(watched: Watched, back: Reading | None) -> Iterator[Finding]:
+    if watched.blocked:
+        yield not_done(
+            Check.SWITCH_CLOSE,
+            f"closing was not seen: {watched.blocked}",
+            "control closes it when that is over; repeat the proof then",
+        )
+        return
+    if back is None and watched.refusal:
+        yield failed(
+            Check.SWITCH_CLOSE,
+            f"whether the supply was opened is not known: {watched.refusal}",
+            "look there; once the gateway answers: prepaid-gateway meter switch ID on",
+        )
+        return
     if back is None:
         yield failed(
             Check.SWITCH_CLOSE,
             "the supply is open and could not be closed",
-            "bring it back by hand now: bridge the contactor's relay; then see the checks above",
+            BY_HAND,
         )
         return
     if back.feedback_closed is False:
@@ -264,28 +321,63 @@ def _observation(reading: Reading) -> Observation:
     )
 
 
-async def fix_output(client: MeterClient, *, mode: int | None, timeout_s: int | None) -> list[str]:
-    """Write the output's type of use and remote timeout where they differ; what was done.
+async def fix_output(
+    client: MeterClient,
+    switcher: Switcher,
+    *,
+    mode: int | None,
+    timeout_s: int | None,
+    done: list[str],
+) -> None:
+    """Write the output's type of use and remote timeout where they differ; tell it to `done`.
 
-    Writes only what is given, and closes the supply again where the change opened it. Raises a
-    MeterError, RefusedError SETTING where a value does not read back.
+    Writes only what is given. A supply that the change opened is closed again on every way out.
+    Raises a MeterError, RefusedError SETTING where a value does not read back and LEFT_OPEN where
+    the supply could not be closed.
     """
     channel = client.model.outputs.channel(client.endpoint.output)
     before = await client.check_output()
-    done: list[str] = []
-    for what, address, value, now in (
-        ("remote timeout", channel.remote_timeout_address, timeout_s, before.remote_timeout_s),
-        ("type of use", channel.mode_address, mode, before.mode),
-    ):
-        if value is None or address is None or now == value:
-            continue
-        seen = await client.write_setting(address, 1, value)
-        if seen != value:
-            raise RefusedError("SETTING", f"{what} of output {channel.label} still reads {seen}")
-        done.append(f"{what} of output {channel.label}: {now} -> {value}")
-    if done and before.is_closed:
+    wanted = [
+        (what, address, value, now)
+        for what, address, value, now in (
+            ("remote timeout", channel.remote_timeout_address, timeout_s, before.remote_timeout_s),
+            ("type of use", channel.mode_address, mode, before.mode),
+        )
+        if value is not None and address is not None and now != value
+    ]
+    if not wanted:
+        return
+    try:
+        for what, address, value, now in wanted:
+            seen = await client.write_setting(address, 1, value)
+            if seen != value:
+                raise RefusedError(
+                    "SETTING", f"{what} of output {channel.label} still reads {seen}"
+                )
+            done.append(f"{what} of output {channel.label}: {now} -> {value}")
+    finally:
+        if before.is_closed:
+            await _undo_opening(client, switcher, done)
+
+
+async def _undo_opening(client: MeterClient, switcher: Switcher, done: list[str]) -> None:
+    loop = asyncio.get_running_loop()
+    until_s, was_open = loop.time() + BRING_BACK_S, False
+    await asyncio.sleep(LOOK_EVERY_S)
+    while loop.time() < until_s:
+        with suppress(MeterError):
+            if (await client.check_output()).is_closed:
+                if was_open:
+                    done.append("the supply, opened by the change, was closed again")
+                return
+            was_open = True
+        try:
+            await switcher.close()
+        except RefusedError as error:
+            if error.refusal_code == SUPPLY_BLOCKED:
+                done.append(f"the supply, opened by the change, stays open: {error.message}")
+                return
+        except MeterError:
+            pass
         await asyncio.sleep(LOOK_EVERY_S)
-        if not (await client.check_output()).is_closed:
-            await client.switch(closed=True)
-            done.append("the supply, opened by the change, was closed again")
-    return done
+    raise RefusedError(LEFT_OPEN, "the supply was closed before, and does not read closed now")

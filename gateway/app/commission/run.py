@@ -1,7 +1,6 @@
 """One meter from the first connection to its verdict."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +15,13 @@ from gateway.app.commission.findings import (
     not_done,
     ok,
 )
-from gateway.app.commission.proof import Switcher, fix_output, prove_switching
+from gateway.app.commission.proof import (
+    BY_HAND,
+    LEFT_OPEN,
+    Switcher,
+    fix_output,
+    prove_switching,
+)
 from gateway.app.commission.survey import Survey, survey, survey_client
 from gateway.app.config import MeterConfig
 from gateway.core.clock import Clock
@@ -28,7 +33,10 @@ ACCEPTED: Final = "accepted"
 FAILED: Final = "failed"
 # With one of these failed a switch would prove nothing, or not come back.
 BEFORE_SWITCHING: Final = frozenset(
-    {Check.OUTPUT_MODE, Check.PROTECTION, Check.WRITE, Check.FEEDBACK, Check.SERIAL}
+    {
+        *(Check.OUTPUT_MODE, Check.REMOTE_TIMEOUT, Check.PROTECTION, Check.WRITE),
+        *(Check.FEEDBACK, Check.SERIAL),
+    }
 )
 
 # Chooses how to move a supply; raises RefusedError with the reason where nobody may.
@@ -71,13 +79,11 @@ async def examine(
     Never raises for what the meter does: that is a finding.
     """
     findings: list[Finding] = []
-    fixed: tuple[str, ...] = ()
+    fixed: list[str] = []
     seen: Survey | None = None
     try:
         if wishes.fix:
-            # What refuses the change refuses switching too, and is found below by its name.
-            with suppress(MeterExceptionError):
-                fixed = tuple(await _fix(meter, clock))
+            findings += await _fix(meter, clock, choose, fixed)
         seen = await survey(meter, clock)
         identity = seen.identity
         findings.append(
@@ -110,7 +116,7 @@ async def examine(
         if finding.check not in NEVER_ACCEPTED
     }
     accepted = {code: why for code, why in wishes.accepted.items() if code in wrong}
-    return Examined(seen, tuple(findings), fixed, accepted)
+    return Examined(seen, tuple(findings), tuple(fixed), accepted)
 
 
 async def _switching(
@@ -145,13 +151,28 @@ async def _switching(
         await client.close()
 
 
-async def _fix(meter: MeterConfig, clock: Clock) -> list[str]:
-    """Make the output a switching one that holds its state. Raises MeterError, RefusedError."""
+async def _fix(
+    meter: MeterConfig, clock: Clock, choose: ChooseSwitcher, fixed: list[str]
+) -> list[Finding]:
+    """Make the output a switching one that holds its state; `fixed` tells what was changed.
+
+    Another device than the configured one is left alone. Raises MeterError.
+    """
     client = survey_client(meter, clock)
     try:
-        await client.connect()
+        identity = await client.connect()
+        if meter.serial_number not in (None, identity.serial_number):
+            return []  # found below by its name
+        switcher = await choose(client)
         mode = client.model.outputs.switching_mode
         timeout_s = 0 if meter.settings.fail_safe == "hold_last" else None
-        return await fix_output(client, mode=mode, timeout_s=timeout_s)
+        await fix_output(client, switcher, mode=mode, timeout_s=timeout_s, done=fixed)
+    except MeterExceptionError:
+        pass  # what refuses the change refuses switching too, and is found below by its name
+    except RefusedError as error:
+        if error.refusal_code == LEFT_OPEN:
+            return [failed(Check.SWITCH_CLOSE, error.message, BY_HAND)]
+        return [not_done(Check.OUTPUT_MODE, f"not changed: {error.refusal_code} {error.message}")]
     finally:
         await client.close()
+    return []

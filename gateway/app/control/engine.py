@@ -275,10 +275,10 @@ class Engine:
         """Whether this point's price does not depend on the time (cuts go on without a clock)."""
         (self._flat.add if flat else self._flat.discard)(index)
 
-    async def settle_tasks(self, deadline_s: float) -> None:
-        """Wait for switch commands under way, at most `deadline_s`."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=deadline_s)
+    async def settle_tasks(self, deadline_s: float) -> bool:
+        """Wait for switch commands under way, at most `deadline_s`; whether all have ended."""
+        tasks = tuple(self._tasks)
+        return not tasks or not (await asyncio.wait(tasks, timeout=deadline_s))[1]
 
     # -- inside ----------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ class Inlet:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=5.0)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being executed."""
+        return not self._tasks
+
     def look(self) -> bool:
         """Start what came since the last look; costs microseconds when nothing did.
 

@@ -335,12 +335,12 @@ class _Control:
         Returns the configuration to go on with after a reload, or None after `stop`.
         """
         log.info("control.started", meters=len(self.engine.points))
-        ending, quiet = asyncio.Event(), asyncio.Event()
+        ending, quiet, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.prover.run(ending), name="proof")
             group.create_task(self.watch.run(ending), name="stores")
             group.create_task(self.gauges.run(ending), name="figures")
-            group.create_task(watchdog.run(ending), name="watchdog")
+            group.create_task(watchdog.run(over), name="watchdog")
             polling = group.create_task(
                 self.engine.polls.run(self.engine.on_reading, self.engine.on_failure), name="polls"
             )
@@ -355,6 +355,7 @@ class _Control:
                 ending.set()
             if next_config is None:
                 notifier.stopping()
+                over.set()
             # In order: no new requests, no new readings, what was sent is looked at, last sweep.
             await looking
             await self.engine.settle_tasks(STOP_DEADLINE_S)
@@ -362,6 +363,11 @@ class _Control:
             await polling
             quiet.set()
             await sweeping
+            over.set()
+            ended = await self.engine.settle_tasks(0.0) and self.inlet.is_idle
+            if next_config is not None and not ended:
+                # Whoever comes next must not have these points changed behind its back.
+                raise StoreError("a request or command did not end: starting again from the file")
         log.info("control.stopped" if next_config is None else "control.rebuilds")
         return next_config
 
