@@ -39,7 +39,7 @@ demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=0 SPEED=1 PO
 test: lint types ## everything: format, lint, types, the whole test suite
 	@.ci/tools
 	@$(BIN)/pytest -m "not slow" -n 2
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 check: lint types ## the same with the fast tests only, under a minute
 	@$(BIN)/pytest -m "not slow" -n 2
@@ -50,6 +50,7 @@ lint: $(STAMP) ## format and lint
 
 types: $(STAMP) ## types
 	@$(BIN)/mypy --no-error-summary
+	@MYPYPATH=packaging $(BIN)/mypy --no-error-summary packaging/*.py
 
 bench: $(STAMP) ## figures, each beside its rival in the same run where there is one (QUICK=1: less)
 	@set -e; for script in bench/[a-z]*.py; do \

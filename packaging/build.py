@@ -7,7 +7,6 @@ dependencies. The same commit and the same wheels give the same bytes: times com
 SOURCE_DATE_EPOCH (the last commit's time unless set), owners are root, order is sorted.
 Only the download asks the network, and only for wheels that `--cache` lacks.
 """
-# ruff: noqa: INP001, T201
 
 import argparse
 import gzip

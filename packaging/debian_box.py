@@ -3,7 +3,6 @@
 Fetched once by debootstrap from where this machine gets its Debian, copied for every trial. It has
 its own processes, mounts, and a network with nothing but loopback: what asks the network fails.
 """
-# ruff: noqa: INP001, S108, S607, TID251
 
 import shutil
 import subprocess

@@ -5,7 +5,6 @@
 Simulated meters, control and north run inside as the units say. Every step prints what it showed;
 the first that fails ends the trial with exit code 1.
 """
-# ruff: noqa: INP001, T201, TID251
 
 import json
 import os

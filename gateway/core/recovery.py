@@ -1,7 +1,8 @@
 """RECOVERY: the site after a restore, until a manager has reconciled it (domain.md section 6).
 
 In RECOVERY no supply is cut for lack of credit: a recharge of the time that the backup does not
-know may be missing. Everything else goes on. It ends by a manager's word only.
+know may be missing. Nor is an output closed by itself that is open at its first reading: who opened
+it may be lost too. Everything else goes on. It ends by a manager's word only.
 """
 
 from dataclasses import dataclass

@@ -53,6 +53,7 @@ class Supply:
         self.observed: Observation | None = None
         self.opened_energy_wh: int | None = None
         self._disturbed = True  # nothing seen yet: an open output may be a restart's
+        self._unaccounted = False  # the ledger is an older one: who opened the output is lost
         self._accepted_ns: int | None = None  # a person answers for closing what somebody opened
 
     # -- what is intended ------------------------------------------------------------------
@@ -141,6 +142,13 @@ class Supply:
         """The meter restarted or was out of reach: an open output now is no act of a person."""
         self._disturbed = True
 
+    def unaccounted(self) -> None:
+        """The ledger is an older one: an output found open may be a person's act, not a restart's.
+
+        Nothing once the output was seen.
+        """
+        self._unaccounted = self.observed is None
+
     def observe(self, seen: Observation) -> list[Order]:
         """Take in a good reading and judge the command under way and the state at rest."""
         self.observed = seen
@@ -152,7 +160,7 @@ class Supply:
         if self.command is None:
             orders += self._watch(seen)
         if seen.output_closed:
-            self._disturbed = False
+            self._disturbed = self._unaccounted = False
             self._accepted_ns = None
         return orders
 
@@ -425,7 +433,7 @@ class Supply:
             self.enforced
             and self.intended_closed
             and seen.output_closed is False
-            and not self._disturbed
+            and (self._unaccounted or not self._disturbed)
         )
         if differs:
             orders += self._raise(

@@ -94,6 +94,18 @@ async def test_a_request_is_executed_once_however_often_it_is_seen(
     assert read_balance(site.file.connection, "wallet:flat-1") == RICH + RUPEE
 
 
+async def test_a_request_under_way_is_no_idleness(site: ControlSite, office: Office) -> None:
+    """What a reload goes by: it must not build other points while one of these changes."""
+    await begin(site)
+    inlet = inlet_of(site)
+    assert inlet.is_idle
+    office.recharge("one")
+    inlet.look()
+    assert not inlet.is_idle
+    await settle(inlet)
+    assert inlet.is_idle
+
+
 async def test_a_backlog_holds_back_a_cut_for_credit(site: ControlSite, office: Office) -> None:
     """A recharge may stand behind the window: nobody is cut before all was seen, for 10 s."""
     await begin(site)

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.errors import MeterTimeoutError
 from gateway.core.masscut import MassCutLimits
 from gateway.core.recovery import KnownHead, RecoveryReason
-from gateway.core.requests import Disconnect, Recharge, ReleaseRecovery, ReverseTransaction, Role
+from gateway.core.requests import (
+    Disconnect,
+    Recharge,
+    Reconnect,
+    ReleaseRecovery,
+    ReverseTransaction,
+    Role,
+)
+from gateway.core.switching import Alarm
 from gateway.store.commands import commands_of, find_outcome
 from gateway.store.recovery import (
     enter_recovery,
@@ -90,6 +99,30 @@ async def test_a_cut_by_hand_goes_on(site: ControlSite) -> None:
     await recovered(site)
     await site.do(Disconnect("flat-1", "works on the riser"))
     assert site.engine.commands[0].close is False
+
+
+async def test_an_output_that_an_older_ledger_knows_nothing_of_is_not_closed(
+    site: ControlSite,
+) -> None:
+    """It may have been opened by hand for works, on record in what is lost: a person closes it."""
+    remember(site, KNOWN)
+    site.restart()
+    site.engine.gate.chain_verified = True
+    site.engine.on_failure(0, MeterTimeoutError("not reached at the start"))
+    site.read(1_000, closed=False)
+    site.sweeper.judge()
+    site.clock.pass_s(120)
+    site.read(1_000, closed=False)
+    await site.sweeper.sweep()
+    assert not site.engine.commands
+    assert site.engine.points[0].supply.alarms == {Alarm.OUTPUT_DIFFERS}
+    await site.do(ReleaseRecovery("compared"), key="release")
+    site.restart()
+    site.engine.gate.chain_verified = True
+    site.read(1_000, closed=False)
+    assert not site.engine.commands
+    await site.do(Reconnect("flat-1"))
+    assert site.engine.commands[0].close is True
 
 
 async def test_recovery_outlives_a_restart_and_the_same_loss_is_not_told_twice(

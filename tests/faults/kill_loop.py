@@ -85,7 +85,7 @@ def run_kills(
     report = KillReport(seed)
     began_s = time.monotonic()
     for block, first in enumerate(range(0, count, BLOCK_KILLS)):
-        place = directory / f"kills-{seed}-{block}"
+        place = directory / f"{seed}-{block}"
         place.mkdir(parents=True)
         site = Gateway(
             place,

@@ -4,10 +4,10 @@ closed ── open() ──> watched ── witnesses, silence or time ──> b
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from gateway.app.commission.findings import Check, Finding, failed, not_done, ok, warning
 from gateway.app.config import MeterConfig
@@ -16,6 +16,8 @@ from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
 from gateway.core.proof import DEAD_V, LOAD_PROOF_W, Observation, OpeningProof, Witness
 from gateway.core.reading import Lane, Reading
 from gateway.south.meter import MeterClient
+
+T = TypeVar("T")
 
 NS: Final = 1_000_000_000
 LOOK_EVERY_S: Final = 0.3
@@ -124,7 +126,7 @@ async def prove_switching(
             await _watch(client, watched, clock)
     finally:
         # Also after Ctrl-C: a customer's supply is never left open.
-        back = await _bring_back(client, switcher, watched, clock)
+        back = await _to_the_end(_bring_back(client, switcher, watched, clock))
     return [*_opening(meter, watched, switcher), *_closing(watched, back)]
 
 
@@ -182,6 +184,19 @@ async def _bring_back(
             is_first, start_ns = False, clock.mono_ns()
         await clock.sleep(LOOK_EVERY_S)
     return None
+
+
+async def _to_the_end(work: Coroutine[None, None, T]) -> T:
+    """Await it to its end, also when the caller is cancelled meanwhile (which is raised then)."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
 
 
 async def _is_closed(client: MeterClient, watched: Watched) -> bool:
@@ -357,7 +372,7 @@ async def fix_output(
             done.append(f"{what} of output {channel.label}: {now} -> {value}")
     finally:
         if before.is_closed:
-            await _undo_opening(client, switcher, done)
+            await _to_the_end(_undo_opening(client, switcher, done))
 
 
 async def _undo_opening(client: MeterClient, switcher: Switcher, done: list[str]) -> None:

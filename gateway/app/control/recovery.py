@@ -1,4 +1,8 @@
-"""Control's side of RECOVERY: found at the start, entered when north knows more, released."""
+"""Control's side of RECOVERY: found at the start, entered when north knows more, released.
+
+An output that is open at its first reading, with no reason on file, is not closed as after a
+meter's restart: the word of whoever opened it, perhaps to work there, may be what is lost.
+"""
 
 from typing import Protocol
 
@@ -112,6 +116,8 @@ class RecoveryWatch:
 
     def _tell(self, standing: Recovery) -> None:
         self._desk.engine.gate.recovery = standing
+        for point in self._desk.engine.points:
+            point.supply.unaccounted()
         log.error("recovery.stands", reason=standing.reason, since_utc_ms=standing.since_utc_ms)
         self._events.event(
             "RECOVERY_ENTERED",
