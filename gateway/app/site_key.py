@@ -71,18 +71,26 @@ def load_site_key(control_dir: Path) -> SiteKey:
     try:
         credential = credential_file(CREDENTIAL)
         path = credential or path
-        if path is not credential:
-            if not path.exists():
-                _make(path)
-            if path.stat().st_mode & 0o077:
-                raise ConfigurationError(
-                    (f"{path}: others may read the site's key: chmod 600 {path}",)
-                )
-        key = SiteKey(path.read_bytes(), path)
+        if credential is None and not path.exists():
+            _make(path)
+        key = SiteKey(path.read_bytes(), path) if credential else read_site_key(path)
         _publish(control_dir / PUBLIC_NAME, key.public_key())
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}") from error
     return key
+
+
+def read_site_key(path: Path) -> SiteKey:
+    """The key in a file that its owner alone may read; makes nothing.
+
+    Raises ConfigurationError (readable by others) and StoreError.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigurationError((f"{path}: others may read the site's key: chmod 600 {path}",))
+        return SiteKey(path.read_bytes(), path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def credential_file(name: str) -> Path | None:

@@ -301,6 +301,9 @@ class Supply:
 
         self.opened_ns = mono("opened_utc_ms")
         self.confirmed_ns = mono("confirmed_utc_ms")
+        if self.confirmed_ns is not None and cast("int", state["confirmed_utc_ms"]) > utc_ms:
+            # The clock is behind: how long ago that person stood there is not known.
+            self.confirmed_ns = None
         self.opened_energy_wh = cast("int | None", state["opened_energy_wh"])
         fault = cast("str | None", state["fault"])
         self.fault = Fault(fault) if fault else None

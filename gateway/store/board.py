@@ -52,7 +52,9 @@ class BoardWriter:
                 self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE
             )
             try:
-                os.write(descriptor, body)
+                view = memoryview(body)
+                while view:
+                    view = view[os.write(descriptor, view) :]
             finally:
                 os.close(descriptor)
             self._temporary.replace(self._path)
@@ -70,12 +72,19 @@ def read_board(directory: Path) -> Board:
         with path.open("rb") as file:
             body = orjson.loads(file.read(_MAX_BYTES))
         found, utc_ms = body["figures"], int(body["utc_ms"])
-        figures = {name: _value(name, value) for name, value in found.items()}
+        figures = {name: _known(name, value) for name, value in found.items()}
     except FileNotFoundError as error:
         raise StoreAwayError(f"{path} does not exist: control is not running") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreAwayError(f"{path} cannot be read: {error}") from error
     return Board(utc_ms, {name: value for name, value in figures.items() if value is not None})
+
+
+def _known(name: str, value: object) -> Value | None:
+    try:
+        return _value(name, value)
+    except (ValueError, TypeError):
+        return None
 
 
 def _value(name: str, value: object) -> Value | None:

@@ -43,7 +43,8 @@ class StrictNorth:
         if method == "GET":
             supply = {"control_state": self.state, "block_reasons": sorted(self.reasons)}
             state = "verified" if self.state == "connected" else "queued"
-            return 200, {"commissioned": True, "supply": supply, "id": "c", "state": state}
+            told = {"id": "c", "state": state, "verified_by": ["output"]}
+            return 200, {"commissioned": True, "supply": supply, **told}
         action = body["action"]
         if action == "disconnect":
             time.sleep(self.arrives_late_s)
@@ -88,7 +89,7 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server  # type: ignore[assignment]
+    server: _Server
 
     def address_string(self) -> str:
         return "unix"

@@ -14,7 +14,8 @@ from gateway.sim.registers import OUTPUTS
 from tests.app.commission_site import LOAD_W, CommissionSite, commission_site
 
 Plant = Callable[[CommissionSite, str], Awaitable[None]]
-OUTPUT_MODE, REMOTE_TIMEOUT, INPUT_USE, PRIMARY_A = 51712, 51718, 50025, 50011
+OUTPUT_MODE, REMOTE_TIMEOUT, INPUT_USE = 51712, 51718, 50025
+PRIMARY_A, SECONDARY_A = 50011, 50013
 
 
 def fault(kind: str, amount: float | None = None) -> Plant:
@@ -45,6 +46,7 @@ MISTAKES: list[tuple[str, Plant, set[Check], str]] = [
     ("reversed", fault("ct_reversed", 2), {Check.CT_REVERSED, Check.REFERENCE}, "L2 -"),
     ("all reversed", fault("ct_reversed", 0), {Check.CT_REVERSED, Check.REFERENCE}, "export"),
     ("ratio built in", fault("ct_ratio", 10), {Check.REFERENCE}, "ten times too much"),
+    ("no ratio", setting(SECONDARY_A, 0), {Check.CT_RATIO}, "set to 100/0"),
     ("ratio set", setting(PRIMARY_A, 200), {Check.CT_RATIO}, "counts 2 times what flows"),
     (
         "currents exchanged",

@@ -12,9 +12,11 @@ import pytest
 
 from gateway.app.cli import app, run
 from gateway.app.clock import SystemClock
+from gateway.app.commission.report import meter_report, signer_of, write_report
+from gateway.app.commission.run import Examined
 from gateway.app.commission.switchers import choose_switcher
 from gateway.app.paths import paths_of
-from gateway.app.site_key import load_site_key
+from gateway.app.site_key import PUBLIC_NAME, load_site_key
 from gateway.core.errors import RefusedError
 from gateway.sim.faults import fault_named
 from gateway.store.live import LiveTableWriter
@@ -96,6 +98,77 @@ async def test_a_healthy_meter_gets_a_signed_report(site: CommissionSite, comman
     assert (unnamed.status, "site-key.pub" in unnamed.err) == (0, True)
 
 
+def sign(site: CommissionSite, meter: int, **changed: object) -> Path:
+    """A report of a meter as the site's key would sign it; its path."""
+    config = site.config
+    examined = Examined(None, (), (), {})
+    document = meter_report(config, config.meters[meter], examined, by="x", at="2026-01-01")
+    signer, problem = signer_of(paths_of(config).control_dir)
+    directory = site.path.parent / "commissioning"
+    assert problem == ""
+    name = config.meters[meter].meter_id
+    return write_report(directory, name, document | changed, "", signer)
+
+
+async def test_what_a_signature_proves(site: CommissionSite, command: Command) -> None:
+    """Whose report it is stands in it; another's, an old one's and one of no known key count for
+    nothing in the site's report."""
+    config, control = str(site.path), paths_of(site.config).control_dir
+    first, second, third = (sign(site, meter) for meter in range(3))
+    assert "3 of 3" in (await command("meter", "commission-report", "-c", config)).out
+    # Another meter's report under this one's name; one from before the meter was exchanged; one
+    # whose names stand twice.
+    first.write_text(second.read_text())
+    sign(site, 1, configured={"serial_number": "of the old one"})
+    twice = third.read_text().replace('"by": "x"', '"by": "somebody", "by": "x"')
+    third.write_text(twice)
+    replayed = await command("meter", "verify-report", str(first), "-c", config)
+    assert (replayed.status, site.config.meters[1].meter_id in replayed.out) == (0, True)
+    doubled = await command("meter", "verify-report", str(third), "-c", config)
+    assert (doubled.status, "stands twice" in doubled.err) == (1, True)
+    told = await command("meter", "commission-report", "-c", config)
+    for words in ("0 of 3", "report of another meter", "configuration changed", "unreadable"):
+        assert words in told.out, words
+    # Whoever cannot read the site's key cannot say that it was the site who signed.
+    for meter in range(3):
+        sign(site, meter)
+    (control / PUBLIC_NAME).unlink()
+    told = await command("meter", "commission-report", "-c", config)
+    assert ("0 of 3" in told.out, "not compared" in told.out) == (True, True)
+    away = await command("meter", "verify-report", str(first), "-c", config)
+    assert (away.status, "not compared" in away.err) == (1, True)
+
+
+async def test_reports_change_nothing_in_controls_directory(
+    site: CommissionSite, command: Command
+) -> None:
+    """An old key file beside the key that control has from systemd: its public key stays, and
+    nothing is signed with the old one."""
+    control = paths_of(site.config).control_dir
+    (control / PUBLIC_NAME).write_text("ab" * 32 + "\n")
+    ended = await command("meter", "commission-report", "-c", str(site.path))
+    assert "control has another one" in ended.err
+    assert (control / PUBLIC_NAME).read_text() == "ab" * 32 + "\n"
+
+
+async def test_reports_that_cannot_be_written_are_told_before_anything(
+    site: CommissionSite, command: Command
+) -> None:
+    """Nobody's supply is taken away for a report that has no place; links are not followed."""
+    (site.path.parent / "file").write_text("x")
+    words = ("meter", "commission", site.config.meters[0].meter_id, "--with-load", "--yes")
+    ended = await command(*words, "--out", str(site.path.parent / "file"), "-c", str(site.path))
+    assert (ended.status, ended.err.startswith("REPORT_FILE")) == (1, True)
+    assert site.customer(0).port.answered == 0
+    stranger = site.path.parent / "stranger"
+    stranger.write_text("precious")
+    (site.path.parent / "commissioning").mkdir()
+    name = f".{site.config.meters[0].meter_id}.json.new"
+    (site.path.parent / "commissioning" / name).symlink_to(stranger)
+    sign(site, 0)
+    assert stranger.read_text() == "precious"
+
+
 @pytest.mark.slow
 async def test_all_meters_go_on_where_they_stopped(site: CommissionSite, command: Command) -> None:
     """`--all` leaves out who has a good report; the site's report counts and is signed itself."""
@@ -164,7 +237,9 @@ async def test_without_key_or_gateway_it_is_said_plainly(
         (("flat-1", "--all"), "give the meter's id, or --all"),
         (("shop-1", "--accept", "CT_RATIO"), "say why with --reason"),
         (("shop-1", "--accept", "IDENTITY", "--reason", "x"), "IDENTITY cannot be accepted"),
+        (("shop-1", "--accept", "SWITCH_CLOSE", "--reason", "x"), "SWITCH_CLOSE cannot be accept"),
         (("shop-1", "--reference-w", "1"), "20"),
+        (("--all", "--key", "k"), "one key is for one meter"),
     ],
 )
 async def test_wrong_use_is_told(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app.cli import app, run
 from gateway.app.clock import SystemClock
 from gateway.app.commission.findings import NEVER_ACCEPTED, Check, Result
 from gateway.app.commission.run import Examined, Wishes, examine
@@ -127,6 +128,28 @@ async def test_nobody_elses_reason_is_taken_back(tmp_path: Path) -> None:
         assert (north.asked, north.reasons) == ([], {"MANUAL"})
     result, text = finding(examined, Check.SWITCH_OPEN)
     assert (result, "blocked already: MANUAL" in text) == (Result.FAILED, True)
+
+
+async def test_a_reconnection_that_only_waits_for_a_person_is_confirmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The proof was killed after its reason was taken back: `meter switch ID on` goes on there."""
+    async with commission_site(tmp_path, meters=1) as site:
+        name, meter = site.config.meters[0].meter_id, site.customer(0).meter
+        meter.switch(site.site.now_s(), OUTPUTS[0], on=False)
+        words = ["meter", "switch", name, "on", "-c", str(site.path)]
+
+        def switch() -> object:
+            with pytest.raises(SystemExit) as ended:
+                run(lambda: app(words))
+            return ended.value.code
+
+        with serving(StrictNorth(site, state="ready_for_reconnection")) as north:
+            assert await asyncio.to_thread(switch) == 0, capsys.readouterr().err
+            await asyncio.sleep(0.2)
+            assert is_closed(site)
+            assert await asyncio.to_thread(switch) == 1  # connected: there is nothing to do
+        assert north.asked == ["reconnect", "confirm_reconnect", "reconnect"]
 
 
 async def test_a_timer_that_would_open_the_supply_again_prevents_the_proof(tmp_path: Path) -> None:

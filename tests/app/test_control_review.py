@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -384,3 +385,25 @@ async def test_a_version_and_an_account_under_it_do_not_miss_one_another(
     )
     site.restart()
     assert len(site.engine.points) == 2
+
+
+async def test_a_customer_whose_meter_left_the_file_is_named_and_charged_when_it_is_back(
+    site: ControlSite,
+) -> None:
+    """A start without the meter's line goes on for the others; every Wh is charged once."""
+    await begin(site)
+    site.clock.pass_s(60)
+    site.read(1_100)
+    await site.sweeper.sweep()
+    whole = site.config
+    site.config = replace(whole, meters=whole.meters[1:])
+    site.restart()
+    without = site.found.unmetered
+    await site.sweeper.sweep()
+    site.clock.pass_s(600)
+    site.config = whole
+    site.restart()
+    assert (without, site.found.unmetered) == (("flat-1",), ())
+    site.sweeper.judge()
+    site.read(1_300)
+    assert site.engine.points[0].available_nano == RICH - 300 * PRICE_NANO

@@ -91,6 +91,8 @@ def test_each_process_follows_what_concerns_it(tmp_path: Path) -> None:
     assert fresh.supply.retries == 5
     with pytest.raises(ConfigurationError, match=r"north\.http\.listen"):
         read_again(running, NORTH)
+    written(tmp_path, BASE + "backup: {keep: 3}\n")
+    assert read_again(running, CONTROL)[1] == read_again(running, NORTH)[1] == ()
     written(tmp_path, BASE.replace("flat-2", "flat-3"))
     assert len(read_again(running, CONTROL)[1]) == len(read_again(running, NORTH)[1]) == 2
 

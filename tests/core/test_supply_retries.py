@@ -231,3 +231,15 @@ def test_a_word_for_an_opened_output_lapses() -> None:
     assert supply.accept_open_output(6 * NS)
     supply.observe(seen(600, closed=False, amps=0.0))
     assert supply.wants(600 * NS) is None
+
+
+def test_a_confirmation_lapses_over_a_start_with_a_clock_that_is_behind() -> None:
+    """Nobody knows how long ago that person stood there: asked again, never closed by itself."""
+    kept = confirmed().snapshot(61 * NS, 50_000_000)
+    again = Supply(ARM)
+    again.enforced = True
+    again.restore(kept, now_ns=0, utc_ms=1_000)
+    again.observe(seen(1, closed=False, amps=0.0))
+    again.observe(seen(62, closed=False, amps=0.0))
+    assert again.wants(62 * NS) is None
+    assert again.state(62 * NS) is ControlState.READY_FOR_RECONNECTION

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,22 +90,40 @@ async def test_nothing_is_said_in_clear(tls_site: Served) -> None:
 
 
 async def test_old_tls_is_refused(tls_site: Served) -> None:
-    """Below 1.2 there is no connection."""
+    """Below 1.2 there is no connection, although the client could: another server takes it."""
     context = trusting(tls_site)
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        # Without this the client itself would refuse, whatever the server does.
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    host, port = "127.0.0.1", int(tls_site.url.rsplit(":", 1)[1])
 
-    def connect() -> None:
+    def connect(port: int) -> str | None:
         with (
-            socket.create_connection((host, port), timeout=5) as plain,
-            context.wrap_socket(plain, server_hostname=host),
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
         ):
-            pass
+            return encrypted.version()
 
     with pytest.raises((ssl.SSLError, ConnectionError)):
-        await asyncio.to_thread(connect)
+        await asyncio.to_thread(connect, int(tls_site.url.rsplit(":", 1)[1]))
+    async with lenient_server(tls_site.context.settings.listen[0]) as port:
+        assert await asyncio.to_thread(connect, port) == "TLSv1.1"
+
+
+@asynccontextmanager
+async def lenient_server(listen: Listen) -> AsyncIterator[int]:
+    """The port of a server with the same certificate that takes TLS 1.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    assert listen.certificate_path is not None
+    context.load_cert_chain(listen.certificate_path, listen.key_path)
+    server = await asyncio.start_server(lambda _, w: w.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])
 
 
 async def test_a_wrong_key_is_named_at_the_start(

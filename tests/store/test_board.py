@@ -32,7 +32,8 @@ def test_figures_come_back_as_they_were_shown(tmp_path: Path) -> None:
 def test_a_newer_writers_figures_are_left_out(tmp_path: Path) -> None:
     """An unknown name or shape costs that figure alone."""
     (tmp_path / BOARD_NAME).write_text(
-        '{"utc_ms": 1, "figures": {"later": 1, "polls_total": {"x": 1}, "ledger_queue": 3}}'
+        '{"utc_ms": 1, "figures": {"later": 1, "polls_total": {"x": 1}, "ledger_queue": 3,'
+        '"sweep_seconds": {"counts": [1, 2], "total_s": 3}, "meters": {"good": [1]}}}'
     )
     assert read_board(tmp_path).figures == {"ledger_queue": 3.0}
 

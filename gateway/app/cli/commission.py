@@ -86,6 +86,8 @@ def commission(
     from gateway.app.commission.run import Wishes
     from gateway.app.config import load_config
 
+    if every and key is not None:
+        raise typer.BadParameter("one key is for one meter", param_hint="--key")
     found = load_config(config)
     meters = _chosen(found, meter, every=every)
     session = _Session(found, out, by, check_only=check_only)
@@ -151,7 +153,7 @@ class _Session:
         self, config: "Config", out: Path | None, by: str | None, *, check_only: bool
     ) -> None:
         from gateway.app.cli.serve import clock_of_environment
-        from gateway.app.commission.report import signer_of
+        from gateway.app.commission.report import require_directory, signer_of
         from gateway.app.paths import paths_of
 
         self.config = config
@@ -159,6 +161,8 @@ class _Session:
         self._by = _plain(by or _login())
         self.clock: SystemClock = clock_of_environment()
         self._check_only = check_only
+        # Not after somebody's supply was taken away for it.
+        require_directory(self.directory)
         self._signer: Signer | None
         self._signer, self._unsigned = signer_of(paths_of(config).control_dir)
 
@@ -315,27 +319,31 @@ def verify_report(
     as_json: JsonOption = False,
 ) -> None:
     """Check a report's signature: exit 0, or 1 where it was changed or another key signed it."""
-    from gateway.app.commission.report import read_report, site_public_key, verify
+    from gateway.app.commission.report import read_report, verify, verify_here
     from gateway.app.config import load_config
-    from gateway.app.paths import paths_of
 
     document, signature = read_report(file)
-    wanted = public_key
-    if wanted is None and config is not None:
-        wanted = site_public_key(paths_of(load_config(config)).control_dir)
-    checked = verify(document, signature, wanted)
+    if public_key is None and config is not None:
+        checked = verify_here(load_config(config), document, signature)
+    else:
+        wanted = None if public_key is None else public_key.strip().lower()
+        checked = verify(document, signature, wanted)
+    told = {name: document.get(name) for name in ("site", "meter", "at", "verdict")}
     if as_json:
         show_json(
             {
                 "valid": checked.is_valid,
                 "public_key": checked.public_key,
-                "compared": wanted is not None,
+                "compared": public_key is not None or config is not None,
                 "problem": checked.problem or None,
+                **told,
             }
         )
     elif checked.is_valid:
-        typer.echo(f"{file}: signed by {checked.public_key}, unchanged")
-        if wanted is None:
+        # A file's name proves nothing: whose report it is stands inside.
+        whose = ", ".join(_plain(str(value)) for value in told.values() if value is not None)
+        typer.echo(f"{file}: {whose}: signed by {checked.public_key}, unchanged")
+        if public_key is None and config is None:
             complain("compare that key with the site's site-key.pub, or give --config")
     if not checked.is_valid:
         complain(f"{file}: {checked.problem}")

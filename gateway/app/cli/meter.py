@@ -31,6 +31,7 @@ FOLLOW_OFF_S: Final = 45
 FOLLOW_ON_S: Final = 90
 LOOK_EVERY_S: Final = 0.2
 NS_PER_S: Final = 1_000_000_000
+READY: Final = "ready_for_reconnection"
 ENDED: Final = ("verified", "failed", "expired")
 
 
@@ -101,16 +102,22 @@ def switch(
     `off` stands until `on`; `on` clears it, waits for the minimum off time and confirms the
     reconnection where nothing else blocks.
     """
+    from gateway.core.errors import RefusedError
+
     if state not in ("on", "off"):
         raise typer.BadParameter("give on or off", param_hint="STATE")
     action = "disconnect" if state == "off" else "reconnect"
     with local_client(config) as north:
-        command = north.call(
-            "POST",
-            f"/meters/{meter}/commands",
-            {"action": action, "reason": reason},
-            key_or_new(key),
-        )
+        path, body = f"/meters/{meter}/commands", {"action": action, "reason": reason}
+        try:
+            command = north.call("POST", path, body, key_or_new(key))
+        except RefusedError as error:
+            supply = north.call("GET", f"/meters/{meter}").get("supply") or {}
+            is_ready = cast("dict[str, object]", supply).get("control_state") == READY
+            if state == "off" or error.refusal_code != "NOT_DISCONNECTED" or not is_ready:
+                raise
+            # Its reason was taken back before: what is left is that a person confirms.
+            command = north.call("POST", path, {"action": "confirm_reconnect"}, key_or_new(None))
         command = follow(north, meter, command, on=state == "on")
     if as_json:
         show_json(command)
@@ -217,7 +224,7 @@ def follow(
         supply = cast(
             "dict[str, object]", north.call("GET", f"/meters/{meter}").get("supply") or {}
         )
-        if on and not confirmed and supply.get("control_state") == "ready_for_reconnection":
+        if on and not confirmed and supply.get("control_state") == READY:
             confirmed = True
             body = {"action": "confirm_reconnect"}
             command = north.call("POST", f"/meters/{meter}/commands", body, key_or_new(None))

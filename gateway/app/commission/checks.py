@@ -86,6 +86,11 @@ def check_ratio(meter: MeterConfig, seen: Survey) -> Iterator[Finding]:
         )
         return
     set_to, wanted = f"{primary}/{secondary}", meter.settings.ct_ratio
+    if not primary or not secondary:
+        yield failed(
+            Check.CT_RATIO, f"the meter is set to {set_to}", "set the plate's ratio at the meter"
+        )
+        return
     if wanted is None:
         yield warning(
             Check.CT_RATIO,

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
@@ -13,16 +13,21 @@ from gateway.app.commission.findings import Check, Result
 from gateway.app.commission.run import ACCEPTED, PASSED, Examined
 from gateway.app.commission.survey import Survey
 from gateway.app.config import Config, MeterConfig
-from gateway.app.site_key import KEY_NAME, PUBLIC_NAME, load_site_key, signature_fits
+from gateway.app.paths import paths_of
+from gateway.app.site_key import KEY_NAME, PUBLIC_NAME, read_site_key, signature_fits
 from gateway.core.errors import GatewayError, RefusedError
 from gateway.core.ledger import canonical_json
 from gateway.core.signing import Signer
+from gateway.store.db import sync_directory
 
 FORMAT: Final = "prepaid-gateway commissioning 1"
 SITE_FORMAT: Final = "prepaid-gateway site commissioning 1"
 ALGORITHM: Final = "Ed25519"
 # No meter can be called so: ids are of small letters, digits and hyphens.
 SITE_NAME: Final = "_site"
+UNSIGNED: Final = "the report is not signed"
+KEY_AWAY: Final = f"not compared with this site's key: {PUBLIC_NAME} cannot be read"
+OUTDATED: Final = "the configuration changed since"
 NO_REPORT: Final = "no report"
 GOOD_VERDICTS: Final = frozenset({PASSED, ACCEPTED})
 MAX_BYTES: Final = 4_000_000
@@ -51,14 +56,13 @@ def meter_report(
     config: Config, meter: MeterConfig, examined: Examined, *, by: str, at: str
 ) -> dict[str, object]:
     """A meter's report as plain JSON values. `at` is RFC 3339."""
-    settings = meter.settings
     document: dict[str, object] = {
         "format": FORMAT,
         "site": config.site.id,
         "site_name": config.site.name,
         "meter": meter.meter_id,
         "service_point": meter.service_point_id,
-        "address": f"{meter.host}:{settings.port} unit {settings.unit}",
+        "address": _address(meter),
         "at": at,
         "by": by,
         "verdict": examined.verdict,
@@ -67,21 +71,30 @@ def meter_report(
             {"check": code, "reason": why} for code, why in sorted(examined.accepted.items())
         ],
         "fixed": list(examined.fixed),
-        "configured": {
-            "serial_number": meter.serial_number,
-            "ct_ratio": settings.ct_ratio,
-            "p_max_w": settings.p_max_w,
-            "output": settings.output,
-            "output_on": settings.output_on,
-            "contactor": settings.contactor,
-            "feedback": settings.feedback,
-            "fail_safe": settings.fail_safe,
-            "sources": [settings.t1_source, settings.t2_source],
-        },
+        "configured": _configured(meter),
     }
     if examined.seen is not None:
         document["found"] = _found(examined.seen)
     return document
+
+
+def _address(meter: MeterConfig) -> str:
+    return f"{meter.host}:{meter.settings.port} unit {meter.settings.unit}"
+
+
+def _configured(meter: MeterConfig) -> dict[str, object]:
+    settings = meter.settings
+    return {
+        "serial_number": meter.serial_number,
+        "ct_ratio": settings.ct_ratio,
+        "p_max_w": settings.p_max_w,
+        "output": settings.output,
+        "output_on": settings.output_on,
+        "contactor": settings.contactor,
+        "feedback": settings.feedback,
+        "fail_safe": settings.fail_safe,
+        "sources": [settings.t1_source, settings.t2_source],
+    }
 
 
 def _found(seen: Survey) -> dict[str, object]:
@@ -114,7 +127,7 @@ def _rounded(value: float) -> float | None:
 def signer_of(control_dir: Path) -> tuple[Signer | None, str]:
     """The site's key where this user may read it, else why not.
 
-    Never makes a key: one that another user owns would lock control out of its own.
+    Never makes a file: one that another user owns would lock control out of its own.
     """
     path = control_dir / KEY_NAME
     try:
@@ -126,9 +139,13 @@ def signer_of(control_dir: Path) -> tuple[Signer | None, str]:
     if not os.access(path, os.R_OK):
         return None, f"this user may not read {path}"
     try:
-        return load_site_key(control_dir), ""
+        key = read_site_key(path)
+        is_in_use = key.public_key().hex() == site_public_key(control_dir)
     except GatewayError as error:
         return None, str(error)
+    if not is_in_use:
+        return None, f"{path} is not the key of {PUBLIC_NAME} there: control has another one"
+    return key, ""
 
 
 def write_report(
@@ -147,8 +164,8 @@ def write_report(
         }
     signed = {"report": document, "signature": signature}
     path = directory / f"{name}.json"
+    require_directory(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         _replace(path, json.dumps(signed, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         _replace(path.with_suffix(".md"), page)
     except OSError as error:
@@ -156,12 +173,23 @@ def write_report(
     return path
 
 
+def require_directory(directory: Path) -> None:
+    """Make the directory of the reports. Raises RefusedError REPORT_FILE where that fails."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError("REPORT_FILE", f"{directory}: {error.strerror}") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise RefusedError("REPORT_FILE", f"{directory}: this user may not write there")
+
+
 def read_report(path: Path) -> tuple[Document, Mapping[str, object] | None]:
     """Report and signature of a file. Raises RefusedError REPORT_FILE where it is none."""
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
-        signed: Any = json.loads(content) if len(content) <= MAX_BYTES else None
+        is_small = len(content) <= MAX_BYTES
+        signed: Any = json.loads(content, object_pairs_hook=_object) if is_small else None
     except (OSError, ValueError, RecursionError) as error:
         raise RefusedError("REPORT_FILE", f"{path}: {error}") from error
     document, signature = (
@@ -174,12 +202,20 @@ def read_report(path: Path) -> tuple[Document, Mapping[str, object] | None]:
     return document, signature if isinstance(signature, dict) else None
 
 
+def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Of two values under one name a person may read the one, and the signature mean the other."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name stands twice")
+    return made
+
+
 def verify(
     document: Document, signature: Mapping[str, object] | None, site_public_key: str | None
 ) -> Verified:
     """Whether a report is as it was signed, by the site's key where that is known (hex)."""
     if signature is None:
-        return Verified(is_valid=False, public_key="", problem="the report is not signed")
+        return Verified(is_valid=False, public_key="", problem=UNSIGNED)
     public_key = str(signature.get("public_key"))
     try:
         key, value = bytes.fromhex(public_key), bytes.fromhex(str(signature.get("value")))
@@ -199,6 +235,19 @@ def verify(
             is_valid=False, public_key=public_key, problem="signed by another key than this site's"
         )
     return Verified(is_valid=True, public_key=public_key)
+
+
+def verify_here(
+    config: Config, document: Document, signature: Mapping[str, object] | None
+) -> Verified:
+    """As `verify`, against this site's key; never valid where that cannot be read."""
+    wanted = site_public_key(paths_of(config).control_dir)
+    checked = verify(document, signature, wanted)
+    return (
+        replace(checked, is_valid=False, problem=KEY_AWAY)
+        if (checked.is_valid and wanted is None)
+        else checked
+    )
 
 
 def site_public_key(control_dir: Path) -> str | None:
@@ -272,12 +321,16 @@ def site_row(config: Config, directory: Path, meter: MeterConfig) -> SiteRow:
         return SiteRow(meter.meter_id)
     try:
         document, signature = read_report(path)
-        checked = verify(document, signature, site_public_key(config.state_dir / "control"))
+        checked = verify_here(config, document, signature)
         if (document["site"], document["meter"]) != (config.site.id, meter.meter_id):
             return SiteRow(meter.meter_id, verdict="report of another meter")
+        is_current = (document["address"], document["configured"]) == (
+            _address(meter),
+            _configured(meter),
+        )
         return SiteRow(
             meter=meter.meter_id,
-            verdict=str(document["verdict"]),
+            verdict=str(document["verdict"]) if is_current else OUTDATED,
             at=str(document["at"]),
             by=str(document["by"]),
             is_signed=checked.is_valid,
@@ -289,10 +342,14 @@ def site_row(config: Config, directory: Path, meter: MeterConfig) -> SiteRow:
 
 
 def is_done(config: Config, directory: Path, meter: MeterConfig, *, with_load: bool) -> bool:
-    """Whether a good report of a meter is there already, with a switch proof where asked."""
+    """Whether a good report of a meter is there already, with a switch proof where asked.
+
+    A report that nobody could sign counts, one with a signature that does not fit does not.
+    """
     row = site_row(config, directory, meter)
     proved = not any(point.startswith(Check.SWITCH_OPEN) for point in row.open_points)
-    return row.verdict in GOOD_VERDICTS and (proved or not with_load)
+    is_own = row.is_signed or row.problem in {UNSIGNED, KEY_AWAY}
+    return row.verdict in GOOD_VERDICTS and is_own and (proved or not with_load)
 
 
 def utc_text(utc_ms: int) -> str:
@@ -307,5 +364,11 @@ def rows_of(document: Document, key: str) -> Sequence[Mapping[str, object]]:
 
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    # "x": a link that somebody puts there is not written through.
+    with temporary.open("x", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     temporary.replace(path)
+    sync_directory(path.parent)

@@ -47,7 +47,10 @@ BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a start found: points by meter index, tariffs, unfinished commands, cursor, site."""
+    """What a start found: points by meter index, tariffs, unfinished commands, cursor, site.
+
+    `unmetered` are open accounts at whose points the configuration has no meter.
+    """
 
     points: tuple[Point, ...]
     shelf: TariffShelf
@@ -57,6 +60,7 @@ class Restored:
     site: Mapping[str, object]
     elapsed_ms: int
     last_utc_ms: int
+    unmetered: tuple[str, ...]
 
 
 def boot_id() -> str:
@@ -160,7 +164,13 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         site=cast("Mapping[str, object]", registers.body.get("site", {})) if registers else {},
         elapsed_ms=max(0, clock.utc_ms() - registers.utc_ms) if registers else 0,
         last_utc_ms=last_utc_ms,
+        unmetered=_unmetered(accounts, config),
     )
+
+
+def _unmetered(accounts: Mapping[str, Account], config: Config) -> tuple[str, ...]:
+    served = {meter.service_point_id for meter in config.meters}
+    return tuple(sorted(accounts[name].account_id for name in accounts.keys() - served))
 
 
 def build_point(meter: MeterConfig, config: Config) -> Point:

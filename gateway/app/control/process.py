@@ -52,6 +52,7 @@ log = structlog.get_logger()
 
 STOP_DEADLINE_S: Final = 4.0
 WATCH_EVERY_S: Final = 0.1
+UNMETERED_SHOWN: Final = 20
 
 
 async def run_control(
@@ -199,6 +200,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     books = Books(opened.writer, found.points, clock, boot_id=opened.boot_id, tallies=tallies)
     books.label_utc_ms = found.last_utc_ms
     display = _display(config, books, opened, clock)
+    _tell_unmetered(found, display)
     engine = Engine(
         found.points,
         PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
@@ -268,6 +270,16 @@ def _display(config: Config, books: Books, opened: _Opened, clock: Clock) -> Dis
     )
     display.restore(cast("dict[str, object]", found.site.get("intervals", {})))
     return display
+
+
+def _tell_unmetered(found: Restored, display: Display) -> None:
+    """A reload refuses to lose a customer's meter; a start goes on for all the others."""
+    if found.unmetered:
+        shown = list(found.unmetered[:UNMETERED_SHOWN])
+        log.error("account.unmetered", accounts=shown, count=len(found.unmetered))
+        display.event(
+            "ACCOUNT_UNMETERED", "site", "critical", accounts=shown, count=len(found.unmetered)
+        )
 
 
 def _gauges(config: Config, engine: Engine, opened: _Opened, clock: Clock) -> Gauges:
