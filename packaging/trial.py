@@ -191,7 +191,7 @@ class Trial:
             opening = f"account open {meter} --tariff home --name Trial --opening-balance {balance}"
             # Until the meters have told their clocks, the clock is not trusted.
             self.box.until(partial(self.box.program, opening), f"account {meter}")
-            self.box.program(f"meter commission {meter}")
+            self.box.program(f"meter commission {meter} --accept UNPROVEN --reason trial")
 
     def cuts_and_restores(self) -> None:
         """Used-up credit opens the supply; a recharge and a confirmation close it."""

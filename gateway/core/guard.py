@@ -211,6 +211,7 @@ class RegisterGuard:
         return {
             "sequence": self._sequence,
             "mono_ns": self._base.mono_ns if self._base else 0,
+            "late_ns": self._base.mono_ns - self._base.asked_ns if self._base else 0,
             "registers_wh": list(self._base.registers_wh) if self._base else None,
             "disturbed": self._disturbed,
             "latch": self._latch.value if self._latch else None,
@@ -226,17 +227,22 @@ class RegisterGuard:
         sequence, saved_mono_ns = state.get("sequence"), state.get("mono_ns")
         held_mono_ns, latch = state.get("held_mono_ns"), state.get("latch")
         registers_wh, held_wh = _registers(state, "registers_wh"), _registers(state, "held_wh")
+        late_ns = state.get("late_ns", 0)  # an older state has none
         if not (
             isinstance(sequence, int)
             and isinstance(saved_mono_ns, int)
             and isinstance(held_mono_ns, int)
+            and isinstance(late_ns, int)
+            and late_ns >= 0
             and latch in (None, VerdictKind.QUARANTINED.value, VerdictKind.HELD.value)
             and (latch is None) == (held_wh is None)
             and (held_wh is None or registers_wh is not None)
         ):
             raise RefusedError("GUARD_STATE", f"saved register state is damaged: {dict(state)}")
         self._sequence = sequence
-        self._base = _Seen(registers_wh, mono_ns, mono_ns) if registers_wh is not None else None
+        self._base = None
+        if registers_wh is not None:
+            self._base = _Seen(registers_wh, mono_ns, mono_ns - late_ns)
         self._disturbed = state.get("disturbed") is True
         self._latch = VerdictKind(latch) if latch is not None else None
         held_ns = held_mono_ns + mono_ns - saved_mono_ns

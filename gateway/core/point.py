@@ -62,8 +62,9 @@ class Step:
 
     `advance_wh` is the settled energy per register. `posting_due` asks for a posting with the next
     commit. `newly_due` says that the credit has just run out, `deferred` that a gap or a fee at the
-    month's close did it, which is no sign of bad data. `predict_s` is when the credit
-    could run out at full power, for a poll in the short lane; `read_again` asks for one at once.
+    month's close did it, which is no sign of bad data. `predict_s` is when the credit could run out
+    at full power, counted from when the registers were asked for, for a poll in the short lane;
+    `read_again` asks for one at once.
     """
 
     settled: bool = False

@@ -278,7 +278,9 @@ class Poller:
             # The loop stood still or the machine slept: back to the grid, not all at once.
             next_ns = self._next_slot_ns(meter, now_ns)
             self.metrics.skipped += self._slot(meter, next_ns) - self._slot(meter, meter.due_ns)
-            self._enter(meter, next_ns)
+            # A credit that may be used up does not wait for the grid.
+            wish_ns = meter.predicted_ns
+            self._enter(meter, next_ns if wish_ns is None else min(next_ns, wish_ns))
             return
         if not meter.client.is_connected and not self._take_connect_place(meter):
             self.metrics.connects_deferred += 1
@@ -287,6 +289,11 @@ class Poller:
             return
         self.metrics.lateness.observe(max(0, late_ns) / NS_PER_S)
         meter.lane = self._lane(meter, now_ns, is_predicted=is_predicted)
+        if meter.lane is Lane.SLOW:
+            # Its turn is over however it ends: a device that refuses one of its registers must
+            # still be read in full.
+            behind = (now_ns - meter.slow_ns) // self._slow_period_ns
+            meter.slow_ns += (behind + 1) * self._slow_period_ns
         meter.is_ahead = is_predicted
         meter.is_polled = True
         meter.predicted_ns = None
@@ -346,9 +353,6 @@ class Poller:
         meter.failures = 0
         if meter.lane is not Lane.SHORT:
             meter.full_ns = meter.start_ns
-        if meter.lane is Lane.SLOW:
-            behind = (meter.start_ns - meter.slow_ns) // self._slow_period_ns
-            meter.slow_ns += (behind + 1) * self._slow_period_ns
 
     def _count_failure(self, meter: _Meter, error: MeterError) -> None:
         failures = self.metrics.failures

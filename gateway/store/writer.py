@@ -264,6 +264,7 @@ class _Job(Generic[T]):
         self._future = future
         self._error: Exception | None = None
         self._started = False
+        self._given_up = False
 
     def run(self, connection: sqlite3.Connection) -> None:
         """Run inside the open transaction; an error undoes this operation only.
@@ -271,9 +272,8 @@ class _Job(Generic[T]):
         Raises sqlite3.Error when the file itself failed, StoreError when the operation ended the
         transaction that it shares.
         """
-        if not self._started and not self._future.set_running_or_notify_cancel():
+        if not self._is_wanted():
             return
-        self._started = True
         connection.execute("SAVEPOINT operation")
         try:
             result = self._operation(connection)
@@ -306,6 +306,13 @@ class _Job(Generic[T]):
 
     def refuse(self, failure: StoreError) -> None:
         """Tell who waits that it is unknown whether the operation is on the disk."""
-        if self._started or self._future.set_running_or_notify_cancel():
+        if self._is_wanted():
             # One of its own for each: a shared exception would gather everybody's traceback.
             self._future.set_exception(type(failure)(str(failure)))
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody still waited when the operation began; a future is asked that once."""
+        if not self._started:
+            self._started = True
+            self._given_up = not self._future.set_running_or_notify_cancel()
+        return not self._given_up

@@ -59,14 +59,16 @@ class CommissionSite:
         with_load: bool = False,
         reference_w: float | None = None,
         fix: bool = False,
+        check_only: bool = True,
         accepted: Mapping[str, str] | None = None,
     ) -> Examined:
-        """Examine a meter, switching directly."""
+        """Examine a meter, switching directly. Enforcing it (not `check_only`) takes a proof."""
         wishes = Wishes(
             serials=serials_of(self.config.meters),
             reference_w=reference_w,
             with_load=with_load,
             fix=fix,
+            check_only=check_only,
             accepted=accepted or {},
         )
         return await examine(meter, SystemClock(), wishes, directly)

@@ -299,12 +299,18 @@ def wired(peer: Peer) -> None:
 async def test_another_subnet_does_not_keep_a_meter_from_being_commissioned(
     desk: Desk, peer: Peer
 ) -> None:
-    """The IP filter cannot be read, but a write that changes nothing is taken: commissioned."""
+    """The IP filter cannot be read, but a write that changes nothing is taken: commissioned, once
+    a person answers for the missing switch proof."""
     wired(peer)
-    ended = await desk.run("meter", "commission", "flat-1", "--json")
+    unproven = await desk.run("meter", "commission", "flat-1", "--json")
+    assert (unproven.status, json.loads(unproven.out)["commissioned"]) == (1, None)
+    assert unproven.err.startswith("flat-1: UNPROVEN: nobody saw this supply open and close")
+    assert desk.executor.executed == 0
+    word = ("--accept", "UNPROVEN", "--reason", "no load yet", "--json")
+    ended = await desk.run("meter", "commission", "flat-1", *word)
     assert ended.status == 0
     told = json.loads(ended.out)
-    assert (told["verdict"], told["commissioned"]) == ("passed", "executed")
+    assert (told["verdict"], told["commissioned"]) == ("accepted", "executed")
     assert (60007, 0) in peer.writes
     assert desk.executor.executed == 1
     read = await desk.run("meter", "read", "flat-1")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,7 @@ from gateway.sim.registers import OUTPUTS
 from tests.app.commission_site import LOAD_W, CommissionSite, commission_site
 
 Plant = Callable[[CommissionSite, str], Awaitable[None]]
-OUTPUT_MODE, REMOTE_TIMEOUT, INPUT_USE = 51712, 51718, 50025
-PRIMARY_A, SECONDARY_A = 50011, 50013
+OUTPUT_MODE, REMOTE_TIMEOUT, INPUT_USE, PRIMARY_A = 51712, 51718, 50025, 50011
 
 
 def fault(kind: str, amount: float | None = None) -> Plant:
@@ -46,7 +46,6 @@ MISTAKES: list[tuple[str, Plant, set[Check], str]] = [
     ("reversed", fault("ct_reversed", 2), {Check.CT_REVERSED, Check.REFERENCE}, "L2 -"),
     ("all reversed", fault("ct_reversed", 0), {Check.CT_REVERSED, Check.REFERENCE}, "export"),
     ("ratio built in", fault("ct_ratio", 10), {Check.REFERENCE}, "ten times too much"),
-    ("no ratio", setting(SECONDARY_A, 0), {Check.CT_RATIO}, "set to 100/0"),
     ("ratio set", setting(PRIMARY_A, 200), {Check.CT_RATIO}, "counts 2 times what flows"),
     (
         "currents exchanged",
@@ -113,27 +112,30 @@ async def test_each_planted_mistake_is_found_and_named(
     healthy = examined[0]
     assert {each.result for each in healthy.findings} == {Result.OK}
     assert {each.check for each in healthy.findings} >= set(Check) - {
-        *(Check.REACH, Check.P_MAX, Check.OUTPUT_GROUP)
+        *(Check.REACH, Check.P_MAX, Check.OUTPUT_GROUP, Check.UNPROVEN)
     }
 
 
 @pytest.mark.slow
 async def test_other_wiring_and_odd_loads_are_told_apart(tmp_path: Path) -> None:
     """A contactor before the meter, a swinging load, no load, a reference that is elsewhere."""
-    async with commission_site(tmp_path, meters=5, upstream=True) as site:
+    async with commission_site(tmp_path, meters=6, upstream=True) as site:
         ids = [meter.meter_id for meter in site.config.meters]
         site.site.set_load(ids[1], 0.0)
         site.site.set_load(ids[2], 100.0)
+        site.site.set_load(ids[5], 0.0)
         await asyncio.sleep(2 * REFRESH_S)
-        upstream, dark, small, downstream, bypassed = await asyncio.gather(
+        upstream, dark, small, downstream, bypassed, unlit = await asyncio.gather(
             site.examine(site.meter(0, contactor="upstream"), with_load=True),
             site.examine(site.meter(1, contactor="upstream", feedback=None), reference_w=LOAD_W),
             site.examine(site.meter(2, contactor="upstream", fail_safe="fail_disconnected")),
             site.examine(site.meter(3, contactor="downstream"), with_load=True),
             site.examine(site.meter(4, t2_source="grid", feedback="0.0", ct_ratio=None)),
+            site.examine(site.meter(5, contactor="upstream", feedback=None), with_load=True),
         )
     assert upstream.verdict == PASSED
     assert "voltage" in found(upstream, Check.SWITCH_OPEN).text
+    assert found(unlit, Check.SWITCH_OPEN).result is Result.OK  # the voltage went
     assert found(dark, Check.CT_REVERSED).result is Result.NOT_DONE
     assert found(dark, Check.FEEDBACK).result is Result.NOT_DONE
     assert "not on this meter" in found(dark, Check.REFERENCE).text
@@ -184,6 +186,41 @@ async def test_a_responsible_person_may_accept_some_failures(tmp_path: Path) -> 
         )
     assert (accepted.verdict, accepted.accepted) == (ACCEPTED, {"CT_RATIO": "plate unreadable"})
     assert other.verdict == FAILED
+
+
+@pytest.mark.slow
+async def test_supply_is_enforced_with_a_proof_or_a_persons_word(tmp_path: Path) -> None:
+    """Who saw nothing open and close enforces nothing: not asked for, no load and no contact's
+    witness, or hindered by a mistake that a person accepted for itself alone."""
+    async with commission_site(tmp_path, meters=7) as site:
+        for dark in (2, 3):
+            site.site.set_load(site.config.meters[dark].meter_id, 0.0)
+        site.site.set_setting(site.config.meters[4].meter_id, REMOTE_TIMEOUT, 60)
+        await asyncio.sleep(2 * REFRESH_S)
+        see = partial(site.examine, check_only=False)
+        word = {"UNPROVEN": "nobody at home"}
+        unasked, proven, dark_coil, dark_contact, hindered, answered, looked = await asyncio.gather(
+            see(site.meter(0)),
+            see(site.meter(1), with_load=True),
+            see(site.meter(2, feedback=None), with_load=True),
+            see(site.meter(3), with_load=True),
+            see(site.meter(4), with_load=True, accepted={"REMOTE_TIMEOUT": "no tool here"}),
+            see(site.meter(5), accepted=word),
+            site.examine(site.meter(6)),
+        )
+    for outcome in (unasked, dark_coil):
+        assert (outcome.verdict, failed_checks(outcome)) == (FAILED, {Check.UNPROVEN})
+    # A coil that was told proves neither contacts nor whose supply hangs on them.
+    assert not [each for each in dark_coil.findings if each.check is Check.AUXILIARY]
+    assert found(dark_coil, Check.SWITCH_OPEN).result is Result.NOT_DONE
+    assert (hindered.verdict, failed_checks(hindered)) == (
+        FAILED,
+        {Check.REMOTE_TIMEOUT, Check.UNPROVEN},
+    )
+    assert "--with-load while a load is on" in found(unasked, Check.UNPROVEN).next_step
+    for outcome in (proven, dark_contact, looked):
+        assert (outcome.verdict, failed_checks(outcome)) == (PASSED, set())
+    assert (answered.verdict, answered.accepted) == (ACCEPTED, word)
 
 
 @pytest.mark.slow

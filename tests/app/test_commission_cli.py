@@ -219,7 +219,8 @@ async def test_without_key_or_gateway_it_is_said_plainly(
     control = paths_of(site.config).control_dir
     for key in control.iterdir():
         key.unlink()
-    ended = await command("meter", "commission", name, "-c", config)
+    word = ("--accept", "UNPROVEN", "--reason", "tenant away")
+    ended = await command("meter", "commission", name, *word, "-c", config)
     assert ended.status == 1
     assert "the report is not signed: there is no " in ended.err
     assert "supply is not enforced: no north process answers" in ended.err
@@ -228,6 +229,10 @@ async def test_without_key_or_gateway_it_is_said_plainly(
     path = site.path.parent / "commissioning" / f"{name}.json"
     unsigned = await command("meter", "verify-report", str(path))
     assert (unsigned.status, "is not signed" in unsigned.err) == (1, True)
+    # Whoever took the responsibility stands in both reports.
+    assert "- UNPROVEN: tenant away" in path.with_suffix(".md").read_text()
+    told = await command("meter", "commission-report", "-c", config)
+    assert "UNPROVEN accepted" in told.out
 
 
 @pytest.mark.parametrize(

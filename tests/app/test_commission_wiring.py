@@ -3,9 +3,12 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from gateway.app.commission.checks import check_ratio
 from gateway.app.commission.electrical import (
     NAMED_FACTORS,
     check_direction,
@@ -13,6 +16,9 @@ from gateway.app.commission.electrical import (
     check_voltages,
 )
 from gateway.app.commission.findings import Check, Result
+from gateway.app.commission.survey import Settings, Survey
+from gateway.app.config import load_config
+from tests.app.commission_site import CONFIG, HEADER
 
 NAN = math.nan
 
@@ -118,6 +124,19 @@ def test_a_known_load_is_compared(
     """Steady and within a tenth passes."""
     found = check_reference(earlier_w, power_w, 2_000)
     assert (found.result, words in found.text) == (result, True)
+
+
+@pytest.mark.parametrize(("primary_a", "secondary_a"), [(100, 0), (0, 5)])
+def test_a_ratio_of_nothing_fails_and_ends_nothing(
+    tmp_path: Path, primary_a: int, secondary_a: int
+) -> None:
+    """A meter may answer with any number: one that cannot be a ratio is that meter's finding."""
+    (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "meters.csv").write_text(f"{HEADER}\na,pac3220,10.0.0.1,502,7360,S1\n")
+    (meter,) = load_config(tmp_path / "config.yaml").meters
+    settings = Settings(primary_current_a=primary_a, secondary_current_a=secondary_a)
+    (found,) = check_ratio(meter, cast("Survey", SimpleNamespace(settings=settings)))
+    assert (found.result, f"{primary_a}/{secondary_a}" in found.text) == (Result.FAILED, True)
 
 
 def test_every_check_is_described() -> None:

@@ -1,6 +1,7 @@
 """The control engine on real stores: restarts, crashes between commits, clocks that jump."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,30 @@ async def test_a_halts_release_is_on_file_with_its_answer(site: ControlSite) -> 
     kept = site.found.site["breaker"]
     assert isinstance(kept, dict)
     assert (kept["halted"], kept["released_by"]) == (True, ["anna"])
+
+
+async def test_the_next_look_is_counted_from_when_the_registers_were_asked_for(
+    site: ControlSite,
+) -> None:
+    """A reply that was under way for half a second tells of registers as old as that."""
+    await begin(site, 2 * PRICE_NANO)
+    meter, place = site.engine.polls.pollers[0]._meters[0], site.engine.points[0]
+    looks: list[int | None] = []
+    site.clock.pass_s(2)
+    now_ns = site.clock.mono_ns()
+    assert place.last is not None
+    for number, late_ns in enumerate((0, NS // 2), start=1):
+        meter.predicted_ns = None
+        site.engine.on_reading(
+            0,
+            replace(
+                place.last,
+                sequence=place.last_sequence + number,
+                mono_ns=now_ns,
+                asked_ns=now_ns - late_ns,
+                part_wh=0.5,
+            ),
+        )
+        looks.append(meter.predicted_ns)
+    due_ns = now_ns + 1.5 * 3_600 / 7_360 * NS
+    assert looks == pytest.approx([due_ns, due_ns - NS // 2], abs=0.001 * NS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from gateway.app.config import load_config
 from gateway.app.control.keeper import TelemetryKeeper
+from gateway.core.interval import Interval
 from gateway.core.reading import Lane, Reading
 from gateway.store.db import own_directory
 from gateway.store.live import LiveMeter
+from gateway.store.telemetry import TelemetryWriter
 from gateway.store.telemetry_reader import TelemetryReader
 from tests.app.control_site import CONFIG
 
@@ -133,3 +136,49 @@ async def test_readings_stop_below_the_floor_and_events_go_on(bench: Bench) -> N
     await bench.sweep()
     assert bench.kept() == [1, 4]
     assert bench.events()[-1] == ("TELEMETRY_PAUSED", "cleared")
+
+
+async def test_files_that_open_slowly_after_a_fault_hold_up_no_sweep(bench: Bench) -> None:
+    """Postings are in the same sweep: it goes on while large files are checked, or a disk hangs."""
+    await bench.sweep()
+    gate, at_once = threading.Event(), bench.keeper._open
+
+    def slowly() -> TelemetryWriter:
+        gate.wait(20)
+        return at_once()
+
+    object.__setattr__(bench.keeper, "_open", slowly)
+    bench.keeper._writer._files.staging.connection.execute("PRAGMA max_page_count=1")
+    while bench.keeper.working:
+        await bench.sweep()
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        await bench.sweep()
+        await bench.sweep()
+    assert bench.events() == []
+    gate.set()
+    async with asyncio.timeout(10):
+        while len(bench.events()) < 2:
+            await bench.sweep()
+        await bench.sweep()
+    assert bench.kept()[-1] == bench.sequence
+    assert bench.events() == [("TELEMETRY_FAILED", "warning"), ("TELEMETRY_FAILED", "cleared")]
+
+
+async def test_half_hours_of_a_failed_write_are_written_when_it_is_over(bench: Bench) -> None:
+    """There is no second reading of a half hour: those under way with the fault are kept."""
+    await bench.sweep()
+    bench.keeper._writer._files.staging.connection.execute("PRAGMA max_page_count=1")
+    starts: list[int] = []
+    while bench.keeper.working:
+        starts.append(NOON + 1_800_000 * len(starts))
+        half_hour = Interval(starts[-1], starts[-1] + 1_800_000, (5, 0), None, 1_800, False)
+        bench.keeper.interval(0, half_hour)
+        await bench.sweep()
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        while len(bench.events()) < 2:
+            await bench.sweep()
+    await bench.sweep()
+    kept = bench.reader.intervals("flat-1", 0, NOON * 2)
+    assert [half_hour.start_utc_ms for half_hour in kept] == starts

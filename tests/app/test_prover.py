@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.app.checkpoints import FORMER_NAME, key_trust, published_trust
-from gateway.app.control.prover import WHOLE_AFTER_S, Prover, Site, whole_proof
+from gateway.app.control.prover import SUSPECT_NAME, WHOLE_AFTER_S, Prover, Site, whole_proof
 from gateway.app.paths import paths_of
 from gateway.app.site_key import KEY_NAME, load_site_key
 from gateway.core.errors import ConfigurationError
@@ -148,6 +148,44 @@ async def test_start_goes_on_from_the_checkpoint_and_the_whole_proof_follows(
         await until(lambda: bool(second.events), "the whole proof")
     assert second.events == [("LEDGER_BROKEN", "critical")]
     assert not site.engine.gate.chain_verified
+    # A restart or a reload must not open it again on the strength of the checkpoint.
+    third = Proof(site)
+    async with third.running():
+        await until(lambda: bool(third.events), "the alarm")
+    assert third.events == [("LEDGER_BROKEN", "critical")]
+    assert not site.engine.gate.chain_verified
+
+
+async def test_what_is_known_to_be_damaged_is_not_signed(site: ControlSite) -> None:
+    """The whole proof fails: the day that ends next gets no checkpoint; a whole start clears it."""
+    verdict = '{"problems": ["transaction 1: spoiled"], "transactions": 1}'
+    proof = Proof(site, whole=("/bin/echo", verdict))
+    async with proof.running():
+        await until(lambda: proof.checkpoint is not None, "signed")
+        assert proof.checkpoint is not None
+        day = proof.checkpoint.day
+        site.clock.pass_s(WHOLE_AFTER_S)
+        await until(lambda: bool(proof.events), "the whole proof")
+        site.clock.pass_s(DAY_S)
+        await use(site, 3)
+        await asyncio.sleep(0.2)
+        assert proof.checkpoint.day == day
+    mark = paths_of(site.config).control_dir / SUSPECT_NAME
+    assert mark.exists()
+    again = Proof(site)
+    async with again.running():
+        await until(lambda: site.engine.gate.chain_verified, "gate open")
+        await until(lambda: not mark.exists(), "mark gone")
+
+
+async def test_a_whole_proof_that_cannot_be_started_ends_nothing(site: ControlSite) -> None:
+    """No process to spare: the gate stays as it is, and so does control."""
+    proof = Proof(site, whole=("/nonexistent/python",))
+    async with proof.running():
+        await until(lambda: site.engine.gate.chain_verified, "gate open")
+        site.clock.pass_s(WHOLE_AFTER_S)
+        await asyncio.sleep(0.3)
+    assert (proof.events, site.engine.gate.chain_verified) == ([], True)
 
 
 async def test_damage_after_the_checkpoint_keeps_the_gate_shut(site: ControlSite) -> None:

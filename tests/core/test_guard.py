@@ -133,6 +133,21 @@ def test_nothing_can_be_released_without_a_hold() -> None:
     assert refusal.value.refusal_code == "NOTHING_HELD"
 
 
+def test_a_reply_that_came_late_is_as_old_after_a_restart() -> None:
+    """What flowed while the last reply before the restart was under way is no jump after it."""
+    meter = Meter(1_000)
+    meter.guard.check(2, 5 * NS, (1_010,), asked_ns=2 * NS)
+    kept = json.loads(json.dumps(meter.guard.snapshot()))
+    for state, kind in (
+        (kept, VerdictKind.SETTLE),
+        ({**kept, "late_ns": 0}, VerdictKind.QUARANTINED),
+        ({name: kept[name] for name in kept if name != "late_ns"}, VerdictKind.QUARANTINED),
+    ):
+        again = RegisterGuard(p_max_w=P_MAX_W)
+        again.restore(state, mono_ns=5 * NS)
+        assert again.check(3, 6 * NS, (1_050,)).kind is kind
+
+
 def test_a_drop_is_asked_again_at_once_but_not_for_ever() -> None:
     """A meter that answers something else each time is asked three times, then as usual."""
     meter = Meter(1_000_000)

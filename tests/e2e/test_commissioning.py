@@ -27,7 +27,11 @@ def findings(site: Gateway, meter: str, *words: str) -> tuple[int, dict[str, dic
 
 
 def test_a_new_point_is_switched_directly_and_then_enforced(site: Gateway) -> None:
-    """Control leaves a point alone until it is commissioned; the report is signed by the site."""
+    """Control leaves a point alone until it is commissioned, which takes a switch proof; the report
+    is signed by the site."""
+    unproven = site.cli("meter", "commission", "flat-101")
+    assert (unproven.returncode, "UNPROVEN: " in unproven.stderr) == (1, True)
+    assert site.call("GET", "/meters/flat-101")["commissioned"] is False
     status, found = findings(site, "flat-101")
     assert status == 0
     assert found["SWITCH_OPEN"]["text"].startswith("opened directly at the meter")

@@ -108,7 +108,8 @@ def test_an_output_in_another_mode_is_not_commissioned(site: Gateway) -> None:
     # Our side of the link is 127.0.0.1: one subnet with the meter when it says address and mask.
     site.write_setting(HEALTHY, 63001, 0x7F14_0007)
     site.write_setting(HEALTHY, 63003, 0xFF00_0000)
-    accepted = site.cli("meter", "commission", HEALTHY)
+    word = ("--accept", "UNPROVEN", "--reason", "nobody draws here")
+    accepted = site.cli("meter", "commission", HEALTHY, *word)
     assert accepted.returncode == 0, accepted.stderr
     assert site.call("GET", f"/meters/{HEALTHY}")["commissioned"] is True
 

@@ -145,3 +145,11 @@ def test_what_root_initialises_belongs_to_the_directorys_owner(tmp_path: Path) -
     for name, uid in (("control", 4001), ("north", 4002)):
         owners = {path.stat().st_uid for path in (host.state / name).iterdir()}
         assert owners == {uid}
+
+
+def test_what_is_no_file_is_passed_over(host: Host) -> None:
+    """A named pipe or directory, in a place that north may write, holds up no upgrade."""
+    os.mkfifo(host.state / "north" / "pipe.db")
+    (host.state / "north" / "folder.db").mkdir()
+    assert host.preinst(LEDGER.newest(), NORTH.newest()).returncode == 0
+    assert host.preinst(LEDGER.newest() - 1, NORTH.newest()).returncode == 1

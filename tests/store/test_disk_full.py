@@ -192,6 +192,16 @@ def test_ballast_takes_its_space_and_gives_it_up(tmp_path: Path) -> None:
     assert [ballast.release(), ballast.release()] == [True, False]
 
 
+def test_ballast_of_a_process_that_was_killed_meanwhile_is_made_whole(tmp_path: Path) -> None:
+    """A file with nothing behind it is no ballast: the next look takes the space."""
+    with ledger_file(tmp_path / "c") as file:
+        watch = StoreWatch(file.path, tmp_path, 0, Notifier(None), SystemClock())
+        watch._ballast.size = 1_000_000
+        watch._ballast.path.touch()
+        watch.renew_ballast()
+        assert watch._ballast.path.stat().st_blocks * 512 >= 1_000_000
+
+
 def test_alarms_begin_and_end_once(tmp_path: Path) -> None:
     """Low space and a large WAL are told when they begin and when they are over."""
     events: list[tuple[str, str]] = []

@@ -393,3 +393,41 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert report.proved, report.problems
     assert report.transactions == len(keys)
     other.close()
+
+
+def test_cancelled_operation_harms_no_other_when_the_transaction_is_repeated_or_fails(
+    file: StoreFile,
+) -> None:
+    """Who gave up waiting is passed over: on a disk that gets room, and on one that stays full."""
+    limit = file.connection.execute("PRAGMA page_count").fetchone()[0]
+    file.connection.execute(f"PRAGMA max_page_count={limit}")
+    gate, rooms = threading.Event(), [1_000_000]
+
+    def more_room() -> bool:
+        if rooms:
+            file.connection.execute(f"PRAGMA max_page_count={rooms.pop()}")
+            return True
+        return False
+
+    def large(connection: Connection) -> str:
+        return insert(connection, "x" * 50_000)
+
+    writer = GroupCommitWriter(file, on_full=more_room)
+    held = writer.submit(lambda _: gate.wait(10))
+    given_up = writer.submit(lambda connection: insert(connection, "given up"))
+    assert given_up.cancel()
+    wanted = writer.submit(large)
+    gate.set()
+    assert (held.result(5), len(wanted.result(5)), writer.failure) == (True, 50_000, None)
+    assert stored(file) == ["x" * 50_000]
+    limit = file.connection.execute("PRAGMA page_count").fetchone()[0]
+    file.connection.execute(f"PRAGMA max_page_count={limit}")
+    gate.clear()
+    writer.submit(lambda _: gate.wait(10))
+    assert writer.submit(lambda connection: insert(connection, "given up")).cancel()
+    unlucky = [writer.submit(lambda connection: insert(connection, "y" * 50_000)) for _ in "ab"]
+    gate.set()
+    for future in unlucky:
+        with pytest.raises(StoreError, match="full"):
+            future.result(5)
+    writer.close(5)

@@ -81,7 +81,7 @@ def commission(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a meter and its wiring, write a signed report, and enforce supply when all fits."""
+    """Check a meter and its wiring, write a signed report, and enforce supply once proved."""
     from gateway.app.commission.checks import serials_of
     from gateway.app.commission.run import Wishes
     from gateway.app.config import load_config
@@ -105,6 +105,7 @@ def commission(
         reference_w=reference_w,
         with_load=with_load,
         fix=fix,
+        check_only=check_only,
         accepted=_accepted(accept or [], reason),
     )
     told = session.run(meters, wishes, key, quiet=as_json)

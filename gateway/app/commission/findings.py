@@ -39,6 +39,7 @@ class Check(StrEnum):
     CONTACTOR = "CONTACTOR"
     SWITCH_OPEN = "SWITCH_OPEN"
     SWITCH_CLOSE = "SWITCH_CLOSE"
+    UNPROVEN = "UNPROVEN"
     REFRESH = "REFRESH"
     ROUND_TRIP = "ROUND_TRIP"
     PIPELINE = "PIPELINE"
@@ -49,6 +50,9 @@ class Check(StrEnum):
 NEVER_ACCEPTED: Final = frozenset(
     {Check.REACH, Check.IDENTITY, Check.AUXILIARY, Check.SWITCH_CLOSE}
 )
+
+# The switch proof: with one of these not done nobody saw the supply go and come back.
+SWITCH_PROOF: Final = (Check.SWITCH_OPEN, Check.SWITCH_CLOSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,24 @@ def failed(check: Check, text: str, next_step: str) -> Finding:
 def not_done(check: Check, text: str, next_step: str = "") -> Finding:
     """Nothing can be said."""
     return Finding(check, Result.NOT_DONE, text, next_step)
+
+
+def unproven(proof: Iterable[Finding]) -> tuple[Finding, ...]:
+    """What keeps a point from being enforced on the word of nobody: a switch proof not made.
+
+    A proof that was made and failed is a failure by its own name.
+    """
+    if not any(each.check in SWITCH_PROOF and each.result is Result.NOT_DONE for each in proof):
+        return ()
+    return (
+        failed(
+            Check.UNPROVEN,
+            "nobody saw this supply open and close: whether a cut works, and can be taken back, "
+            "is not known",
+            "run again with --with-load while a load is on, or answer for it with "
+            '--accept UNPROVEN --reason "..."',
+        ),
+    )
 
 
 def failures(findings: Iterable[Finding], accepted: Mapping[str, str]) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
-from gateway.app.commission.findings import Check, Result
+from gateway.app.commission.findings import SWITCH_PROOF, Result
 from gateway.app.commission.run import ACCEPTED, PASSED, Examined
 from gateway.app.commission.survey import Survey
 from gateway.app.config import Config, MeterConfig
@@ -347,7 +347,7 @@ def is_done(config: Config, directory: Path, meter: MeterConfig, *, with_load: b
     A report that nobody could sign counts, one with a signature that does not fit does not.
     """
     row = site_row(config, directory, meter)
-    proved = not any(point.startswith(Check.SWITCH_OPEN) for point in row.open_points)
+    proved = not any(point.startswith(SWITCH_PROOF) for point in row.open_points)
     is_own = row.is_signed or row.problem in {UNSIGNED, KEY_AWAY}
     return row.verdict in GOOD_VERDICTS and is_own and (proved or not with_load)
 

@@ -14,6 +14,7 @@ from gateway.app.commission.findings import (
     failures,
     not_done,
     ok,
+    unproven,
 )
 from gateway.app.commission.proof import (
     BY_HAND,
@@ -45,12 +46,16 @@ ChooseSwitcher = Callable[[MeterClient], Awaitable[Switcher]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a person asked for. `accepted` is codes of checks with the reason given for them."""
+    """What a person asked for. `accepted` is codes of checks with the reason given for them.
+
+    Unless `check_only` the point is to be enforced, which takes a switch proof.
+    """
 
     serials: Mapping[str, str]
     reference_w: float | None = None
     with_load: bool = False
     fix: bool = False
+    check_only: bool = False
     accepted: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,7 +101,10 @@ async def examine(
         findings += check_survey(
             meter, seen, serials=wishes.serials, reference_w=wishes.reference_w
         )
-        findings += await _switching(meter, clock, wishes, findings, choose)
+        proof = await _switching(meter, clock, wishes, findings, choose)
+        findings += proof
+        if not wishes.check_only:
+            findings += unproven(proof)
     except MeterIdentityError as error:
         findings.append(
             failed(Check.IDENTITY, str(error), "another device has this address: follow its cable")

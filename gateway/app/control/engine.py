@@ -475,7 +475,7 @@ class Engine:
         if command is not None and command.sent_ns is not None and not command.proof.shows_open:
             self.polls.request_poll(index, reading.mono_ns + round(PROOF_POLL_S * NS), Lane.FULL)
         elif step.predict_s is not None:
-            due_ns = reading.mono_ns + round(step.predict_s * NS)
+            due_ns = (reading.asked_ns or reading.mono_ns) + round(step.predict_s * NS)
             self.polls.request_poll(index, due_ns, Lane.SHORT)
 
     def _unsettled_reading(self, index: int, error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -61,8 +62,11 @@ class TelemetryKeeper:
         self._writer = self._open()
         self._readings: list[MeterReading] = []
         self._intervals: list[tuple[str, Interval]] = []
+        # Half hours handed over last: they come once, and writing one twice changes nothing.
+        self._handed: list[tuple[str, Interval]] = []
         self._events: list[Event] = []
         self._under_way: tuple[Future[object], ...] = ()
+        self._anew: Future[TelemetryWriter] | None = None
         self._retained_ms = 0
         self.dropped = 0
         self._failed = False
@@ -96,7 +100,7 @@ class TelemetryKeeper:
         """Hand over what came since the last call; waits a little, never long."""
         self._look_for_room(utc_ms)
         now_s = asyncio.get_running_loop().time()
-        if self._failed and now_s >= self._retry_s:
+        if self._failed and (self._anew is not None or now_s >= self._retry_s):
             await self._begin_anew(utc_ms, now_s)
         if self._failed or any(not future.done() for future in self._under_way):
             self._bound()
@@ -117,8 +121,11 @@ class TelemetryKeeper:
     def close(self, deadline_s: float) -> None:
         """Finish what is queued."""
         try:
+            if self._anew is not None:
+                self._writer = self._anew.result(deadline_s)
             self._writer.close(deadline_s)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
+            # Also TimeoutError: files that are still being opened after a fault.
             log.warning("telemetry.failed", reason=str(error))
 
     def _judge(self) -> None:
@@ -140,6 +147,7 @@ class TelemetryKeeper:
     def _fail(self, utc_ms: int, now_s: float, error: Exception) -> None:
         """Say so once; begin anew after a pause that grows."""
         self._failed = True
+        self._intervals, self._handed = self._handed + self._intervals, []
         self._retry_s = now_s + self._pause_s
         self._pause_s = min(self._pause_s * 2, RETRY_MAX_S)
         if not self._told:
@@ -148,15 +156,22 @@ class TelemetryKeeper:
             self._tell("TELEMETRY_FAILED", "warning", utc_ms, reason=str(error))
 
     async def _begin_anew(self, utc_ms: int, now_s: float) -> None:
-        """Let go of what failed and open the files again: a fault may be over."""
+        """Let go of what failed and open the files again: a fault may be over.
 
-        def again() -> TelemetryWriter:
-            self._writer.abandon()
-            return self._open()
-
-        try:
+        On a thread, and waited for a little only: checking large files, or a disk that hangs, must
+        not hold up the sweep that calls this.
+        """
+        if self._anew is None:
             # Whoever waited for the old writer has his answer: it failed.
-            self._writer = await asyncio.to_thread(again)
+            self._anew = _on_thread(partial(_reopened, self._writer, self._open))
+        opening = asyncio.wrap_future(self._anew)
+        opening.add_done_callback(_retrieve)
+        await asyncio.wait([opening], timeout=FLUSH_S)
+        if not self._anew.done():
+            return
+        anew, self._anew = self._anew, None
+        try:
+            self._writer = anew.result()
         except (StoreError, OSError) as error:
             self._fail(utc_ms, now_s, error)
             return
@@ -174,13 +189,13 @@ class TelemetryKeeper:
             self.dropped += len(self._readings)
             self._readings.clear()
         readings, self._readings = self._readings, []
-        intervals, self._intervals = self._intervals, []
+        self._handed, self._intervals = self._intervals, []
         events, self._events = self._events, []
         futures: list[Future[object]] = []
         if readings:
             futures.append(_any(self._writer.stage_sweep(utc_ms, _latest(readings))))
-        if intervals:
-            futures.append(_any(self._writer.add_intervals(intervals)))
+        if self._handed:
+            futures.append(_any(self._writer.add_intervals(self._handed)))
         if events:
             futures.append(_any(self._writer.add_events(events)))
         if not self._paused:
@@ -206,7 +221,26 @@ def _latest(readings: Sequence[MeterReading]) -> list[MeterReading]:
     return [reading for reading in readings if reading.values]
 
 
-def _retrieve(future: "asyncio.Future[object]") -> None:
+def _reopened(old: TelemetryWriter, reopen: Callable[[], TelemetryWriter]) -> TelemetryWriter:
+    old.abandon()
+    return reopen()
+
+
+def _on_thread(work: Callable[[], T]) -> "Future[T]":
+    """Run on a thread that nobody waits for when the process ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="telemetry-anew", daemon=True).start()
+    return future
+
+
+def _retrieve(future: "asyncio.Future[T]") -> None:
     """The outcome is judged elsewhere: asyncio need not complain of an error nobody looked at."""
     if not future.cancelled():
         future.exception()

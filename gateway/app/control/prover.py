@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import orjson
 import structlog
 
 from gateway.core.clock import Clock
-from gateway.core.errors import StoreError
+from gateway.core.errors import StoreAwayError, StoreBusyError, StoreError
 from gateway.core.signing import Signer
 from gateway.store.checkpoints import (
     Checkpoint,
@@ -46,6 +47,8 @@ LOOK_EVERY_S: Final = 10.0
 WHOLE_AFTER_S: Final = 120.0
 # Between two slices of the daily proof the loop has its thread to itself.
 PAUSE_S: Final = 0.05
+# Beside the ledger while damage is known that a proof from a checkpoint on would not meet again.
+SUSPECT_NAME: Final = "ledger.suspect"
 _PR_SET_PDEATHSIG: Final = 1
 _LOWEST_PRIORITY: Final = 19
 
@@ -98,6 +101,7 @@ class Prover:
         self._tell = tell
         self._stopping = threading.Event()
         self._signed_day = ""
+        self._suspect = site.ledger.with_name(SUSPECT_NAME)
 
     def stop(self) -> None:
         """Let a proof under way end at its next slice."""
@@ -115,6 +119,8 @@ class Prover:
 
     async def _begin(self) -> bool:
         base, problems = await asyncio.to_thread(self._reading, self._trusted)
+        if self._suspect.exists():
+            base = None
         report = await asyncio.to_thread(self._reading, lambda c: self._verified(c, base, 0.0))
         problems += report.problems
         self._tell_foreign(report)
@@ -122,6 +128,8 @@ class Prover:
             self._broken(problems)
             return False
         self._gate.chain_verified = True
+        if base is None:
+            self._suspect.unlink(missing_ok=True)
         since = base.day if base is not None else None
         log.info("ledger.verified", transactions=report.transactions, since=since)
         return True
@@ -131,8 +139,12 @@ class Prover:
         proved_whole = False
         while not stop.is_set():
             day = self._day_over()
-            if day is not None and day > self._signed_day:
-                await self.checkpoint(day)
+            # What is known to be damaged is not signed.
+            if day is not None and day > self._signed_day and self._gate.chain_verified:
+                try:
+                    await self.checkpoint(day)
+                except (StoreAwayError, StoreBusyError) as error:
+                    log.warning("ledger.checkpoint_later", reason=str(error))
             if not proved_whole and self._clock.mono_ns() >= whole_at_ns:
                 proved_whole = True
                 await self._prove_whole(stop)
@@ -216,13 +228,18 @@ class Prover:
             log.warning("ledger.checkpoint_foreign", days=days)
 
     async def _prove_whole(self, stop: asyncio.Event) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self._site.whole,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            preexec_fn=_step_back,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._site.whole,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                preexec_fn=_step_back,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            # No memory or no process to spare: metering goes on, and a later start proves again.
+            log.warning("ledger.whole_proof_failed", reason=str(error))
+            return
         stopped = asyncio.create_task(stop.wait(), name="stop of the whole proof")
         ended = asyncio.create_task(process.communicate(), name="whole proof")
         try:
@@ -244,6 +261,9 @@ class Prover:
             log.warning("ledger.whole_proof_failed", status=status)
             return
         if problems:
+            # The next start must not go on from a checkpoint behind the damage.
+            with suppress(OSError):
+                self._suspect.touch(mode=0o600)
             self._broken(problems)
         else:
             log.info("ledger.verified_whole", transactions=transactions)

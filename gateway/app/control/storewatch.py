@@ -56,8 +56,11 @@ class Ballast:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is something to give up."""
-        return self.path.exists()
+        """Whether all of it is there: a process may have been killed while it took the space."""
+        try:
+            return self.path.stat().st_size >= self.size
+        except FileNotFoundError:
+            return False
 
     def make(self) -> bool:
         """Take the space. False when it cannot be had; nothing is left then."""
