@@ -22,6 +22,8 @@ from tests.north.small_site import Executor
 from tests.south.south_peers import Peer, float32, uint32
 from tests.south.south_peers import serving as serving_peer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """\
 site: {{id: palm, name: Palm, timezone: Asia/Kolkata, currency: INR}}
 state_dir: state

@@ -32,6 +32,8 @@ from gateway.store.verify import verify_ledger
 from tests.app.backup_site import ask, backed_up, begun, paths, remember, silent, store, tree
 from tests.app.control_site import ControlSite
 
+pytestmark = pytest.mark.slow
+
 CONTROL_UID, NORTH_UID = 65_533, 65_532
 
 

@@ -10,6 +10,8 @@ from gateway.core.requests import Role
 from gateway.store.commands import CommandState, SwitchAction, SwitchCommand, put_switch_command
 from tests.north.conftest import Served
 
+pytestmark = pytest.mark.slow
+
 API = "/api/v1"
 RELEASE = f"{API}/meters/flat-1/quarantine-release"
 REPLACEMENT = f"{API}/meters/flat-1/replacement"

@@ -22,6 +22,8 @@ from gateway.store.commands import (
 )
 from tests.north.conftest import Served
 
+pytestmark = pytest.mark.slow
+
 API = "/api/v1"
 STREAM = f"{API}/stream"
 

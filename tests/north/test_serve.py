@@ -19,6 +19,8 @@ from tests.north.clocks import RealClock
 from tests.north.conftest import serving
 from tests.north.small_site import Executor
 
+pytestmark = pytest.mark.slow
+
 API = "/api/v1"
 
 

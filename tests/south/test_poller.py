@@ -18,6 +18,8 @@ from gateway.south.meter import MeterClient, MeterEndpoint
 from gateway.south.poller import Poller, PollerOptions
 from tests.south.south_peers import HOST, Peer, black_hole, float64, serving, until
 
+pytestmark = pytest.mark.slow
+
 MS = 1_000_000
 
 

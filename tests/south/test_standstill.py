@@ -18,6 +18,8 @@ from gateway.south.poller import PollerOptions
 from tests.south.south_peers import HOST, Peer, serving, until
 from tests.south.test_poller import Site, polling
 
+pytestmark = pytest.mark.slow
+
 
 class PeerThread:
     """A peer that answers from a thread of its own, whatever the loop under test does."""
