@@ -38,7 +38,13 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     table = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        table.add_column(escape(column), justify="right" if numeric else "left")
+        # The first names the row (an address, a meter): a narrow terminal never cuts it short.
+        table.add_column(
+            escape(column),
+            justify="right" if numeric else "left",
+            no_wrap=index == 0,
+            overflow="fold",
+        )
     for row in rows:
         # What a person named a meter must not become markup.
         table.add_row(*(escape(str(cell)) for cell in row))
