@@ -208,6 +208,23 @@ async def test_a_crash_between_opening_and_first_state_starts_again(site: Contro
     assert site.engine.points[0].available_nano == RICH
 
 
+def meter_clock_s(site: ControlSite) -> int:
+    """What the first meter's own clock said last."""
+    full = site.engine.points[0].last_full
+    assert full is not None
+    assert full.meter_clock_s is not None
+    return full.meter_clock_s
+
+
+def reboot(site: ControlSite, *, wall_ms: int) -> None:
+    """The machine dies and boots with this wall clock; monotonic time begins anew."""
+    site.crash()
+    site.clock.wall_ms = wall_ms
+    site.clock.now_ns = 50 * NS
+    site.boot = "boot-2"
+    site.open()
+
+
 @pytest.mark.parametrize("wall_after_ms", [0, 4_000_000_000_000])
 async def test_reboot_with_a_wrong_wall_clock_holds_no_honest_energy(
     site: ControlSite, wall_after_ms: int
@@ -215,15 +232,9 @@ async def test_reboot_with_a_wrong_wall_clock_holds_no_honest_energy(
     """1970 or 2096 at boot: the meter's own clock tells how long the machine was off."""
     await begin(site)
     await use(site, 2, start_wh=1_000)
-    kept_clock_s = site.engine.points[0].last_full
-    assert kept_clock_s is not None
-    assert kept_clock_s.meter_clock_s is not None
-    site.crash()
-    site.clock.wall_ms = wall_after_ms
-    site.clock.now_ns = 50 * NS
-    site.boot = "boot-2"
-    site.open()
-    site.read(1_002 + 5_000, clock_s=kept_clock_s.meter_clock_s + 3_600)
+    clock_s = meter_clock_s(site)
+    reboot(site, wall_ms=wall_after_ms)
+    site.read(1_002 + 5_000, clock_s=clock_s + 3_600)
     assert not site.engine.points[0].guard.held
     assert site.engine.points[0].available_nano == RICH - 5_002 * PRICE_NANO
 
@@ -232,14 +243,9 @@ async def test_reboot_never_makes_a_garbage_jump_plausible(site: ControlSite) ->
     """A wall clock decades ahead is no reason to believe a register."""
     await begin(site)
     await use(site, 1, start_wh=1_000)
-    full = site.engine.points[0].last_full
-    assert full is not None
-    assert full.meter_clock_s is not None
-    site.crash()
-    site.clock.wall_ms += 30 * 365 * 86_400_000
-    site.boot = "boot-2"
-    site.open()
-    site.read(50_000_000, clock_s=full.meter_clock_s + 60)
+    clock_s = meter_clock_s(site)
+    reboot(site, wall_ms=site.clock.wall_ms + 30 * 365 * 86_400_000)
+    site.read(50_000_000, clock_s=clock_s + 60)
     assert site.engine.points[0].guard.held
 
 
@@ -321,18 +327,12 @@ async def test_how_long_it_was_off_outlives_a_start_without_a_reading(site: Cont
     """Boot, a sweep with the meter away, another start: an hour's honest use is still settled."""
     await begin(site)
     await use(site, 1, start_wh=1_000)
-    full = site.engine.points[0].last_full
-    assert full is not None
-    assert full.meter_clock_s is not None
-    site.crash()
-    site.clock.wall_ms += 3_600_000
-    site.clock.now_ns = 50 * NS
-    site.boot = "boot-2"
-    site.open()
+    clock_s = meter_clock_s(site)
+    reboot(site, wall_ms=site.clock.wall_ms + 3_600_000)
     await site.sweeper.sweep()
     site.restart()
     site.clock.pass_s(2)
-    site.read(1_001 + 5_000, clock_s=full.meter_clock_s + 3_602)
+    site.read(1_001 + 5_000, clock_s=clock_s + 3_602)
     assert not site.engine.points[0].guard.held
     assert site.engine.points[0].available_nano == RICH - 5_001 * PRICE_NANO
 

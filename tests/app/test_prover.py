@@ -246,6 +246,23 @@ async def test_a_whole_proof_that_dies_says_nothing_about_the_ledger(site: Contr
     assert site.engine.gate.chain_verified
 
 
+async def test_a_whole_proof_that_hangs_is_ended(
+    site: ControlSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline kills it; the gate stays as it is and nothing is said of the ledger."""
+    monkeypatch.setattr("gateway.app.control.prover.WHOLE_MAX_S", 0.2)
+    proof = Proof(site, whole=("/bin/sh", "-c", f"echo $$ > {site.directory}/pid; exec sleep 600"))
+    pid = site.directory / "pid"
+    async with proof.running():
+        await until(lambda: site.engine.gate.chain_verified, "gate open")
+        site.clock.pass_s(WHOLE_AFTER_S)
+        await until(lambda: pid.exists() and pid.read_text() != "", "the whole proof")
+        process = Path("/proc") / pid.read_text().strip()
+        await until(lambda: not process.exists(), "its end")
+        assert site.engine.gate.chain_verified
+    assert proof.events == []
+
+
 def test_a_line_that_is_no_key_is_named(tmp_path: Path) -> None:
     """The file of former keys is written by people."""
     assert published_trust(tmp_path) is None

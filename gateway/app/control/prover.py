@@ -45,6 +45,8 @@ T = TypeVar("T")
 LOOK_EVERY_S: Final = 10.0
 # After a start the machine has better to do than to read years of ledger.
 WHOLE_AFTER_S: Final = 120.0
+# A whole proof of five years takes half an hour beside other work; one that takes a day hangs.
+WHOLE_MAX_S: Final = 86_400.0
 # Between two slices of the daily proof the loop has its thread to itself.
 PAUSE_S: Final = 0.05
 # Beside the ledger while damage is known that a proof from a checkpoint on would not meet again.
@@ -243,9 +245,13 @@ class Prover:
         stopped = asyncio.create_task(stop.wait(), name="stop of the whole proof")
         ended = asyncio.create_task(process.communicate(), name="whole proof")
         try:
-            await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {stopped, ended}, timeout=WHOLE_MAX_S, return_when=asyncio.FIRST_COMPLETED
+            )
             if ended.done():
                 self._judge_whole(ended.result()[0], process.returncode)
+            elif not stopped.done():
+                log.warning("ledger.whole_proof_failed", reason=f"not done in {WHOLE_MAX_S:g} s")
         finally:
             stopped.cancel()
             if process.returncode is None:
