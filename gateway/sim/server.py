@@ -95,7 +95,7 @@ class Port:
 
     def notice(self) -> None:
         """The meter may have gone away or come back by what it was just asked: follow it."""
-        if self._wanted() is not self.reach:
+        if self._wanted(self.now_s()) is not self.reach:
             self._spawn(self.follow(), f"sim-follow-{self.host}")
 
     async def follow(self) -> None:
@@ -104,10 +104,13 @@ class Port:
         Raises ConfigurationError where the address cannot be had.
         """
         async with self._lock:
-            wanted = self._wanted()
+            # One reading of the time for both: a start that ends between two would be seen by
+            # neither, and the meter would stay away for good.
+            now_s = self.now_s()
+            wanted = self._wanted(now_s)
             if wanted is not self.reach:
                 await self._move_to(wanted)
-        wait_s = self.meter.ready_s - self.now_s()
+        wait_s = self.meter.ready_s - now_s
         if self.meter.powered and wait_s > 0:
             self._spawn(self._follow_later(wait_s), f"sim-start-{self.host}")
 
@@ -128,10 +131,10 @@ class Port:
         await self.clock.sleep(wait_s)
         await self.follow()
 
-    def _wanted(self) -> Reach:
+    def _wanted(self, now_s: float) -> Reach:
         """How the network should meet the meter now. Without power a host sends no resets."""
         faults = self.meter.faults
-        if FaultKind.BLACK_HOLE in faults or not self.meter.answers(self.now_s()):
+        if FaultKind.BLACK_HOLE in faults or not self.meter.answers(now_s):
             return Reach.BLACK_HOLE
         return Reach.REFUSED if FaultKind.REFUSED in faults else Reach.LISTENING
 

@@ -11,6 +11,7 @@ from pymodbus.pdu.mei_message import ReadDeviceInformationResponse
 from gateway.app.clock import SystemClock, seeded
 from gateway.core.errors import ConfigurationError
 from gateway.sim.faults import FAULTS, Layer, fault_named
+from gateway.sim.server import Reach
 from gateway.sim.site import Site, SiteOptions
 from gateway.sim.wire import SPOILERS, Reply, spoil
 from tests.sim.sim_sites import RawClient, free_port, own_network, running_site
@@ -405,3 +406,17 @@ async def test_an_address_in_use_is_named() -> None:
         other = Site(SiteOptions(meters=1, network=network, port=port), SystemClock(), seeded)
         with pytest.raises(ConfigurationError, match=rf"{network}\.0\.1:{port}"):
             await asyncio.wait_for(other.run(asyncio.Event(), asyncio.Event()), 5)
+
+
+async def test_a_start_that_ends_while_it_is_looked_at_is_not_missed() -> None:
+    """The meter finishes starting between two looks at the time: it still opens its port again."""
+    async with running_site(restart_s=0.4) as site:
+        customer = site.customers()[0]
+        port, meter = customer.port, customer.meter
+        await site.restart("flat-101")
+        looks = iter((meter.ready_s - 0.0001, meter.ready_s + 0.0001))
+        port.now_s = lambda: next(looks, meter.ready_s + 1.0)
+        await port.follow()  # before the timer of the restart
+        async with asyncio.timeout(0.3):
+            while port.reach is not Reach.LISTENING:
+                await asyncio.sleep(0.01)
