@@ -64,6 +64,8 @@ def test_measurements_that_are_no_numbers_stop_neither_charge_nor_cut(site: Gate
     """NaN in every measured value: shown as undefined; money follows the registers alone."""
     site.open(NO_VALUES, "0.024")
     site.ask("fault", NO_VALUES, kind="nan")
+    # Only full reads bring measured values: the next one, before anything is used.
+    site.until(lambda: site.row(NO_VALUES).power_w is None, "a full read without values")
     site.load(LOAD_W, NO_VALUES)
     site.until(lambda: site.cuts(NO_VALUES), "the cut")
     assert site.row(NO_VALUES).power_w is None
