@@ -22,6 +22,13 @@ class TransactionKind(StrEnum):
     REVERSAL = "reversal"
     OPENING = "opening"
     ADJUSTMENT = "adjustment"
+    EMERGENCY_DRAW = "emergency_draw"
+    DEBT = "debt"
+    DEBT_COLLECTION = "debt_collection"
+    WRITE_OFF = "write_off"
+    TRANSFER = "transfer"
+    CLOSING = "closing"
+    REFUND = "refund"
 
 
 class RebaseFlag(StrEnum):
@@ -134,16 +141,17 @@ def recharge_of(
     account_id: str,
     amount_nano: int,
     provider: str,
+    credited: Sequence[Entry],
     *,
     utc_ms: int,
     request_key: str,
     reference: str,
 ) -> Transaction:
-    """Money that a provider took in becomes credit of an account."""
+    """Money that a provider took in becomes credit of an account; `credited` says of what kind."""
     return Transaction(
         kind=TransactionKind.RECHARGE,
         utc_ms=utc_ms,
-        entries=(Entry(wallet(account_id), amount_nano), Entry(cash(provider), -amount_nano)),
+        entries=(*credited, Entry(cash(provider), -amount_nano)),
         account_id=account_id,
         request_key=request_key,
         memo=(("provider", provider), ("reference", reference)),
@@ -151,14 +159,100 @@ def recharge_of(
 
 
 def opening_of(account_id: str, amount_nano: int, *, utc_ms: int, request_key: str) -> Transaction:
-    """The balance that an account brings along when it is opened (negative: a debt)."""
+    """The balance that an account brings along when it is opened (negative: it owes energy)."""
     return Transaction(
         kind=TransactionKind.OPENING,
         utc_ms=utc_ms,
-        entries=(Entry(wallet(account_id), amount_nano), Entry("opening", -amount_nano)),
+        entries=_without_zeros((wallet(account_id), amount_nano), ("opening", -amount_nano)),
         account_id=account_id,
         request_key=request_key,
     )
+
+
+def debt_of(
+    account_id: str,
+    ledger_account: str,
+    amount_nano: int,
+    *,
+    utc_ms: int,
+    request_key: str,
+    reason: str,
+) -> Transaction:
+    """A debt that was agreed or brought along: it is owed, and nothing flows."""
+    return Transaction(
+        kind=TransactionKind.DEBT,
+        utc_ms=utc_ms,
+        entries=(Entry(ledger_account, -amount_nano), Entry("opening", amount_nano)),
+        account_id=account_id,
+        request_key=request_key,
+        memo=(("reason", reason),),
+    )
+
+
+def write_off_of(
+    account_id: str,
+    ledger_account: str,
+    amount_nano: int,
+    *,
+    utc_ms: int,
+    request_key: str,
+    reason: str,
+) -> Transaction:
+    """What is owed is given up."""
+    return Transaction(
+        kind=TransactionKind.WRITE_OFF,
+        utc_ms=utc_ms,
+        entries=(Entry(ledger_account, amount_nano), Entry("write_off", -amount_nano)),
+        account_id=account_id,
+        request_key=request_key,
+        memo=(("reason", reason),),
+    )
+
+
+def transfer_of(
+    from_account_id: str,
+    to_account_id: str,
+    amount_nano: int,
+    credited: Sequence[Entry],
+    *,
+    utc_ms: int,
+    request_key: str,
+    reason: str,
+) -> Transaction:
+    """Credit of one account becomes another's; `credited` says of what kind there."""
+    return Transaction(
+        kind=TransactionKind.TRANSFER,
+        utc_ms=utc_ms,
+        entries=(Entry(wallet(from_account_id), -amount_nano), *credited),
+        account_id=from_account_id,
+        request_key=request_key,
+        memo=(("reason", reason), ("to", to_account_id)),
+    )
+
+
+def closing_of(
+    account_id: str,
+    settled: Sequence[Entry],
+    refund_nano: int,
+    provider: str,
+    *,
+    utc_ms: int,
+    request_key: str,
+) -> Transaction:
+    """The end of an account: what is owed is paid from its credit, the rest is paid out."""
+    refund = _without_zeros((wallet(account_id), -refund_nano), (cash(provider), refund_nano))
+    return Transaction(
+        kind=TransactionKind.CLOSING,
+        utc_ms=utc_ms,
+        entries=merge_entries((*settled, *refund)),
+        account_id=account_id,
+        request_key=request_key,
+        memo=(("provider", provider),),
+    )
+
+
+def _without_zeros(*amounts: tuple[str, int]) -> tuple[Entry, ...]:
+    return tuple(Entry(name, amount_nano) for name, amount_nano in amounts if amount_nano)
 
 
 def reversal_of(original: Transaction, seq: int, *, utc_ms: int, request_key: str) -> Transaction:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
+from gateway.core.account import Account
 from gateway.core.clocktrust import elapsed_since
 from gateway.core.errors import RefusedError
 from gateway.core.foresight import look_again_s
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
 from gateway.core.ledger import RebaseFlag, SettlementLine
-from gateway.core.pricing import MAX_STEP_MS, Flag, Posting, Pricer
+from gateway.core.openline import LineNames, OpenLine
+from gateway.core.pricing import MAX_STEP_MS, Flag, Pricer
 from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
 from gateway.core.supply import Supply
@@ -61,10 +63,10 @@ class Step:
     """What followed from one reading; control carries it out.
 
     `advance_wh` is the settled energy per register. `posting_due` asks for a posting with the next
-    commit. `newly_due` says that the credit has just run out, `deferred` that a gap or a fee at the
-    month's close did it, which is no sign of bad data. `predict_s` is when the credit could run out
-    at full power, counted from when the registers were asked for, for a poll in the short lane;
-    `read_again` asks for one at once.
+    commit. `newly_due` says that the credit has just run out, `deferred` that a gap, a fee or the
+    end of a calendar's window did it, which is no sign of bad data. `predict_s` is when the credit
+    could run out at full power, counted from when the registers were asked for, for a poll in the
+    short lane; `read_again` asks for one at once.
     """
 
     settled: bool = False
@@ -82,8 +84,7 @@ class Step:
 class Point:
     """Mutable state of one service point. Single-threaded; time comes with the readings.
 
-    `wallet_nano` is the posted balance; `available_nano` is what is left of it after the running
-    consumption. Without an account (`pricer` None) energy is guarded and counted, and nothing is
+    Without an account (`account` and `pricer` None) energy is guarded and counted, and nothing is
     charged or cut.
     """
 
@@ -91,28 +92,34 @@ class Point:
         self.terms = terms
         self.guard = guard
         self.supply = supply
-        self.account_id = ""
+        self.account: Account | None = None
         self.tariff_id = ""
         self.pricer: Pricer | None = None
-        self.wallet_nano = 0
-        self.threshold_nano = 0
         self.last: Reading | None = None
         self.last_full: Reading | None = None
         self.label_utc_ms = 0
         self.last_sequence = 0
         self._lost = True
-        self._line_from_wh: tuple[int, ...] | None = None
-        self._line_from_utc_ms = 0
-        self._advance_wh: tuple[int, ...] = ()
-        self._flags: set[str] = set()
+        self._line = OpenLine()
         self._boundary_utc_ms = 0
         self._restart_latched = False
         self._settled_ns: int | None = None
         self._fee_charged = False
+        self._kept_on = False
         self._slept: Slept | None = None
         self.posting_count = 0
 
     # -- money -----------------------------------------------------------------------------
+
+    @property
+    def account_id(self) -> str:
+        """The account that pays for this point; empty without one."""
+        return self.account.account_id if self.account else ""
+
+    @property
+    def p_max_w(self) -> int:
+        """The most that the point can draw."""
+        return self.terms.p_max_w
 
     @property
     def running_nano(self) -> int:
@@ -120,33 +127,37 @@ class Point:
         return self.pricer.running_nano() if self.pricer else 0
 
     @property
-    def available_nano(self) -> int:
-        """What may still be used: posted balance less running consumption, less the threshold."""
-        return self.wallet_nano - self.running_nano - self.threshold_nano
+    def wallet_nano(self) -> int:
+        """The posted balance of the account; 0 without one."""
+        return self.account.credit.wallet_nano if self.account else 0
 
-    def attach_account(
-        self, account_id: str, tariff_id: str, pricer: Pricer, *, threshold_nano: int
-    ) -> None:
+    @property
+    def available_nano(self) -> int:
+        """What the account may still use before its supply is disabled; 0 without one."""
+        return self.account.available_nano if self.account else 0
+
+    def attach_account(self, account: Account, tariff_id: str, pricer: Pricer) -> None:
         """Charge this point's energy to an account from here on (also after a restart)."""
-        self.account_id = account_id
+        self.account = account
+        account.points.append(self)
         self.tariff_id = tariff_id
         self.pricer = pricer
-        self.threshold_nano = threshold_nano
         self.label_utc_ms = max(self.label_utc_ms, pricer.label_utc_ms)
+
+    def detach_account(self) -> None:
+        """The account ends here: everything was posted, and what comes is nobody's."""
+        if self.account is not None:
+            self.account.points.remove(self)
+        self.account = None
+        self.pricer = None
+        self.tariff_id = ""
+        self.supply.unblock(Reason.CREDIT)
+        self.begin_line()
 
     def begin_line(self) -> None:
         """Energy counted so far belongs to nobody's account: the first line starts here."""
-        self._line_from_wh = self.guard.registers_wh
-        self._line_from_utc_ms = self.label_utc_ms
-        self._advance_wh = (0,) * len(self.terms.sources)
-        self._flags.clear()
-
-    def credited(self, amount_nano: int) -> bool:
-        """A committed posting changed the balance; True when CREDIT was cleared by it."""
-        self.wallet_nano += amount_nano
-        if self.available_nano > 0:
-            return self.supply.unblock(Reason.CREDIT)
-        return False
+        registers = len(self.terms.sources)
+        self._line.begin(self.guard.registers_wh, self.label_utc_ms, registers)
 
     def take_postings(self) -> list[SettlementLine]:
         """Settlement lines since the last call; their charges leave the wallet at this instant.
@@ -155,11 +166,27 @@ class Point:
         again from the file.
         """
         registers_wh = self.guard.registers_wh
-        if self.pricer is None or self._line_from_wh is None or registers_wh is None:
+        account = self.account
+        if self.pricer is None or account is None or registers_wh is None:
             return []
-        lines = self._lines(self.pricer.settle(), self._line_from_wh, registers_wh)
+        if self._line.from_wh is None:
+            return []
+        names = LineNames(
+            account_id=account.account_id,
+            service_point_id=self.terms.service_point_id,
+            meter_id=self.terms.meter_id,
+            tariff_id=self.tariff_id,
+            sources=self.terms.sources,
+        )
+        lines = self._line.lines(
+            self.pricer.settle(),
+            names,
+            registers_wh=registers_wh,
+            to_utc_ms=self.label_utc_ms,
+            period=self.pricer.period_label,
+        )
         for line in lines:
-            self.wallet_nano -= sum(amount for _, amount in line.charges)
+            account.credit.charge(sum(amount for _, amount in line.charges))
         if lines:
             self.posting_count += 1
             self.begin_line()
@@ -280,10 +307,7 @@ class Point:
             "guard": self.guard.snapshot(),
             "pricing": {name: value for name, value in pricing.items() if name != "posted"},
             "label_utc_ms": self.label_utc_ms,
-            "line_from_wh": self._line_from_wh,
-            "line_from_utc_ms": self._line_from_utc_ms,
-            "advance_wh": self._advance_wh,
-            "flags": sorted(self._flags),
+            **self._line.snapshot(),
             "slept": None
             if slept is None
             else [dict(slept.guard), slept.utc_ms, slept.meter_clock_ms],
@@ -306,11 +330,7 @@ class Point:
         self.posting_count = cast("int", state["posting"])
         self.last_sequence = cast("int", state["sequence"])
         self.label_utc_ms = cast("int", state["label_utc_ms"])
-        from_wh = cast("Sequence[int] | None", state["line_from_wh"])
-        self._line_from_wh = None if from_wh is None else tuple(from_wh)
-        self._line_from_utc_ms = cast("int", state["line_from_utc_ms"])
-        self._advance_wh = tuple(cast("Sequence[int]", state["advance_wh"]))
-        self._flags = set(cast("Sequence[str]", state["flags"]))
+        self._line.restore(state)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -321,16 +341,12 @@ class Point:
         known = rates_known and reading.utc_ms - from_utc_ms <= MAX_STEP_MS
         to_utc_ms = reading.utc_ms if known else from_utc_ms
         self.label_utc_ms = max(from_utc_ms, to_utc_ms)
-        if self._line_from_wh is None:
-            self._line_from_wh = self.guard.registers_wh
-            self._line_from_utc_ms = self.label_utc_ms
-            self._advance_wh = (0,) * len(self.terms.sources)
+        if self._line.from_wh is None:
+            self.begin_line()
             return ()
         if verdict.events:
-            self._flags.update(verdict.events)
-        self._advance_wh = tuple(
-            a + b for a, b in zip(self._advance_wh, verdict.advance_wh, strict=True)
-        )
+            self._line.flag(verdict.events)
+        self._line.add(verdict.advance_wh)
         if self.pricer is None:
             return ()
         shares = tuple(zip(self.terms.sources, verdict.advance_wh, strict=True))
@@ -346,66 +362,14 @@ class Point:
             stepped = reading.utc_ms < from_utc_ms
             if any(verdict.advance_wh):
                 names = (Flag.CLOCK_STEPPED.value if stepped else CLOCK_UNTRUSTED,)
-        self._flags.update(names)
+        self._line.flag(names)
         return names
-
-    def _lines(
-        self, postings: Sequence[Posting], from_wh: tuple[int, ...], registers_wh: tuple[int, ...]
-    ) -> list[SettlementLine]:
-        """One line per period and tariff version; the last one ends at the registers as read."""
-        if not postings:
-            # Registers that moved without a charge (a rebase) are kept for the proof all the same.
-            if not self._flags and from_wh == registers_wh:
-                return []
-            postings = [Posting(self._period_label(), self.tariff_id, 0, (), ())]
-        lines: list[SettlementLine] = []
-        left_wh = list(self._advance_wh)
-        for number, posting in enumerate(postings, start=1):
-            is_last = number == len(postings)
-            advance_wh = tuple(left_wh) if is_last else self._share(posting, left_wh)
-            for register, wh in enumerate(advance_wh):
-                left_wh[register] -= wh
-            to_wh = tuple(a + b for a, b in zip(from_wh, advance_wh, strict=True))
-            lines.append(
-                SettlementLine(
-                    account_id=self.account_id,
-                    service_point_id=self.terms.service_point_id,
-                    meter_id=self.terms.meter_id,
-                    tariff_id=self.tariff_id,
-                    period=posting.period,
-                    from_utc_ms=self._line_from_utc_ms,
-                    to_utc_ms=self.label_utc_ms,
-                    from_wh=from_wh,
-                    to_wh=registers_wh if is_last else to_wh,
-                    advance_wh=advance_wh,
-                    cells=tuple((cell.key, wh) for cell, wh in posting.cells),
-                    charges=posting.charges,
-                    flags=tuple(sorted(self._flags.union(posting.flags))),
-                )
-            )
-            from_wh = to_wh
-        return lines
-
-    def _share(self, posting: Posting, left_wh: Sequence[int]) -> tuple[int, ...]:
-        """How much of each register's advance a posting that is not the last one covers."""
-        by_source: dict[str, int] = {}
-        for cell, wh in posting.cells:
-            by_source[cell.source] = by_source.get(cell.source, 0) + wh
-        shares: list[int] = []
-        for source, wh in zip(self.terms.sources, left_wh, strict=True):
-            share_wh = min(wh, by_source.get(source, 0))
-            by_source[source] = by_source.get(source, 0) - share_wh
-            shares.append(share_wh)
-        return tuple(shares)
-
-    def _period_label(self) -> str:
-        return self.pricer.period_label if self.pricer else ""
 
     def _rebase(self, advance_wh: tuple[int, ...], flag: RebaseFlag) -> None:
         """Charge energy that a person decided on, at the rates of the label."""
-        self._flags.add(flag.value)
+        self._line.flag((flag.value,))
         self.posting_count += 1
-        self._advance_wh = tuple(a + b for a, b in zip(self._advance_wh, advance_wh, strict=True))
+        self._line.add(advance_wh)
         if self.pricer is not None:
             self.pricer.charge_at_label(zip(self.terms.sources, advance_wh, strict=True))
         if self._slept is not None:
@@ -415,22 +379,30 @@ class Point:
     def _predict_s(self, reading: Reading) -> float | None:
         """When the credit could be used up at full power, if within the next regular poll."""
         supply, terms, full = self.supply, self.terms, self.last_full
-        if self.pricer is None or not supply.enforced or supply.reasons:
+        account = self.account
+        if self.pricer is None or account is None or not supply.enforced or supply.reasons:
             return None
-        available_nano, label = self.available_nano, self.label_utc_ms
+        if not account.is_cut_at_zero(self.label_utc_ms):
+            return None
+        available_nano, label = account.available_nano, self.label_utc_ms
         return look_again_s(
             min(self.pricer.remaining_wh(available_nano, one, label) for one in terms.sources),
             reading.part_wh,
-            p_max_w=terms.p_max_w,
+            p_max_w=account.p_max_w,
             power_w=None if full is None else full.power_w,
             refresh_s=terms.refresh_s,
             period_s=terms.period_s,
         )
 
     def _judge_credit(self) -> bool:
-        if self.pricer is None or not self.supply.enforced:
+        account = self.account
+        if account is None or not self.supply.enforced:
             return False
-        return self.available_nano <= 0 and self.supply.block(Reason.CREDIT)
+        was_kept_on = account.is_kept_on
+        if not account.is_due(self.label_utc_ms):
+            return False
+        self._kept_on = self._kept_on or was_kept_on
+        return self.supply.block(Reason.CREDIT)
 
     def sleep_since(self, slept: "Slept") -> None:
         """The machine was off since the state was kept: how long shows with the first reading."""
@@ -455,7 +427,8 @@ class Point:
     def _is_deferred(self, reading: Reading) -> bool:
         """Whether what ran the credit out came from a gap or a fee, not from a second's use."""
         fee, self._fee_charged = self._fee_charged, False
-        if self._settled_ns is None:
+        kept_on, self._kept_on = self._kept_on, False
+        if self._settled_ns is None or kept_on:
             return True
         return fee or reading.mono_ns - self._settled_ns > self.terms.gap_s * NS
 

@@ -95,9 +95,10 @@ class ConfirmReconnect:
 
 @dataclass(frozen=True, slots=True)
 class OpenAccount:
-    """Open a prepaid account on a service point under a published tariff."""
+    """Open an account on a service point under a published tariff. `terms` is their JSON text."""
 
     TYPE: ClassVar[str] = "open_account"
+    LATER: ClassVar[frozenset[str]] = frozenset({"terms"})
     ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
     account_id: str
     service_point_id: str
@@ -105,6 +106,7 @@ class OpenAccount:
     name: str = ""
     opening_balance_nano: int = 0
     disablement_threshold_nano: int = 0
+    terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,120 @@ class ConfirmClock:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigureAccount:
+    """Agree other terms with a customer. `terms` is their JSON text."""
+
+    TYPE: ClassVar[str] = "configure_account"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    account_id: str
+    terms: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AddPoint:
+    """Let an account pay for another service point too."""
+
+    TYPE: ClassVar[str] = "add_point"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
+    account_id: str
+    service_point_id: str
+    tariff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePoint:
+    """Let an account no longer pay for one of its service points."""
+
+    TYPE: ClassVar[str] = "remove_point"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    service_point_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeTariff:
+    """Charge a service point by another tariff from now on."""
+
+    TYPE: ClassVar[str] = "change_tariff"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    service_point_id: str
+    tariff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseAccount:
+    """Move-out. `refund_provider` pays out the credit that is left."""
+
+    TYPE: ClassVar[str] = "close_account"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    account_id: str
+    reason: str
+    refund_provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Move credit from one account to another."""
+
+    TYPE: ClassVar[str] = "transfer"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    from_account_id: str
+    to_account_id: str
+    amount_nano: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeEmergency:
+    """Take up emergency credit."""
+
+    TYPE: ClassVar[str] = "invoke_emergency"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TENANT, Role.OPERATOR, Role.MANAGER})
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddDebt:
+    """Agree on a debt: `kind` payment (a share of every recharge) or time (an amount a day).
+
+    `weekly_cap_nano` 0 means no cap.
+    """
+
+    TYPE: ClassVar[str] = "add_debt"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    account_id: str
+    debt_id: str
+    kind: str
+    amount_nano: int
+    reason: str
+    share_ppm: int = 0
+    daily_nano: int = 0
+    weekly_cap_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOff:
+    """Give up what is owed: a debt by its name, `accumulated`, or a `wallet` below zero."""
+
+    TYPE: ClassVar[str] = "write_off"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    account_id: str
+    debt_id: str
+    amount_nano: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServeNotice:
+    """A customer in credit mode was told in writing what is overdue."""
+
+    TYPE: ClassVar[str] = "serve_notice"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    account_id: str
+    amount_nano: int
+
+
 Body = (
     Recharge
     | ReverseTransaction
@@ -189,6 +305,16 @@ Body = (
     | ReleaseHalt
     | ReleaseRecovery
     | ConfirmClock
+    | ConfigureAccount
+    | AddPoint
+    | RemovePoint
+    | ChangeTariff
+    | CloseAccount
+    | Transfer
+    | InvokeEmergency
+    | AddDebt
+    | WriteOff
+    | ServeNotice
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
     kind.TYPE: kind
@@ -206,11 +332,32 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ReleaseHalt,
         ReleaseRecovery,
         ConfirmClock,
+        ConfigureAccount,
+        AddPoint,
+        RemovePoint,
+        ChangeTariff,
+        CloseAccount,
+        Transfer,
+        InvokeEmergency,
+        AddDebt,
+        WriteOff,
+        ServeNotice,
     )
 }
 MAX_DOCUMENT: Final = 64_000
 INT64_MAX: Final = 2**63 - 1
-ID_FIELDS: Final = frozenset({"account_id", "service_point_id", "meter_id", "tariff_id"})
+DOCUMENT_FIELDS: Final = frozenset({"document", "terms"})
+ID_FIELDS: Final = frozenset(
+    {
+        "account_id",
+        "from_account_id",
+        "to_account_id",
+        "service_point_id",
+        "meter_id",
+        "tariff_id",
+        "debt_id",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +393,17 @@ class Outcome:
 
 
 def encode_body(body: Body) -> dict[str, object]:
-    """The body as plain JSON values."""
+    """The body as plain JSON values.
+
+    Fields that a later version of this program added (`LATER`) are left out while they have their
+    default: a request that was made before keeps its hash, so that its repeat is no conflict.
+    """
+    later: frozenset[str] = getattr(body, "LATER", frozenset())
+    defaults = {field.name: field.default for field in fields(body)}
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(body).items()
+        if name not in later or value != defaults[name]
     }
 
 
@@ -291,7 +445,7 @@ def _type_name(annotation: object) -> str:
 
 
 def _text(name: str, value: object) -> str:
-    limit = MAX_DOCUMENT if name == "document" else MAX_TEXT
+    limit = MAX_DOCUMENT if name in DOCUMENT_FIELDS else MAX_TEXT
     if not isinstance(value, str) or len(value) > limit:
         raise RefusedError("REQUEST_FIELD", f"expected text of at most {limit} characters", name)
     if any("\ud800" <= letter <= "\udfff" for letter in value):

@@ -113,7 +113,7 @@ class NorthContext:
         self.failures = FailureLimiter(clock)
         self.ledger = Reader(settings.ledger_path, LEDGER)
         self.north = Reader(settings.north_path, NORTH)
-        self.records = Records(self.ledger, self.north, settings.telemetry_dir)
+        self.records = Records(self.ledger, self.north, settings.telemetry_dir, settings.currency)
         self.watch = OutcomeWatch(self.ledger)
         self.hub = Hub(epoch)
         self.use(settings)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from gateway.core.credit import CreditBook
 from gateway.core.errors import StoreAwayError
 from gateway.core.ledger import wallet
+from gateway.core.money import Currency
 from gateway.core.requests import Outcome
 from gateway.north.reader import READ_DEADLINE_S, Reader
+from gateway.store.accounts import AccountPoint, load_credit, points_of
 from gateway.store.commands import (
     SwitchCommand,
     commands_for_key,
@@ -21,12 +24,12 @@ from gateway.store.commands import (
 from gateway.store.db import Connection
 from gateway.store.ledger import (
     AccountTransaction,
-    read_balance,
     read_balances,
     transactions_of,
 )
 from gateway.store.registry import (
     Account,
+    AccountStatus,
     TariffVersion,
     accounts_after,
     read_account,
@@ -54,10 +57,13 @@ class Found(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class AccountBalance:
-    """An account with its posted balance in nano-units, read in one snapshot."""
+    """An account with its posted balance in nano-units, its credit and its points, read in one
+    snapshot."""
 
     account: Account
     posted_nano: int
+    credit: CreditBook
+    points: Sequence[AccountPoint]
 
 
 class Records:
@@ -66,7 +72,10 @@ class Records:
     Every method raises StoreAwayError when its file cannot be read now.
     """
 
-    def __init__(self, ledger: Reader, north: Reader, telemetry_dir: Path) -> None:
+    def __init__(
+        self, ledger: Reader, north: Reader, telemetry_dir: Path, currency: Currency
+    ) -> None:
+        self._currency = currency
         self._ledger = ledger
         self._north = north
         self._telemetry = TelemetryReader(telemetry_dir)
@@ -90,7 +99,7 @@ class Records:
 
         def look(connection: Connection) -> AccountBalance | None:
             account = read_account(connection, account_id)
-            return None if account is None else _with_balance(connection, account)
+            return None if account is None else _with_balance(connection, account, self._currency)
 
         return await self._ledger.read(look)
 
@@ -102,7 +111,8 @@ class Records:
                 return accounts_after(connection, start, count)
 
             accounts, more = _page(fetch, after, limit, lambda account: account.account_id)
-            return Found([_with_balance(connection, account) for account in accounts], more)
+            found = [_with_balance(connection, account, self._currency) for account in accounts]
+            return Found(found, more)
 
         return await self._ledger.read(look)
 
@@ -221,5 +231,8 @@ def _page(
     return items, more
 
 
-def _with_balance(connection: Connection, account: Account) -> AccountBalance:
-    return AccountBalance(account, read_balance(connection, wallet(account.account_id)))
+def _with_balance(connection: Connection, account: Account, currency: Currency) -> AccountBalance:
+    credit = load_credit(connection, account, currency)
+    open_only = account.status is not AccountStatus.CLOSED
+    points = points_of(connection, account.account_id, open_only=open_only)
+    return AccountBalance(account, credit.wallet_nano, credit, points)

@@ -43,6 +43,8 @@ LEDGER: Final = StoreSchema(
         "site",
         "store_epoch",
         "account",
+        "account_point",
+        "account_state",
         "service_point",
         "meter_assignment",
         "balance",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from gateway.core.credit import PaymentMode
 from gateway.core.errors import RefusedError
 from gateway.store.rows import as_int, as_text, document, integers, mapping, page_size
 
@@ -16,13 +17,6 @@ class AccountStatus(StrEnum):
     NEW = "new"
     ACTIVE = "active"
     CLOSED = "closed"
-
-
-class PaymentMode(StrEnum):
-    """COSEM payment mode (class 111): credit 1, prepayment 2."""
-
-    CREDIT = "credit"
-    PREPAYMENT = "prepayment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +152,7 @@ def update_account(
     *,
     name: str | None = None,
     status: AccountStatus | None = None,
-    tariff_id: str | None = None,
+    payment_mode: PaymentMode | None = None,
     disablement_threshold_nano: int | None = None,
 ) -> None:
     """Change what is given (closing has a function of its own).
@@ -168,13 +162,13 @@ def update_account(
     _require_open(connection, account_id)
     connection.execute(
         "UPDATE account SET name = coalesce(?, name), status = coalesce(?, status), "
-        "tariff_id = coalesce(?, tariff_id), "
+        "payment_mode = coalesce(?, payment_mode), "
         "disablement_threshold_nano = coalesce(?, disablement_threshold_nano) "
         "WHERE account_id = ?",
         (
             name,
             None if status is None else status.value,
-            tariff_id,
+            None if payment_mode is None else payment_mode.value,
             disablement_threshold_nano,
             account_id,
         ),

@@ -67,3 +67,14 @@ def load_point_states(connection: sqlite3.Connection) -> dict[str, dict[str, obj
         name: orjson.loads(body)
         for name, body in connection.execute("SELECT service_point_id, body FROM point_state")
     }
+
+
+def save_account_states(
+    connection: sqlite3.Connection, states: Mapping[str, Mapping[str, object]]
+) -> None:
+    """Replace the opaque state of the accounts named; others keep theirs."""
+    connection.executemany(
+        "INSERT INTO account_state VALUES (?, ?) "
+        "ON CONFLICT (account_id) DO UPDATE SET body = excluded.body",
+        ((name, orjson.dumps(body).decode()) for name, body in states.items()),
+    )

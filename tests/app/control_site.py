@@ -134,7 +134,16 @@ class ControlSite:
             period_s=1.0,
             synchronised=lambda: False,
         )
-        desk = Desk(self.engine, self.books, self.found.shelf, self.found.currency, clock)
+        desk = Desk(
+            self.engine,
+            self.books,
+            self.found.shelf,
+            self.found.currency,
+            clock,
+            accounts=self.found.accounts,
+            zone=zone,
+        )
+        self.desk = desk
         self.requests = RequestReader(paths.north_dir / "north.db")
         self.own_ledger = StoreReader(paths.ledger, LEDGER)
         recovery = RecoveryWatch(desk, self.display, self.own_ledger, self.requests)

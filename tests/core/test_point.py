@@ -5,7 +5,10 @@ from itertools import pairwise
 
 import pytest
 
+from gateway.core.account import Account
+from gateway.core.credit import CreditBook
 from gateway.core.guard import RegisterGuard
+from gateway.core.ledger import Entry, wallet
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Step
 from gateway.core.pricing import Pricer
@@ -46,9 +49,16 @@ def make_point(*, wallet_nano: int = NANO, p_max_w: int = 7_360, enforced: bool 
     supply.enforced = enforced
     point = Point(terms, RegisterGuard(p_max_w=p_max_w), supply)
     pricer = Pricer([tariff()], start_utc_ms=START_MS, sources=terms.sources)
-    point.attach_account("a1", "home", pricer, threshold_nano=0)
-    point.wallet_nano = wallet_nano
+    point.attach_account(Account("a1", CreditBook("a1", wallet_nano=wallet_nano)), "home", pricer)
     return point
+
+
+def credited(point: Point, amount_nano: int) -> bool:
+    """Money comes into the wallet; whether supply is no longer blocked for credit by it."""
+    account = point.account
+    assert account is not None
+    account.credit.apply([Entry(wallet("a1"), amount_nano)])
+    return bool(account.credited(point.label_utc_ms))
 
 
 def read(
@@ -168,9 +178,9 @@ def test_recharge_clears_credit_only_when_it_lifts_above_the_threshold() -> None
     read(point, 0, 1000)
     read(point, 1, 1002)
     assert point.supply.reasons == {Reason.CREDIT}
-    assert not point.credited(8_000_000)
+    assert not credited(point, 8_000_000)
     assert point.supply.reasons == {Reason.CREDIT}
-    assert point.credited(1)
+    assert credited(point, 1)
     assert point.supply.reasons == set()
 
 
@@ -221,7 +231,7 @@ def test_tariff_change_makes_a_line_each_and_asks_for_posting() -> None:
     old, new = tariff("5.00"), tariff("6.00", 2, "2026-07-01T00:00:00+05:30")
     start_ms = change_ms - 10_000
     pricer = Pricer([old, new], start_utc_ms=start_ms, sources=terms.sources)
-    point.attach_account("a1", "home", pricer, threshold_nano=0)
+    point.attach_account(Account("a1"), "home", pricer)
     shift_ms = start_ms - START_MS
     read(point, 0, 1000, utc_shift_ms=shift_ms)
     step = read(point, 30, 1037, utc_shift_ms=shift_ms)
@@ -246,6 +256,9 @@ def test_state_survives_a_restart_to_the_nano() -> None:
     running = point.running_state()
     posted = point.posted_state(2 * NS, START_MS)
     again = make_point(wallet_nano=point.wallet_nano)
+    account = again.account
+    assert account is not None
+    account.points.clear()
     state = running["guard"]
     assert isinstance(state, dict)
     again.guard.restore(state, mono_ns=2 * NS)
@@ -254,7 +267,7 @@ def test_state_survives_a_restart_to_the_nano() -> None:
     pricer = Pricer.restore(
         [tariff()], {**pricing, "posted": posted["posted"]}, sources=again.terms.sources
     )
-    again.attach_account("a1", "home", pricer, threshold_nano=0)
+    again.attach_account(account, "home", pricer)
     again.restore_running(running)
     assert again.available_nano == point.available_nano
     read(point, 3, 1007)

@@ -138,6 +138,17 @@ class Ledger:
         return self.writer.submit(operation).result(timeout=10)
 
 
+# What `_decide` carries out.
+DECISIONS = (
+    CommissionPoint,
+    ReleaseHalt,
+    ReleaseRecovery,
+    ReleaseQuarantine,
+    ReplaceMeter,
+    ConfirmClock,
+)
+
+
 class Executor:
     """Executes requests exactly once and keeps the live table alive, as control does.
 
@@ -317,7 +328,9 @@ class Executor:
             return self._publish(connection, request, body, now)
         if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
             return self._switch(connection, request, body, now)
-        return self._decide(connection, request, body, now)
+        if isinstance(body, DECISIONS):
+            return self._decide(connection, request, body, now)
+        raise RefusedError("NOT_HERE", f"this site carries out no {body.TYPE}")
 
     def _decide(
         self,

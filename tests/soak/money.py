@@ -12,6 +12,7 @@ from random import Random
 from typing import Final
 
 from gateway.core.ledger import (
+    Entry,
     Transaction,
     TransactionKind,
     charge_entries,
@@ -87,7 +88,15 @@ class _Book:
     def pay(self, amount_nano: int) -> None:
         self.paid_nano += amount_nano
         self._append(
-            recharge_of("flat", amount_nano, "counter", utc_ms=1, request_key="key", reference="")
+            recharge_of(
+                "flat",
+                amount_nano,
+                "counter",
+                [Entry(wallet("flat"), amount_nano)],
+                utc_ms=1,
+                request_key="key",
+                reference="",
+            )
         )
 
     def post(self, postings: list[Posting]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.credit import PaymentMode
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import Outcome, OutcomeStatus
 from gateway.store.commands import (
@@ -52,6 +53,8 @@ from gateway.store.registry import (
     update_account,
 )
 from tests.store.store_files import ledger_file
+
+CREDIT = PaymentMode.CREDIT
 
 
 @pytest.fixture
@@ -128,9 +131,9 @@ def test_closed_account_never_changes(connection: Connection) -> None:
 def test_update_changes_only_what_is_given(connection: Connection) -> None:
     """Fields that are left out keep their values; zero is a value."""
     open_account(connection, account())
-    update_account(connection, "anna", tariff_id="shop", disablement_threshold_nano=0)
+    update_account(connection, "anna", payment_mode=CREDIT, disablement_threshold_nano=0)
     assert read_account(connection, "anna") == replace(
-        account(), tariff_id="shop", disablement_threshold_nano=0
+        account(), payment_mode=CREDIT, disablement_threshold_nano=0
     )
 
 

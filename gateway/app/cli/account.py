@@ -4,6 +4,7 @@ from typing import Annotated, cast
 
 import typer
 
+from gateway.app.cli import credit
 from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group.command("open")(open_account)
     group.command()(recharge)
     group.command()(confirm)
+    credit.add_to(group, app)
     app.add_typer(group, name="account")
 
 
@@ -63,7 +65,11 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
     facts += [
         ("blocked by", ", ".join(cast("list[str]", supply.get("block_reasons", []))) or "nothing")
     ]
-    facts += [("tariff", found["tariff_id"]), ("service point", found["service_point_id"])]
+    facts += [
+        (f"service point {point['service_point_id']}", f"tariff {point['tariff_id']}")
+        for point in cast("list[dict[str, object]]", found["points"])
+    ]
+    facts += _owed(found)
     show_table(f"Account {account}", ("what", "value"), facts)
     show_table(
         "Latest transactions",
@@ -137,6 +143,25 @@ def confirm(
             key_or_new(key),
         )
     tell(answer, f"{account}: reconnection confirmed", as_json=as_json)
+
+
+def _owed(found: dict[str, object]) -> list[tuple[str, object]]:
+    """Emergency credit, debts and a notice, where there are any."""
+    facts: list[tuple[str, object]] = []
+    emergency = cast("dict[str, object] | None", found["emergency_credit"])
+    if emergency is not None:
+        told = f"{emergency['state']}: {emergency['used']} used of {emergency['limit']}"
+        facts.append(("emergency credit", told))
+    for debt in cast("list[dict[str, object]]", found["debts"]):
+        how = f"{debt['share_percent']} % of a recharge"
+        if debt["kind"] == "time":
+            how = f"{debt['daily']} a day"
+        facts.append((f"debt {debt['id']}", f"{debt['remaining']} left, {how}"))
+    if found["accumulated_debt"] != "0":
+        facts.append(("accumulated debt", found["accumulated_debt"]))
+    if found["notice_due_at"] is not None:
+        facts.append(("may be cut from", found["notice_due_at"]))
+    return facts
 
 
 def _supply(item: dict[str, object]) -> dict[str, object]:

@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from gateway.app.control.engine import CommandTrack
 from gateway.app.control.tallies import Tallies
+from gateway.core.account import Account
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import stepped
 from gateway.core.errors import RefusedError
-from gateway.core.ledger import SettlementLine, settlement_of
+from gateway.core.ledger import SettlementLine, Transaction, settlement_of
 from gateway.core.point import Point
 from gateway.store.commands import (
     CommandState,
@@ -23,7 +24,7 @@ from gateway.store.commands import (
 )
 from gateway.store.db import Connection
 from gateway.store.ledger import append_transaction
-from gateway.store.state import save_point_states, save_register_state
+from gateway.store.state import save_account_states, save_point_states, save_register_state
 from gateway.store.writer import StoreWriter
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class Books:
         self._boot_id = boot_id
         self._tallies = tallies or Tallies()
         self._sweep_number = 0
+        # Points whose posting waits for a request about their account.
+        self.postponed: set[int] = set()
         self.label_utc_ms = 0
         # Wall less monotonic milliseconds of the trusted clock; None while it is not trusted.
         self.clock_offset_ms: int | None = None
@@ -92,9 +95,14 @@ class Books:
         return self.commit(self.posting(indices))
 
     def keep(self, index: int) -> "asyncio.Future[None]":
-        """Keep a point's supply state."""
-        states = self.states([index])
-        return self.commit(lambda connection: save_point_states(connection, states))
+        """Keep a point's supply state and the state of its account."""
+        states, accounts = self.states([index]), self.account_states([index])
+
+        def operate(connection: Connection) -> None:
+            save_point_states(connection, states)
+            save_account_states(connection, accounts)
+
+        return self.commit(operate)
 
     def command(self, track: CommandTrack) -> "asyncio.Future[None]":
         """Keep a switch command as it stands, with the supply state of its point."""
@@ -130,7 +138,8 @@ class Books:
 
     def sweeping(self, due: Iterable[int], site: Mapping[str, object]) -> Operation[None]:
         """`sweep` as an operation, under the same condition as `posting`."""
-        posting = self.posting(due)
+        waiting, self.postponed = self.postponed, set()
+        posting = self.posting(waiting.union(due))
         self._sweep_number += 1
         number, utc_ms = self._sweep_number, self.label()
         body = {
@@ -159,19 +168,48 @@ class Books:
         Their charges leave the wallets in memory now: the operation must be committed.
         """
         chosen = sorted(indices)
-        lines: list[SettlementLine] = []
-        for index in chosen:
-            lines += self._points[index].take_postings()
-        transaction = settlement_of(lines, utc_ms=self.label())
-        states = self.states(chosen)
+        transactions = self._take(chosen)
+        states, accounts = self.states(chosen), self.account_states(chosen)
 
         def operate(connection: Connection) -> None:
-            if transaction is not None:
+            for transaction in transactions:
                 append_transaction(connection, transaction)
             if states:
                 save_point_states(connection, states)
+            if accounts:
+                save_account_states(connection, accounts)
 
         return operate
+
+    def _take(self, chosen: Sequence[int]) -> list[Transaction]:
+        """Consumption of these points as one transaction, then what their accounts post."""
+        lines: list[SettlementLine] = []
+        accounts: dict[str, Account] = {}
+        utc_ms = self.label()
+        for index in chosen:
+            point = self._points[index]
+            account = point.account
+            if account is not None and account.held:
+                # A request about this account is being committed: its posting comes after it.
+                self.postponed.add(index)
+                continue
+            lines += point.take_postings()
+            if account is not None:
+                accounts[account.account_id] = account
+        settlement = settlement_of(lines, utc_ms=utc_ms)
+        transactions = [] if settlement is None else [settlement]
+        for account in accounts.values():
+            transactions += account.take_postings(utc_ms)
+        return transactions
+
+    def account_states(self, indices: Iterable[int]) -> dict[str, dict[str, object]]:
+        """The states of the accounts of these points as `save_account_states` keeps them."""
+        accounts = (self._points[index].account for index in indices)
+        return {
+            account.account_id: account.credit.snapshot()
+            for account in accounts
+            if account is not None
+        }
 
     def states(self, indices: Iterable[int]) -> dict[str, dict[str, object]]:
         """The states of these points as `save_point_states` keeps them."""

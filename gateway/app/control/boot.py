@@ -1,6 +1,6 @@
 """From configuration and `ledger.db` to points in memory, as they were when the process ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -9,16 +9,17 @@ from gateway.app.config import Config, MeterConfig
 from gateway.app.control.engine import CommandTrack
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.reload import check_removed
+from gateway.core.account import Account
 from gateway.core.clock import Clock
 from gateway.core.errors import ConfigurationError
 from gateway.core.guard import RegisterGuard
-from gateway.core.ledger import wallet
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
 from gateway.south.models import meter_model
+from gateway.store.accounts import AccountPoint, load_credit, open_points
 from gateway.store.commands import (
     RequestCursor,
     SwitchAction,
@@ -29,7 +30,6 @@ from gateway.store.commands import (
 from gateway.store.db import Connection
 from gateway.store.ledger import read_balances, read_site
 from gateway.store.registry import (
-    Account,
     AccountStatus,
     MeterAssignment,
     ServicePoint,
@@ -40,7 +40,11 @@ from gateway.store.registry import (
     read_accounts,
     read_tariffs,
 )
-from gateway.store.state import RegisterState, load_point_states, load_register_state
+from gateway.store.state import (
+    RegisterState,
+    load_point_states,
+    load_register_state,
+)
 
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 
@@ -49,10 +53,12 @@ BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 class Restored:
     """What a start found: points by meter index, tariffs, unfinished commands, cursor, site.
 
-    `unmetered` are open accounts at whose points the configuration has no meter.
+    `accounts` are the open ones by id; `unmetered` those of whose points one has no meter in the
+    configuration.
     """
 
     points: tuple[Point, ...]
+    accounts: Mapping[str, Account]
     shelf: TariffShelf
     currency: Currency
     commands: Mapping[int, CommandTrack]
@@ -126,12 +132,8 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     """Build every point as the file left it. Raises ConfigurationError or StoreCorruptError."""
     currency = check_site(connection, config)
     shelf = TariffShelf(read_tariffs(connection), currency)
-    accounts = {
-        account.service_point_id: account
-        for account in read_accounts(connection)
-        if account.status is not AccountStatus.CLOSED
-    }
-    balances = read_balances(connection)
+    accounts = restore_accounts(connection, currency)
+    payers = {stay.service_point_id: stay for stay in open_points(connection)}
     states = load_point_states(connection)
     registers = load_register_state(connection)
     running = cast("Mapping[str, Any]", registers.body["points"]) if registers else {}
@@ -141,13 +143,16 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         point = build_point(meter, config)
         name = meter.service_point_id
         kept = _newest(states.get(name), running.get(name), registers)
-        _restore_point(point, kept, accounts.get(name), shelf, now)
+        stay = payers.get(name)
+        payer = accounts.get(stay.account_id) if stay is not None else None
+        _restore_point(point, kept, now)
+        if stay is not None and payer is not None:
+            _restore_payer(point, kept, stay, payer, shelf)
         point.supply.enforced = is_enforced(connection, point.account_id, name)
-        point.wallet_nano = balances.get(wallet(point.account_id), 0) if point.account_id else 0
-        if point.pricer is not None and point.available_nano > 0:
-            # The recharge was committed, the end of its effect perhaps not.
-            point.supply.unblock(Reason.CREDIT)
         points.append(point)
+    for account in accounts.values():
+        # The recharge was committed, the end of its effect perhaps not.
+        account.credited(now.utc_ms)
     by_meter = {meter.meter_id: index for index, meter in enumerate(config.meters)}
     tracks = {
         by_meter[command.meter_id]: _track(by_meter[command.meter_id], command)
@@ -157,6 +162,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     return Restored(
         points=tuple(points),
+        accounts=accounts,
         shelf=shelf,
         currency=currency,
         commands=tracks,
@@ -164,13 +170,25 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         site=cast("Mapping[str, object]", registers.body.get("site", {})) if registers else {},
         elapsed_ms=max(0, clock.utc_ms() - registers.utc_ms) if registers else 0,
         last_utc_ms=last_utc_ms,
-        unmetered=_unmetered(accounts, config),
+        unmetered=_unmetered(payers.values(), config),
     )
 
 
-def _unmetered(accounts: Mapping[str, Account], config: Config) -> tuple[str, ...]:
+def _unmetered(stays: Iterable[AccountPoint], config: Config) -> tuple[str, ...]:
     served = {meter.service_point_id for meter in config.meters}
-    return tuple(sorted(accounts[name].account_id for name in accounts.keys() - served))
+    return tuple(sorted({s.account_id for s in stays if s.service_point_id not in served}))
+
+
+def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Account]:
+    """Every open account by id, as the file left it, without its points."""
+    balances = read_balances(connection)
+    return {
+        record.account_id: Account(
+            record.account_id, load_credit(connection, record, currency, balances)
+        )
+        for record in read_accounts(connection)
+        if record.status is not AccountStatus.CLOSED
+    }
 
 
 def build_point(meter: MeterConfig, config: Config) -> Point:
@@ -256,10 +274,8 @@ def _newest(
     return _Kept(posted, with_posting, posted["boot_id"], posted["utc_ms"], posted["mono_ns"])
 
 
-def _restore_point(
-    point: Point, kept: _Kept | None, account: Account | None, shelf: TariffShelf, now: _Now
-) -> None:
-    pricing: Mapping[str, Any] = {}
+def _restore_point(point: Point, kept: _Kept | None, now: _Now) -> None:
+    """Registers, running consumption and supply of a point, whoever pays for it."""
     if kept is not None and kept.running is not None:
         guard_state = kept.running["guard"]
         base_ns = min(guard_state["mono_ns"], now.mono_ns) if now.is_boot_of(kept) else now.mono_ns
@@ -268,12 +284,16 @@ def _restore_point(
         slept = _slept(kept, kept.running, now)
         if slept is not None:
             point.sleep_since(slept)
-        pricing = kept.running["pricing"]
     if kept is not None and "supply" in kept.posted:
         point.supply.restore(kept.posted["supply"], now.mono_ns, now.utc_ms)
-    if account is None:
-        return
-    versions: Sequence[Any] = shelf.versions(account.tariff_id)
+
+
+def _restore_payer(
+    point: Point, kept: _Kept | None, stay: AccountPoint, payer: Account, shelf: TariffShelf
+) -> None:
+    """Go on charging a point's energy to the account that pays for it."""
+    pricing = kept.running["pricing"] if kept is not None and kept.running is not None else {}
+    versions: Sequence[Any] = shelf.versions(stay.tariff_id)
     sources = point.terms.sources
     if pricing and kept is not None:
         pricer = Pricer.restore(
@@ -281,15 +301,10 @@ def _restore_point(
         )
     else:
         # The process died between opening the account and its first record: from here on.
-        start_utc_ms = max(account.opened_utc_ms, point.label_utc_ms)
+        start_utc_ms = max(stay.from_utc_ms, point.label_utc_ms)
         pricer = Pricer(versions, start_utc_ms=start_utc_ms, sources=sources)
         point.begin_line()
-    point.attach_account(
-        account.account_id,
-        account.tariff_id,
-        pricer,
-        threshold_nano=account.disablement_threshold_nano,
-    )
+    point.attach_account(payer, stay.tariff_id, pricer)
 
 
 def _slept(kept: _Kept, running: Mapping[str, Any], now: _Now) -> Slept | None:

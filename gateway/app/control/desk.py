@@ -5,16 +5,22 @@ RefusedError is an outcome like any other; what fails after it ends the process,
 again from the file.
 """
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
+from zoneinfo import ZoneInfo
 
+import orjson
 import structlog
 
-from gateway.app.control.books import Books
+from gateway.app.control.books import Books, Operation
 from gateway.app.control.engine import Engine
 from gateway.app.control.shelf import TariffShelf
 from gateway.core import requests as wishes
+from gateway.core.account import Account
+from gateway.core.civil import local_time
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError
 from gateway.core.money import Currency
@@ -22,6 +28,7 @@ from gateway.core.requests import Outcome, OutcomeStatus, Request, body_hash
 from gateway.store.audit import append_audit
 from gateway.store.commands import record_outcome
 from gateway.store.db import Connection
+from gateway.store.registry import is_enforced
 
 log = structlog.get_logger()
 
@@ -35,7 +42,15 @@ class Desk:
     """Engine, books, tariffs and the look-ups and commits that all request types use."""
 
     def __init__(
-        self, engine: Engine, books: Books, shelf: TariffShelf, currency: Currency, clock: Clock
+        self,
+        engine: Engine,
+        books: Books,
+        shelf: TariffShelf,
+        currency: Currency,
+        clock: Clock,
+        *,
+        accounts: Mapping[str, Account],
+        zone: ZoneInfo,
     ) -> None:
         self.engine: Final = engine
         self.books: Final = books
@@ -43,6 +58,8 @@ class Desk:
         self.clock: Final = clock
         self.max_amount_nano: Final = MAX_AMOUNT_MAJOR * 10**currency.money_scale
         self.currency: Final = currency
+        self.zone: Final = zone
+        self.accounts: Final = dict(accounts)
         self.committed: set[str] = set()
         self._by_point = {
             point.terms.service_point_id: index for index, point in enumerate(engine.points)
@@ -58,17 +75,32 @@ class Desk:
         the wallets in memory already. Raises RefusedError, StoreError.
         """
         chosen = tuple(post)
-        posting = self.books.posting(chosen)
+        posting = self.books.posting(chosen) if chosen else None
+        await self.submit(request, effect, posting=posting)
+
+    def submit(
+        self, request: Request, effect: Effect, *, posting: Operation[None] | None = None
+    ) -> "asyncio.Future[None]":
+        """As `commit`, without waiting: what the caller changes in memory before it awaits the
+        future belongs to the same instant. `posting` is one of `Books.posting`; with it the effect
+        must not refuse.
+        """
         outcome = self.outcome(request, OutcomeStatus.EXECUTED, "", "")
 
         def operate(connection: Connection) -> None:
-            posting(connection)
+            if posting is not None:
+                posting(connection)
             record_outcome(connection, replace(outcome, result=effect(connection)))
             append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, "executed"))
 
-        await self.books.commit(operate, may_refuse=not chosen)
-        self.committed.add(request.key)
-        self.engine.tallies.requests["executed"] += 1
+        def counted(done: "asyncio.Future[None]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                self.committed.add(request.key)
+                self.engine.tallies.requests["executed"] += 1
+
+        future = self.books.commit(operate, may_refuse=posting is None)
+        future.add_done_callback(counted)
+        return future
 
     async def close(self, request: Request, status: OutcomeStatus, code: str, message: str) -> None:
         """Record that a request was refused or came too late."""
@@ -112,25 +144,40 @@ class Desk:
 
     # -- look-ups --------------------------------------------------------------------------
 
-    def index_of_account(self, account_id: str) -> int | None:
-        """The point of an open account; None when there is none."""
-        return next(
-            (
-                index
-                for index, point in enumerate(self.engine.points)
-                if point.pricer is not None and point.account_id == account_id
-            ),
-            None,
-        )
+    def account(self, account_id: str, place: str = "account_id") -> Account:
+        """An open account. Raises RefusedError ACCOUNT_UNKNOWN."""
+        account = self.accounts.get(account_id)
+        if account is None:
+            raise RefusedError("ACCOUNT_UNKNOWN", f"there is no open account {account_id}", place)
+        return account
 
-    def account(self, account_id: str) -> int:
-        """The point of an open account. Raises RefusedError ACCOUNT_UNKNOWN."""
-        index = self.index_of_account(account_id)
-        if index is None:
-            raise RefusedError(
-                "ACCOUNT_UNKNOWN", f"there is no open account {account_id}", "account_id"
-            )
-        return index
+    def indices_of(self, account_id: str) -> list[int]:
+        """The points of an account."""
+        return [
+            index
+            for index, point in enumerate(self.engine.points)
+            if point.account is not None and point.account_id == account_id
+        ]
+
+    def payer_at(self, name: str) -> str:
+        """The account that pays for the point or meter of this id; empty for none."""
+        index = self._by_point.get(name, self._by_meter.get(name))
+        return "" if index is None else self.engine.points[index].account_id
+
+    def local_day(self) -> int:
+        """The local day of the next record, in days since 1970."""
+        return local_time(self.zone, self.books.label()).day
+
+    @contextmanager
+    def holding(self, *accounts: Account) -> Iterator[None]:
+        """Nothing is posted to these accounts meanwhile but what is committed here."""
+        for account in accounts:
+            account.held += 1
+        try:
+            yield
+        finally:
+            for account in accounts:
+                account.held -= 1
 
     def point(self, service_point_id: str) -> int:
         """A service point. Raises RefusedError POINT_UNKNOWN."""
@@ -148,10 +195,61 @@ class Desk:
             raise RefusedError("METER_UNKNOWN", f"there is no meter {meter_id}", "meter_id")
         return index
 
+    async def enforce(self, index: int) -> None:
+        """Supply is enforced once the point is commissioned and its account is open."""
+        point = self.engine.points[index]
+        account_id, point_id = point.account_id, point.terms.service_point_id
+        point.supply.enforce(
+            on=await self.books.commit(
+                lambda connection: is_enforced(connection, account_id, point_id)
+            )
+        )
+        await self.books.keep(index)
+
+    async def settle_supply(self, account: Account) -> None:
+        """The credit of an account changed: supply of its points follows."""
+        indices = self.indices_of(account.account_id)
+        cleared = account.credited(self.books.label())
+        for index in indices:
+            if self.engine.points[index] in cleared:
+                await self.books.keep(index)
+            self.engine.decide(index)
+
+    def check_readable(self, index: int) -> None:
+        """Refuse what needs a known register and a known time.
+
+        Raises RefusedError CLOCK_UNTRUSTED, METER_AWAY.
+        """
+        point = self.engine.points[index]
+        clock = self.engine.gate.clock
+        if not clock.trusted:
+            raise RefusedError(
+                "CLOCK_UNTRUSTED",
+                f"the wall clock is not trusted ({clock.reason}): set it right or confirm it",
+            )
+        max_age_s = point.supply.policy.max_reading_age_s
+        if not point.is_settled(self.clock.mono_ns(), max_age_s):
+            raise RefusedError(
+                "METER_AWAY",
+                f"meter {point.terms.meter_id} has no good reading of the last "
+                f"{max_age_s:.0f} s: an account begins and ends at a known register",
+            )
+
     def check_amount(self, amount_nano: int, place: str) -> None:
         """Refuse an amount that no person means. Raises RefusedError AMOUNT_RANGE."""
         if abs(amount_nano) > self.max_amount_nano:
             raise RefusedError("AMOUNT_RANGE", "the amount is beyond the maximum", place)
+
+
+def json_object(text: str, code: str) -> dict[str, object]:
+    """The JSON object in a request's document. Raises RefusedError of this code."""
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(code, f"not JSON: {error}", "document") from error
+    if not isinstance(document, dict):
+        raise RefusedError(code, "expected an object", "document")
+    return document
 
 
 def _audit(request: Request, result: str) -> dict[str, object]:

@@ -1,19 +1,39 @@
 """Requests executed exactly once: checked, in order per account or point, each with an outcome."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Final
+from weakref import WeakValueDictionary
 
+from gateway.app.control.account_requests import AccountRequests
+from gateway.app.control.credit_requests import CreditRequests
 from gateway.app.control.desk import Desk
-from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.tariff_requests import TariffRequests
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
 
-LOCKS_MAX: Final = 10_000
+# What may end that a point is cut for credit.
+LIFTING: Final = (wishes.Recharge, wishes.InvokeEmergency, wishes.WriteOff, wishes.ConfigureAccount)
+# Fields that name what a request works on.
+LOCKING: Final = (
+    "account_id",
+    "from_account_id",
+    "to_account_id",
+    "service_point_id",
+    "meter_id",
+)
+# These start a pricer, or change what pricers use.
+TARIFF_BOUND: Final = (
+    wishes.OpenAccount,
+    wishes.AddPoint,
+    wishes.ChangeTariff,
+    wishes.PublishTariff,
+)
 COMMITTED_MAX: Final = 10_000
 TARIFFS: Final = "tariffs"
 # Late switching is worse than none: these are only taken with an end.
@@ -31,14 +51,15 @@ class Executor:
 
     def __init__(self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch) -> None:
         self._desk = desk
-        self._locks: dict[str, asyncio.Lock] = {}
-        money = MoneyRequests(desk)
-        supply = SupplyRequests(desk, money, sweeper)
+        # A lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        credit, accounts = CreditRequests(desk), AccountRequests(desk)
+        tariffs, supply = TariffRequests(desk), SupplyRequests(desk, sweeper)
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
-            wishes.Recharge: money.recharge,
-            wishes.ReverseTransaction: money.reverse,
-            wishes.OpenAccount: money.open_account,
-            wishes.PublishTariff: money.publish_tariff,
+            wishes.Recharge: credit.recharge,
+            wishes.ReverseTransaction: credit.reverse,
+            wishes.OpenAccount: accounts.open_account,
+            wishes.PublishTariff: tariffs.publish_tariff,
             wishes.CommissionPoint: supply.commission,
             wishes.Disconnect: supply.disconnect,
             wishes.Reconnect: supply.reconnect,
@@ -48,6 +69,16 @@ class Executor:
             wishes.ReleaseHalt: supply.release_halt,
             wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
+            wishes.ConfigureAccount: accounts.configure,
+            wishes.AddPoint: accounts.add_point,
+            wishes.RemovePoint: accounts.remove_point,
+            wishes.ChangeTariff: accounts.change_tariff,
+            wishes.CloseAccount: accounts.close_account,
+            wishes.Transfer: credit.transfer,
+            wishes.InvokeEmergency: credit.invoke_emergency,
+            wishes.AddDebt: credit.add_debt,
+            wishes.WriteOff: credit.write_off,
+            wishes.ServeNotice: credit.serve_notice,
         }
 
     async def execute(self, request: Request) -> None:
@@ -61,7 +92,9 @@ class Executor:
         try:
             check_role(request.body, request.role)
             _check_expiry(request)
-            async with self._lock(request):
+            async with AsyncExitStack() as locks:
+                for lock in self._locks_of(request):
+                    await locks.enter_async_context(lock)
                 if self._has_expired(request):
                     await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
                     return
@@ -85,30 +118,34 @@ class Executor:
         """Record a row that is no request as refused, so that nobody waits for it."""
         await self._desk.close_damaged(key, kind, code, message)
 
-    def lifts(self, request: Request) -> int | None:
-        """Index of the point whose balance this request may lift; None for other requests."""
+    def lifts(self, request: Request) -> Sequence[int]:
+        """The points whose credit this request may lift; none for other requests."""
         body = request.body
-        if isinstance(body, wishes.Recharge):
-            return self._desk.index_of_account(body.account_id)
-        return None
+        account_id = None
+        if isinstance(body, LIFTING):
+            account_id = body.account_id
+        elif isinstance(body, wishes.Transfer):
+            account_id = body.to_account_id
+        return () if account_id is None else self._desk.indices_of(account_id)
 
     def _has_expired(self, request: Request) -> bool:
         expires = request.expires_utc_ms
         return expires is not None and self._desk.clock.utc_ms() > expires
 
-    def _lock(self, request: Request) -> asyncio.Lock:
+    def _locks_of(self, request: Request) -> list[asyncio.Lock]:
+        """What nobody else may touch meanwhile, in an order that all keep: accounts, points."""
         body = request.body
-        name = (
+        names = {
+            value
+            for field in LOCKING
+            if isinstance(value := getattr(body, field, None), str) and value
+        }
+        names |= {payer for name in names if (payer := self._desk.payer_at(name))}
+        if isinstance(body, TARIFF_BOUND):
             # A version and an account under it must not miss one another.
-            (isinstance(body, wishes.OpenAccount | wishes.PublishTariff) and TARIFFS)
-            or getattr(body, "account_id", None)
-            or getattr(body, "service_point_id", None)
-            or getattr(body, "meter_id", None)
-            or body.TYPE
-        )
-        if len(self._locks) > LOCKS_MAX:
-            self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
-        return self._locks.setdefault(str(name), asyncio.Lock())
+            names.add(TARIFFS)
+        chosen = sorted(names or {body.TYPE})
+        return [self._locks.setdefault(name, asyncio.Lock()) for name in chosen]
 
 
 def _check_expiry(request: Request) -> None:

@@ -1,7 +1,7 @@
 """Requests come in: looked for every few milliseconds, started once, told apart by key."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -133,19 +133,19 @@ class Inlet:
 
     def _start(self, key: str, row: StoredRequest | DamagedRequest) -> None:
         self._in_flight[key] = row.request_id
-        index = None
+        lifted: Sequence[int] = ()
         if isinstance(row, DamagedRequest):
             work = self._executor.refuse(key, row.type, row.code, row.message)
         else:
             work = self._executor.execute(row.request)
-            index = self._executor.lifts(row.request)
-        if index is not None:
+            lifted = self._executor.lifts(row.request)
+        for index in lifted:
             self._engine.busy[index] += 1
         task = asyncio.create_task(work, name=f"request {key}")
         self._tasks.add(task)
-        task.add_done_callback(self._ended(key, index))
+        task.add_done_callback(self._ended(key, lifted))
 
-    def _ended(self, key: str, index: int | None) -> Callable[[asyncio.Task[None]], None]:
+    def _ended(self, key: str, lifted: Sequence[int]) -> Callable[[asyncio.Task[None]], None]:
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if task.cancelled():
@@ -154,7 +154,7 @@ class Inlet:
                 self.failure = self.failure or task.exception()
                 return
             self._in_flight.pop(key, None)
-            if index is not None:
+            for index in lifted:
                 self._engine.busy[index] -= 1
                 self._engine.decide(index)
 

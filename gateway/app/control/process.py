@@ -224,7 +224,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         period_s=config.posting.sweep_s,
         synchronised=is_synchronised,
     )
-    desk = Desk(engine, books, found.shelf, found.currency, clock)
+    desk = Desk(
+        engine, books, found.shelf, found.currency, clock, accounts=found.accounts, zone=zone
+    )
     requests = RequestReader(paths.north_dir / "north.db")
     owned.callback(requests.close)
     own_ledger = StoreReader(paths.ledger, LEDGER)

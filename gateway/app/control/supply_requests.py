@@ -1,7 +1,6 @@
 """Requests about supply and meters: switching, commissioning, held energy, exchange, clock."""
 
 from gateway.app.control.desk import Desk
-from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.sweeper import Sweeper
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError
@@ -20,9 +19,8 @@ from gateway.store.registry import (
 class SupplyRequests:
     """Carries out the requests that change a supply, a meter or the trust in the clock."""
 
-    def __init__(self, desk: Desk, money: MoneyRequests, sweeper: Sweeper) -> None:
+    def __init__(self, desk: Desk, sweeper: Sweeper) -> None:
         self._desk = desk
-        self._money = money
         self._sweeper = sweeper
 
     async def disconnect(self, body: wishes.Disconnect, request: Request) -> None:
@@ -57,7 +55,7 @@ class SupplyRequests:
             return {"service_point_id": body.service_point_id}
 
         await self._desk.commit(request, effect)
-        await self._money.enforce(index)
+        await self._desk.enforce(index)
 
     async def release_halt(self, body: wishes.ReleaseHalt, request: Request) -> None:
         """One of two managers releases a halt. Refuses NOT_HALTED, SAME_PERSON."""

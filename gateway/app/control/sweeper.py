@@ -10,7 +10,7 @@ import structlog
 from gateway.app.control.books import Books
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
-from gateway.core.civil import half_hour_start
+from gateway.core.civil import half_hour_start, local_time
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import judge_clock, stepped
 
@@ -133,8 +133,11 @@ class Sweeper:
     def _pass_time(self) -> None:
         """Close billing periods that ended, and post every point at each local half hour."""
         utc_ms = self._books.label()
+        day = local_time(self._zone, utc_ms).day
         for index, point in enumerate(self._engine.points):
             if point.pass_time(utc_ms):
+                self._engine.due.add(index)
+            if point.account is not None and point.account.pass_day(day, utc_ms):
                 self._engine.due.add(index)
         half_hour_ms = half_hour_start(self._zone, utc_ms)
         if self._half_hour_ms and half_hour_ms != self._half_hour_ms:

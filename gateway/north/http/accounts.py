@@ -1,14 +1,17 @@
 """Accounts and money: open, show, recharge, list transactions, reverse."""
 
-from typing import Annotated, Final
+import json
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 from starlette.responses import Response
 
 from gateway.core.errors import RefusedError
-from gateway.core.money import Currency, parse_amount
+from gateway.core.money import Currency, format_scaled, parse_amount
 from gateway.core.requests import OpenAccount, Recharge, ReverseTransaction
+from gateway.core.tariff import PERCENT_SCALE
+from gateway.core.terms_document import terms_to_document
 from gateway.north.context import NorthContext
 from gateway.north.http.auth import MONEY_VIEWERS, NOT_YET_BOUND, Caller, access
 from gateway.north.http.context import context_of
@@ -37,6 +40,7 @@ from gateway.north.http.supply_view import SupplyView, supply_view
 from gateway.north.records import AccountBalance
 from gateway.north.wishes import submit
 from gateway.store.ledger import AccountTransaction
+from gateway.store.live import LiveRow
 
 router = APIRouter(tags=["accounts and money"])
 
@@ -67,6 +71,9 @@ class AccountForm(Form):
         str, Field(pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$", max_length=32)
     ] = Field(default="0", description="Balance at or below which supply is disabled")
     currency: str | None = Field(default=None, description="When given, it must be the site's")
+    terms: dict[str, JsonValue] | None = Field(
+        default=None, description="Terms as docs/credit.md describes them; none: prepayment"
+    )
 
 
 class RechargeForm(Form):
@@ -84,11 +91,40 @@ class ReversalForm(Form):
     reason: str = Field(min_length=1, max_length=MAX_TEXT)
 
 
+class DebtView(BaseModel):
+    """A debt and what remains of it."""
+
+    id: str
+    kind: str = Field(description="payment: a share of every recharge; time: an amount a day")
+    remaining: str
+    share_percent: str
+    daily: str
+    weekly_cap: str | None
+
+
+class EmergencyView(BaseModel):
+    """Emergency credit (COSEM class 112): how much was lent, and whether more may be."""
+
+    state: str = Field(description="enabled, selectable, invoked, in_use or consumed")
+    limit: str
+    used: str
+    left: str
+
+
+class PaidPointView(BaseModel):
+    """A service point that the account pays for."""
+
+    service_point_id: str
+    tariff_id: str
+    since: str
+
+
 class AccountView(BaseModel):
     """An account. `balance` is posted; `available` leaves out running consumption.
 
     `available` is what may still be used before supply is disabled, at the meter's last reading;
-    null while there is none. `supply` is what the meter's point shows.
+    null while there is none. `supply` is what the meter's point shows. `owed` is everything owed
+    beside a balance below zero.
     """
 
     id: str
@@ -105,6 +141,13 @@ class AccountView(BaseModel):
     opened_at: str
     closed_at: str | None
     supply: SupplyView | None
+    points: list[PaidPointView]
+    emergency_credit: EmergencyView | None
+    debts: list[DebtView]
+    accumulated_debt: str
+    owed: str
+    notice_due_at: str | None = Field(description="Credit mode: from when supply may be cut")
+    terms: dict[str, JsonValue]
 
 
 class AccountPage(Page):
@@ -160,7 +203,7 @@ async def open_account(request: Request, caller: Caller, key: Key, form: Account
     """Open a prepaid account on a service point under a published tariff."""
     context = context_of(request)
     currency = context.settings.currency
-    _check_currency(form.currency, currency)
+    check_currency(form.currency, currency)
     body = OpenAccount(
         account_id=form.id,
         service_point_id=form.service_point_id or form.id,
@@ -170,6 +213,7 @@ async def open_account(request: Request, caller: Caller, key: Key, form: Account
         disablement_threshold_nano=parse_amount(
             form.disablement_threshold, currency, "body.disablement_threshold"
         ),
+        terms="" if form.terms is None else json.dumps(form.terms, separators=(",", ":")),
     )
     return wish_response(await submit(context, caller, body, key), currency)
 
@@ -205,7 +249,7 @@ async def recharge(
     """Credit an account with money that was taken in; a repeat of the key never credits twice."""
     context = context_of(request)
     currency = context.settings.currency
-    _check_currency(form.currency, currency)
+    check_currency(form.currency, currency)
     body = Recharge(
         account_id=account_id,
         amount_nano=parse_amount(form.amount, currency, "body.amount"),
@@ -277,7 +321,52 @@ def _account_view(context: NorthContext, found: AccountBalance) -> AccountView:
         opened_at=rfc3339(account.opened_utc_ms),
         closed_at=rfc3339_or_none(account.closed_utc_ms),
         supply=None if live is None else supply_view(live),
+        **_credit_fields(found, live, currency),
     )
+
+
+def _credit_fields(
+    found: AccountBalance, live: LiveRow | None, currency: Currency
+) -> dict[str, Any]:
+    """What the account owes and was agreed, at the consumption that its meter last showed."""
+    credit, terms = found.credit, found.credit.terms
+    running_nano = 0 if live is None else credit.available_nano(0) - live.available_nano
+    state = credit.emergency_state(running_nano)
+    return {
+        "points": [
+            PaidPointView(
+                service_point_id=stay.service_point_id,
+                tariff_id=stay.tariff_id,
+                since=rfc3339(stay.from_utc_ms),
+            )
+            for stay in found.points
+        ],
+        "emergency_credit": None
+        if state is None
+        else EmergencyView(
+            state=state.value,
+            limit=money(terms.emergency_limit_nano, currency),
+            used=money(credit.emergency_used_nano, currency),
+            left=money(credit.emergency_left_nano, currency),
+        ),
+        "debts": [
+            DebtView(
+                id=debt.debt_id,
+                kind=debt.kind.value,
+                remaining=money(remaining_nano, currency),
+                share_percent=format_scaled(debt.share_ppm, PERCENT_SCALE),
+                daily=money(debt.daily_nano, currency),
+                weekly_cap=None
+                if debt.weekly_cap_nano is None
+                else money(debt.weekly_cap_nano, currency),
+            )
+            for debt, remaining_nano in credit.debts()
+        ],
+        "accumulated_debt": money(credit.accumulated_nano, currency),
+        "owed": money(credit.owed_nano, currency),
+        "notice_due_at": rfc3339_or_none(credit.notice.due_utc_ms if credit.notice else None),
+        "terms": terms_to_document(terms, currency),
+    }
 
 
 def _transaction_view(seen: AccountTransaction, currency: Currency) -> TransactionView:
@@ -296,6 +385,7 @@ def _transaction_view(seen: AccountTransaction, currency: Currency) -> Transacti
     )
 
 
-def _check_currency(stated: str | None, currency: Currency) -> None:
+def check_currency(stated: str | None, currency: Currency) -> None:
+    """Refuse an amount of another currency. Raises RefusedError CURRENCY_MISMATCH."""
     if stated is not None and stated != currency.code:
         raise RefusedError("CURRENCY_MISMATCH", f"this site keeps {currency.code}", "body.currency")

@@ -10,6 +10,7 @@ from gateway.north.context import NorthContext
 from gateway.north.http import (
     accounts,
     commands,
+    credit,
     decisions,
     keys,
     meters,
@@ -31,6 +32,7 @@ AREAS: Final = (
     commands,
     decisions,
     accounts,
+    credit,
     tariffs,
     stream,
     system,
