@@ -57,7 +57,8 @@ class SettlementLine:
     `from_wh`/`to_wh` are the cumulative registers (T1, T2, …) between which `cells` (key
     `version/source/band/block` -> Wh) were priced. `advance_wh` is what was settled per register;
     it differs from `to_wh - from_wh` only where `flags` say why (rollover, regression, reset,
-    replacement).
+    replacement). `facts` is what was known of the period (`gateway/core/fees.py`): with it and the
+    cells up to here every charge can be computed again. Empty in lines of older versions.
     """
 
     account_id: str
@@ -73,6 +74,7 @@ class SettlementLine:
     cells: tuple[tuple[str, int], ...]
     charges: tuple[tuple[str, int], ...]
     flags: tuple[str, ...] = ()
+    facts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,7 @@ def transaction_body(seq: int, transaction: Transaction) -> dict[str, object]:
 
 def settlement_body(line: SettlementLine) -> dict[str, object]:
     """A settlement line as its transaction's hash covers it."""
-    return {
+    body: dict[str, object] = {
         "account": line.account_id,
         "service_point": line.service_point_id,
         "meter": line.meter_id,
@@ -311,3 +313,6 @@ def settlement_body(line: SettlementLine) -> dict[str, object]:
         "charges": dict(line.charges),
         "flags": list(line.flags),
     }
+    if line.facts:
+        body["facts"] = list(line.facts)
+    return body

@@ -196,7 +196,7 @@ def append_transaction(connection: sqlite3.Connection, transaction: Transaction)
         ),
     )
     connection.executemany(
-        f"INSERT INTO settlement VALUES ({', '.join('?' * 15)})",  # noqa: S608 - constant
+        f"INSERT INTO settlement VALUES ({', '.join('?' * 16)})",  # noqa: S608 - constant
         (
             (seq, line, *_settlement_columns(settlement))
             for line, settlement in enumerate(transaction.settlements, start=1)
@@ -320,11 +320,11 @@ def read_balances(connection: sqlite3.Connection) -> dict[str, int]:
 
 _SETTLEMENT_COLUMNS: Final = (
     "account_id, service_point_id, meter_id, tariff_id, period, from_utc_ms, to_utc_ms, "
-    "from_wh, to_wh, advance_wh, cells, charges, flags"
+    "from_wh, to_wh, advance_wh, cells, charges, flags, facts"
 )
 
 
-def _settlement_columns(line: SettlementLine) -> tuple[str | int, ...]:
+def _settlement_columns(line: SettlementLine) -> tuple[str | int | None, ...]:
     return (
         line.account_id,
         line.service_point_id,
@@ -339,6 +339,7 @@ def _settlement_columns(line: SettlementLine) -> tuple[str | int, ...]:
         document(dict(line.cells)),
         document(dict(line.charges)),
         document(list(line.flags)),
+        document(list(line.facts)) if line.facts else None,
     )
 
 
@@ -357,6 +358,7 @@ def _settlement(columns: Sequence[object]) -> SettlementLine:
         cells=integers_of(columns[10]),
         charges=integers_of(columns[11]),
         flags=texts(columns[12]),
+        facts=() if columns[13] is None else integers(columns[13]),
     )
 
 

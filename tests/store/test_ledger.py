@@ -266,7 +266,8 @@ def test_account_pages_carry_running_balances(connection: Connection) -> None:
 def test_balance_is_the_fold_of_entries(amounts: list[int]) -> None:
     """I1, I2: whatever is posted, the projection equals the fold and everything sums to zero."""
     opened = sqlite3.connect(":memory:", isolation_level=None)
-    opened.executescript(LEDGER.migrations()[0])
+    for script in LEDGER.migrations():
+        opened.executescript(script)
     for number, amount in enumerate(amounts):
         append_transaction(opened, recharge(f"a{number % 3}", amount))
     for index in range(3):

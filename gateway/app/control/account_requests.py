@@ -37,9 +37,7 @@ class AccountRequests:
         if body.terms:
             terms = self._terms(body.terms)
         desk.check_readable(index)
-        label = desk.books.label()
-        # A trial first: whether the tariff fits is known before anything is written.
-        self._pricer(index, body.tariff_id, label)
+        label, pricer = self._pricer(index, body.tariff_id)
         record = AccountRecord(
             account_id=body.account_id,
             name=body.name,
@@ -68,7 +66,7 @@ class AccountRequests:
         account = Account(body.account_id, CreditBook(body.account_id, terms))
         account.credit.apply(opening.entries)
         desk.accounts[body.account_id] = account
-        await self._begin(index, account, body.tariff_id, label)
+        await self._begin(index, account, body.tariff_id, pricer)
 
     async def configure(self, body: wishes.ConfigureAccount, request: Request) -> None:
         """Agree other terms. Refuses ACCOUNT_UNKNOWN, TERMS_INVALID."""
@@ -101,8 +99,7 @@ class AccountRequests:
         account = desk.account(body.account_id)
         index = self._free_point(body.service_point_id)
         desk.check_readable(index)
-        label = desk.books.label()
-        self._pricer(index, body.tariff_id, label)
+        label, pricer = self._pricer(index, body.tariff_id)
         stay = AccountPoint(body.account_id, body.service_point_id, body.tariff_id, label)
 
         def effect(connection: Connection) -> dict[str, object]:
@@ -110,7 +107,7 @@ class AccountRequests:
             return {"account_id": body.account_id, "service_point_id": body.service_point_id}
 
         await desk.commit(request, effect)
-        await self._begin(index, account, body.tariff_id, label)
+        await self._begin(index, account, body.tariff_id, pricer)
 
     async def remove_point(self, body: wishes.RemovePoint, request: Request) -> None:
         """Let an account no longer pay for a point.
@@ -150,8 +147,7 @@ class AccountRequests:
         if point.tariff_id == body.tariff_id:
             raise RefusedError("SAME_TARIFF", f"{body.tariff_id} is in force there", "tariff_id")
         desk.check_readable(index)
-        label = desk.books.label()
-        pricer = self._pricer(index, body.tariff_id, label)
+        label, pricer = self._pricer(index, body.tariff_id)
         stay = AccountPoint(account.account_id, body.service_point_id, body.tariff_id, label)
 
         def effect(connection: Connection) -> dict[str, object]:
@@ -241,21 +237,22 @@ class AccountRequests:
             raise RefusedError("POINT_FREE", f"no account pays for {name}", "service_point_id")
         return point.account
 
-    def _pricer(self, index: int, tariff_id: str, label: int) -> Pricer:
-        """A pricer for a point from now on. Raises RefusedError where the tariff does not fit."""
-        point = self._desk.engine.points[index]
-        return Pricer(
-            self._desk.shelf.versions(tariff_id),
-            start_utc_ms=max(label, point.label_utc_ms),
-            sources=point.terms.sources,
-        )
+    def _pricer(self, index: int, tariff_id: str) -> tuple[int, Pricer]:
+        """A pricer for a point from now on, and when that is.
 
-    async def _begin(self, index: int, account: Account, tariff_id: str, label: int) -> None:
+        Raises RefusedError where the tariff does not fit, before anything is written.
+        """
+        point = self._desk.engine.points[index]
+        start_utc_ms = max(self._desk.books.label(), point.label_utc_ms)
+        versions = self._desk.shelf.versions(tariff_id)
+        pricer = Pricer(versions, start_utc_ms=start_utc_ms, sources=point.terms.sources)
+        return start_utc_ms, pricer
+
+    async def _begin(self, index: int, account: Account, tariff_id: str, pricer: Pricer) -> None:
         """A point's energy is an account's from here on."""
         desk = self._desk
         point = desk.engine.points[index]
-        # Made anew: a version may have been published while the opening was committed.
-        point.attach_account(account, tariff_id, self._pricer(index, tariff_id, label))
+        point.attach_account(account, tariff_id, pricer)
         point.begin_line()
         desk.engine.set_flat(index, flat=desk.shelf.is_flat(tariff_id))
         await desk.enforce(index)

@@ -301,8 +301,7 @@ def _restore_payer(
         )
     else:
         # The process died between opening the account and its first record: from here on.
-        start_utc_ms = max(stay.from_utc_ms, point.label_utc_ms)
-        pricer = Pricer(versions, start_utc_ms=start_utc_ms, sources=sources)
+        pricer = Pricer(versions, start_utc_ms=stay.from_utc_ms, sources=sources)
         point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
 

@@ -134,11 +134,18 @@ class Sweeper:
         """Close billing periods that ended, and post every point at each local half hour."""
         utc_ms = self._books.label()
         day = local_time(self._zone, utc_ms).day
-        for index, point in enumerate(self._engine.points):
+        points, due = self._engine.points, self._engine.due
+        for index, point in enumerate(points):
             if point.pass_time(utc_ms):
-                self._engine.due.add(index)
-            if point.account is not None and point.account.pass_day(day, utc_ms):
-                self._engine.due.add(index)
+                due.add(index)
+        # After all fees of the day, and posted with everything that the account has used.
+        collected = {
+            account.account_id
+            for account in {id(p.account): p.account for p in points if p.account}.values()
+            if account.pass_day(day, utc_ms)
+        }
+        if collected:
+            due.update(index for index, p in enumerate(points) if p.account_id in collected)
         half_hour_ms = half_hour_start(self._zone, utc_ms)
         if self._half_hour_ms and half_hour_ms != self._half_hour_ms:
             self._engine.due.update(range(len(self._engine.points)))

@@ -59,6 +59,9 @@ BEGIN SELECT RAISE(ABORT, 'debt is append-only'); END;
 CREATE TRIGGER debt_kept BEFORE DELETE ON debt
 BEGIN SELECT RAISE(ABORT, 'debt is append-only'); END;
 
+-- What was known of the period when a line was charged; NULL in lines of older versions.
+ALTER TABLE settlement ADD COLUMN facts TEXT;
+
 CREATE TABLE account_state (
     account_id TEXT PRIMARY KEY,
     body TEXT NOT NULL
