@@ -14,6 +14,7 @@ import structlog
 from gateway.app.control.books import Books
 from gateway.app.control.engine import Engine
 from gateway.app.control.shelf import TariffShelf
+from gateway.app.control.till import CounterRules, Till
 from gateway.core import requests as wishes
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError
@@ -35,7 +36,14 @@ class Desk:
     """Engine, books, tariffs and the look-ups and commits that all request types use."""
 
     def __init__(
-        self, engine: Engine, books: Books, shelf: TariffShelf, currency: Currency, clock: Clock
+        self,
+        engine: Engine,
+        books: Books,
+        shelf: TariffShelf,
+        currency: Currency,
+        clock: Clock,
+        *,
+        counter: CounterRules,
     ) -> None:
         self.engine: Final = engine
         self.books: Final = books
@@ -43,6 +51,7 @@ class Desk:
         self.clock: Final = clock
         self.max_amount_nano: Final = MAX_AMOUNT_MAJOR * 10**currency.money_scale
         self.currency: Final = currency
+        self.till: Final = Till(counter, currency)
         self.committed: set[str] = set()
         self._by_point = {
             point.terms.service_point_id: index for index, point in enumerate(engine.points)

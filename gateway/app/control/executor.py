@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
@@ -29,8 +30,11 @@ MUST_EXPIRE: Final = (
 class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
-    def __init__(self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch) -> None:
+    def __init__(
+        self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch, counter: CounterRequests
+    ) -> None:
         self._desk = desk
+        self._counter = counter
         self._locks: dict[str, asyncio.Lock] = {}
         money = MoneyRequests(desk)
         supply = SupplyRequests(desk, money, sweeper)
@@ -48,6 +52,8 @@ class Executor:
             wishes.ReleaseHalt: supply.release_halt,
             wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
+            wishes.OpenShift: counter.open,
+            wishes.CloseShift: counter.close,
         }
 
     async def execute(self, request: Request) -> None:
@@ -58,6 +64,7 @@ class Executor:
         """
         desk = self._desk
         begun_ns = desk.clock.mono_ns()
+        self._counter.begun(request)
         try:
             check_role(request.body, request.role)
             _check_expiry(request)
@@ -77,6 +84,7 @@ class Executor:
                 await desk.close(request, OutcomeStatus.REFUSED, "INTERNAL", str(error))
             raise StoreError(f"request {request.key} could not be carried out") from error
         finally:
+            self._counter.ended(request)
             desk.engine.tallies.request_time.observe((desk.clock.mono_ns() - begun_ns) / 1e9)
             if len(desk.committed) > COMMITTED_MAX:
                 desk.committed.clear()

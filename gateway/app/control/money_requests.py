@@ -36,7 +36,10 @@ class MoneyRequests:
         self._desk = desk
 
     async def recharge(self, body: wishes.Recharge, request: Request) -> None:
-        """Credit an account. Refuses ACCOUNT_UNKNOWN, AMOUNT_RANGE."""
+        """Credit an account.
+
+        Refuses ACCOUNT_UNKNOWN, AMOUNT_RANGE, SHIFT_REQUIRED, PAYMENT_KNOWN, DAILY_LIMIT.
+        """
         desk = self._desk
         index = desk.account(body.account_id)
         if body.amount_nano <= 0:
@@ -196,7 +199,7 @@ class MoneyRequests:
         desk = self._desk
 
         def effect(connection: Connection) -> dict[str, object]:
-            seq = append_transaction(connection, transaction)
+            seq = desk.till.append(connection, request, transaction)
             name = wallet(transaction.account_id or "")
             return {
                 "transaction_seq": seq,

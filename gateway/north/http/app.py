@@ -15,6 +15,7 @@ from gateway.north.http import (
     meters,
     metrics,
     operations,
+    shifts,
     stream,
     system,
     tariffs,
@@ -37,6 +38,7 @@ AREAS: Final = (
     operations,
     metrics,
     keys,
+    shifts,
 )
 
 
