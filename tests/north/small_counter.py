@@ -1,4 +1,4 @@
-"""The counter of the small site: what control does with its requests, by control's own functions."""
+"""The counter of the small site: requests carried out by control's own functions."""
 
 from gateway.app.control.counter_requests import count_and_close
 from gateway.core.requests import CloseShift, OpenShift, Request
