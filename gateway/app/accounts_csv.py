@@ -82,10 +82,11 @@ class Present:
 def read_tenants(
     path: Path, currency: Currency, *, tariff: str | None, max_nano: int
 ) -> tuple[list[Tenant], list[Problem]]:
-    """The rows of a file that can be read, and every problem of its form.
+    """The rows of a file that name their account, and every problem of its form.
 
-    `tariff` is that of rows without one; no amount may be beyond `max_nano`. Raises
-    FileRefusedError when the file is no such table at all.
+    A row with a problem is among them, so that it is compared with the site in the same run; with
+    any problem nothing may be imported. `tariff` is that of rows without one; no amount may be
+    beyond `max_nano`. Raises FileRefusedError when the file is no such table at all.
     """
     table = read_table(path, COLUMNS)
     problems = list(table.problems)
@@ -93,17 +94,17 @@ def read_tenants(
         return [], [*problems, Problem(table.header, "account", "is missing: the account's id")]
     tenants: list[Tenant] = []
     for row in table.rows:
-        found = list(_row_problems(row, tariff))
+        wrong_ids = list(_id_problems(row))
+        problems += [*wrong_ids, *_other_problems(row, tariff)]
         amounts = dict.fromkeys(_AMOUNTS, 0)
         for name in _AMOUNTS:
             try:
                 amounts[name] = parse_amount(row.cells.get(name, "0"), currency)
                 if abs(amounts[name]) > max_nano:
-                    found.append(_problem(row, name, "is beyond the maximum"))
+                    problems.append(_problem(row, name, "is beyond the maximum"))
             except RefusedError as refused:
-                found.append(_problem(row, name, refused.message))
-        problems += found
-        if found:
+                problems.append(_problem(row, name, refused.message))
+        if wrong_ids:
             continue
         account = row.cells["account"]
         tenants.append(
@@ -141,13 +142,13 @@ def compare(tenants: Iterable[Tenant], present: Present) -> list[Problem]:
         elif point in holders:
             message = f"the point {quote(point)} has the open account {holders[point]}"
             problems.append(_problem(tenant.row, column, message))
-        if tariff not in present.tariffs:
+        if tariff and tariff not in present.tariffs:
             message = f"no tariff {quote(tariff)} is published{_close(tariff, present.tariffs)}"
             problems.append(_problem(tenant.row, "tariff", message))
     return problems
 
 
-def _row_problems(row: Row, tariff: str | None) -> Iterator[Problem]:
+def _id_problems(row: Row) -> Iterator[Problem]:
     if "account" not in row.cells:
         yield _problem(row, "account", "is missing: the account's id")
     for name in _IDS:
@@ -159,6 +160,9 @@ def _row_problems(row: Row, tariff: str | None) -> Iterator[Problem]:
                 f"is {quote(given)}: expected 1 to 63 small letters, digits and hyphens, no "
                 "hyphen first",
             )
+
+
+def _other_problems(row: Row, tariff: str | None) -> Iterator[Problem]:
     if "tariff" not in row.cells and not tariff:
         yield _problem(row, "tariff", "is missing: give it here or as --tariff")
     if len(row.cells.get("name", "")) > MAX_TEXT:

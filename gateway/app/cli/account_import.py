@@ -76,7 +76,9 @@ def import_accounts(
         complain(*error.problems)
         raise typer.Exit(EXIT_FAILED) from error
     importer = Importer(paths_of(loaded).socket, present, currency, dry=dry_run)
-    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
+    console = Console(stderr=True)
+    hidden = as_json or not console.is_terminal
+    with Progress(console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("accounts", total=len(tenants))
         results = importer.run(tenants, lambda: bar.advance(task))
     if as_json:
