@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
+from gateway.app.control.sharing import SharedLock
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
 from gateway.core import requests as wishes
@@ -16,7 +18,6 @@ from gateway.core.requests import OutcomeStatus, Request, check_role
 
 LOCKS_MAX: Final = 10_000
 COMMITTED_MAX: Final = 10_000
-TARIFFS: Final = "tariffs"
 # Late switching is worse than none: these are only taken with an end.
 MUST_EXPIRE: Final = (
     wishes.Disconnect,
@@ -36,6 +37,7 @@ class Executor:
         self._desk = desk
         self._counter = counter
         self._locks: dict[str, asyncio.Lock] = {}
+        self._tariffs = SharedLock()
         money = MoneyRequests(desk)
         supply = SupplyRequests(desk, money, sweeper)
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
@@ -104,12 +106,16 @@ class Executor:
         expires = request.expires_utc_ms
         return expires is not None and self._desk.clock.utc_ms() > expires
 
-    def _lock(self, request: Request) -> asyncio.Lock:
+    def _lock(self, request: Request) -> AbstractAsyncContextManager[None]:
         body = request.body
+        # A version and an account under it must not miss one another. Accounts need not wait for
+        # each other: whether id and point are free is asked again inside the commit.
+        if isinstance(body, wishes.OpenAccount):
+            return self._tariffs.shared()
+        if isinstance(body, wishes.PublishTariff):
+            return self._tariffs.alone()
         name = (
-            # A version and an account under it must not miss one another.
-            (isinstance(body, wishes.OpenAccount | wishes.PublishTariff) and TARIFFS)
-            or getattr(body, "account_id", None)
+            getattr(body, "account_id", None)
             or getattr(body, "service_point_id", None)
             or getattr(body, "meter_id", None)
             or body.TYPE
