@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from gateway.app.control.till import counter_rules
+from gateway.core.errors import ConfigurationError
 from gateway.core.money import Currency
 from gateway.core.requests import (
     CloseShift,
+    OpenAccount,
     OpenShift,
     Outcome,
     OutcomeStatus,
@@ -156,6 +158,10 @@ async def test_reversal_of_a_closed_shift_leaves_its_report_alone(make: Make) ->
     assert len(shift_transactions(connection, 1)) == 2
     (given_back,) = shift_transactions(connection, 2)
     assert given_back.reverses_seq == seqs[1]
+    # A card payment goes back by card: no drawer is short of it.
+    by_card = await anna.take(7, "k-7", provider="card")
+    card_seq = int(str(by_card.result["transaction_seq"]))
+    assert (await boss.ask(ReverseTransaction(card_seq, "x"), "k-8")).code == ""
     short = await boss.count(2, "k-6", counter=0)
     assert short.result["expected_nano"] == -30 * UNIT
 
@@ -312,6 +318,36 @@ async def test_shift_goes_on_after_a_restart(make: Make) -> None:
     await Till(site).take(5, "k-2")
     closed = await Till(site).count(1, "k-close", counter=45)
     assert closed.result["difference_nano"] == 0
+
+
+async def test_accounts_that_are_opened_at_once_take_a_point_once(make: Make) -> None:
+    """Opens do not wait for each other; a point and an id still go to the first."""
+    site = await opened(make("{}"))
+    site.read(5_000, index=1)
+    await site.sweeper.sweep()
+    await asyncio.gather(
+        site.do(OpenAccount("anna", "flat-2", "home"), key="k-1"),
+        site.do(OpenAccount("berta", "flat-2", "home"), key="k-2"),
+        site.do(OpenAccount("anna", "flat-2", "home"), key="k-3"),
+    )
+    codes = [found.code for key in ("k-1", "k-2", "k-3") if (found := outcome(site, key))]
+    assert codes == ["", "POINT_TAKEN", "ACCOUNT_EXISTS"]
+    assert site.engine.points[1].account_id == "anna"
+
+
+def outcome(site: ControlSite, key: str) -> Outcome | None:
+    """What became of a request."""
+    return find_outcome(site.file.connection, key)
+
+
+@pytest.mark.parametrize("limit", ["abc", "-1", "1.0000001", "1e3", "9999999999"])
+def test_limit_that_cannot_be_kept_is_named(tmp_path: Path, limit: str) -> None:
+    """The configuration is refused at the place of the key."""
+    with pytest.raises(ConfigurationError) as refused:
+        ControlSite(tmp_path, more=f"counter: {{operator_daily_limit: {limit}}}\n")
+    (problem,) = refused.value.problems
+    assert "counter.operator_daily_limit" in problem
+    assert "expected an amount such as 5000.00" in problem
 
 
 def test_limit_is_exact_at_both_money_scales(make: Make) -> None:

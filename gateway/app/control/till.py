@@ -4,6 +4,7 @@ Everything is looked up inside the transaction that posts, on the writer's conne
 at the same moment cannot both pass, and a shift that closes meanwhile is closed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -74,7 +75,7 @@ class Till:
             shift = open_shift_of(connection, request.actor)
             self._check(connection, request, transaction, shift)
         else:
-            shift = _shift_of_reversal(connection, reverses, request.actor)
+            shift = self._shift_of_reversal(connection, reverses, request.actor, taken)
         if shift is not None:
             transaction = stamped(transaction, shift.number)
         seq = append_transaction(connection, transaction)
@@ -92,6 +93,21 @@ class Till:
             ),
         )
         return seq
+
+    def _shift_of_reversal(
+        self, connection: Connection, reverses_seq: int, actor: str, taken: Mapping[str, int]
+    ) -> Shift | None:
+        """The drawer that gives the money back: the one that took it while its shift is open.
+
+        After that, cash comes from the drawer of whoever reverses; other money goes back its own
+        way and is in no drawer.
+        """
+        payment = read_payment(connection, reverses_seq)
+        if payment is not None and payment.shift is not None:
+            record = read_shift(connection, payment.shift)
+            if record is not None and record.closing is None:
+                return record.shift
+        return open_shift_of(connection, actor) if self.rules.cash_provider in taken else None
 
     def _check(
         self,
@@ -131,16 +147,6 @@ class Till:
         # When it was asked for: what is carried out again after a restore, days late, would
         # otherwise all fall on one day.
         return local_date(self.rules.zone, request.created_utc_ms).isoformat()
-
-
-def _shift_of_reversal(connection: Connection, reverses_seq: int, actor: str) -> Shift | None:
-    """The drawer that gives the money back: the one that took it, else that of who reverses."""
-    payment = read_payment(connection, reverses_seq)
-    if payment is not None and payment.shift is not None:
-        record = read_shift(connection, payment.shift)
-        if record is not None and record.closing is None:
-            return record.shift
-    return open_shift_of(connection, actor)
 
 
 def _check_reference(connection: Connection, provider: str, reference: str) -> None:
