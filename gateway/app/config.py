@@ -12,6 +12,7 @@ from gateway.app.config_model import (
     METER_COLUMNS,
     BackupSection,
     ConfigurationFile,
+    CounterSection,
     MeterEntry,
     MeterSettings,
     NorthSection,
@@ -92,6 +93,7 @@ class Config:
     posting: PostingSection
     telemetry: TelemetrySection
     backup: BackupSection
+    counter: CounterSection
     notes: tuple[str, ...] = ()
     meters_file: Path | None = None
 
@@ -134,6 +136,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         posting=content.posting,
         telemetry=content.telemetry,
         backup=content.backup,
+        counter=content.counter,
         notes=tuple(_notes(content, meters, nodes)),
         meters_file=content.meters_file,
     )

@@ -47,10 +47,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows in the order of the file, and the problems of its form."""
+    """Rows in the order of the file, the problems of its form, and the columns of its header."""
 
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...]
+    columns: tuple[str, ...]
+    header: Place
 
 
 def read_table(path: Path, columns: Collection[str], shown: str | None = None) -> Table:
@@ -71,7 +73,8 @@ def parse_table(text: str, columns: Collection[str], file: str) -> Table:
         raise refuse([Problem(Place(file, 1, 1), "", "is empty: its first line names the columns")])
     line, raw = first
     delimiter = next((mark for mark in DELIMITERS if mark in raw), ",")
-    names = _header(raw, delimiter, columns, Place(file, line, 1))
+    header = Place(file, line, 1)
+    names = _header(raw, delimiter, columns, header)
     layout = (delimiter, *names)
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -97,7 +100,7 @@ def parse_table(text: str, columns: Collection[str], file: str) -> Table:
         ]
         if filled:
             rows.append(row)
-    return Table(tuple(rows), tuple(problems))
+    return Table(tuple(rows), tuple(problems), tuple(names), header)
 
 
 def _header(raw: str, delimiter: str, columns: Collection[str], place: Place) -> list[str]:

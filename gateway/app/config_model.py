@@ -26,6 +26,7 @@ from gateway.app.config_types import (
     Port,
     PrivateFile,
     RuntimeDirectory,
+    SixDecimals,
     TransformerRatio,
     Zone,
     is_loopback,
@@ -361,6 +362,32 @@ class BackupSection(Section):
     )
 
 
+class CounterSection(Section):
+    """How cashiers take money."""
+
+    shift_required: bool = Field(
+        default=False,
+        description="Whether an operator's recharge is refused without an open shift.",
+    )
+    operator_daily_limit: SixDecimals | None = Field(
+        default=None,
+        description="What an operator may take on a local day, in major units with at most six "
+        "decimals; a manager is not limited.",
+    )
+    unique_references: bool = Field(
+        default=False,
+        description="Whether a second payment with the same provider and reference is refused.",
+    )
+    cash_provider: Identifier = Field(
+        default="counter",
+        description="Provider that is cash: the drawer's float is counted with it.",
+    )
+    blind_count: bool = Field(
+        default=True,
+        description="Whether operators see what an open shift should hold only after the count.",
+    )
+
+
 class ConfigurationFile(Section):
     """The YAML file of prepaid-gateway."""
 
@@ -391,6 +418,7 @@ class ConfigurationFile(Section):
     posting: PostingSection = Field(default=PostingSection(), description="Entries of consumption.")
     telemetry: TelemetrySection = Field(default=TelemetrySection(), description="What is kept.")
     backup: BackupSection = Field(default=BackupSection(), description="Backups.")
+    counter: CounterSection = Field(default=CounterSection(), description="The cashiers' counter.")
 
 
 METER_COLUMNS: Final = tuple(MeterEntry.model_fields)

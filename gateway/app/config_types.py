@@ -16,6 +16,8 @@ from gateway.south.models import model_names
 
 ID_FORM: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 RATIO_FORM: Final = r"^[1-9][0-9]{0,4}/[15]$"
+# Exact at both money scales, and within 64 bits.
+SIX_DECIMALS_FORM: Final = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 NODE_MODEL: Final = "pzem-node"
 # sockaddr_un holds 107 characters; the longest name in the directory takes what is left.
 RUNTIME_DIR_CHARACTERS: Final = 90
@@ -23,6 +25,7 @@ RUNTIME_DIR_CHARACTERS: Final = 90
 FORMS: Final[Mapping[str, str]] = {
     ID_FORM: "1 to 63 small letters, digits and hyphens, no hyphen first",
     r"^[A-Z]{3}$": "the three capital letters of ISO 4217, such as INR",
+    SIX_DECIMALS_FORM: "an amount such as 5000.00",
     RATIO_FORM: "primary over secondary amperes, the secondary 5 or 1, such as 200/5",
     r"^[0-9]\.[0-9]$": "a channel, such as 0.0 (a spreadsheet shortens it to 0: format as text)",
 }
@@ -155,6 +158,7 @@ Identifier = Annotated[str, StringConstraints(pattern=ID_FORM)]
 CurrencyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Channel = Annotated[str, StringConstraints(pattern=r"^[0-9]\.[0-9]$")]
 TransformerRatio = Annotated[str, StringConstraints(pattern=RATIO_FORM)]
+SixDecimals = Annotated[str, StringConstraints(pattern=SIX_DECIMALS_FORM)]
 OneLine = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_one_line)]
 OptionalLine = Annotated[str, StringConstraints(max_length=200), AfterValidator(_one_line)]
 Zone = Annotated[str, AfterValidator(_zone)]

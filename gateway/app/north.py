@@ -64,6 +64,7 @@ def north_settings(config: Config) -> NorthSettings:
             )
             for meter in config.meters
         ),
+        blind_count=config.counter.blind_count,
     )
 
 

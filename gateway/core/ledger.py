@@ -143,17 +143,21 @@ def recharge_of(
     account_id: str,
     amount_nano: int,
     provider: str,
-    credited: Sequence[Entry],
+    credited: Sequence[Entry] = (),
     *,
     utc_ms: int,
     request_key: str,
     reference: str,
 ) -> Transaction:
-    """Money that a provider took in becomes credit of an account; `credited` says of what kind."""
+    """Money that a provider took in becomes credit of an account.
+
+    `credited` says where it goes (debts, taxes, the wallet); nothing said, all is the wallet's.
+    """
+    where = credited or (Entry(wallet(account_id), amount_nano),)
     return Transaction(
         kind=TransactionKind.RECHARGE,
         utc_ms=utc_ms,
-        entries=(*credited, Entry(cash(provider), -amount_nano)),
+        entries=(*where, Entry(cash(provider), -amount_nano)),
         account_id=account_id,
         request_key=request_key,
         memo=(("provider", provider), ("reference", reference)),

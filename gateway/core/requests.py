@@ -291,6 +291,31 @@ class ServeNotice:
     amount_nano: int
 
 
+@dataclass(frozen=True, slots=True)
+class OpenShift:
+    """Begin to take money at a drawer; `float_nano` is the change in it."""
+
+    TYPE: ClassVar[str] = "open_shift"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
+    drawer: str
+    float_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CloseShift:
+    """Count a drawer and end its shift: `counted_nano` by provider, one for each of `providers`.
+
+    A shift is named by its number: a late repeat can never close the next one at that drawer.
+    """
+
+    TYPE: ClassVar[str] = "close_shift"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
+    shift_number: int
+    providers: tuple[str, ...]
+    counted_nano: tuple[int, ...]
+    note: str = ""
+
+
 Body = (
     Recharge
     | ReverseTransaction
@@ -315,6 +340,8 @@ Body = (
     | AddDebt
     | WriteOff
     | ServeNotice
+    | OpenShift
+    | CloseShift
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
     kind.TYPE: kind
@@ -342,6 +369,8 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         AddDebt,
         WriteOff,
         ServeNotice,
+        OpenShift,
+        CloseShift,
     )
 }
 MAX_DOCUMENT: Final = 64_000
@@ -356,6 +385,7 @@ ID_FIELDS: Final = frozenset(
         "meter_id",
         "tariff_id",
         "debt_id",
+        "drawer",
     }
 )
 
@@ -477,9 +507,23 @@ def _integers(name: str, value: object) -> tuple[int, ...]:
     return tuple(_integer(name, item) for item in value)
 
 
+def _names(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= 8:
+        raise RefusedError("REQUEST_FIELD", "expected a list of 1 to 8 names", name)
+    for item in value:
+        if not isinstance(item, str) or not ID_PATTERN.fullmatch(item):
+            raise RefusedError(
+                "REQUEST_FIELD", "a name has lower-case letters, digits and dashes", name
+            )
+    if len(set(value)) != len(value):
+        raise RefusedError("REQUEST_FIELD", "a name stands twice", name)
+    return tuple(value)
+
+
 _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "str": _text,
     "int": _integer,
     "bool": _truth,
     "tuple[int, ...]": _integers,
+    "tuple[str, ...]": _names,
 }

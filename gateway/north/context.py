@@ -87,6 +87,7 @@ class NorthSettings:
     socket_path: Path
     listen: tuple[Listen, ...]
     meters: tuple[MeterEntry, ...]
+    blind_count: bool = True
 
     @property
     def north_path(self) -> Path:

@@ -11,6 +11,7 @@ from gateway.core.errors import StoreAwayError
 from gateway.core.ledger import wallet
 from gateway.core.money import Currency
 from gateway.core.requests import Outcome
+from gateway.core.shift import MeansTotal, cash_up
 from gateway.north.reader import READ_DEADLINE_S, Reader
 from gateway.store.accounts import AccountPoint, load_credit, points_of
 from gateway.store.commands import (
@@ -38,6 +39,13 @@ from gateway.store.registry import (
     read_tariffs,
 )
 from gateway.store.requests import StoredRequest, find_request
+from gateway.store.shifts import (
+    ShiftRecord,
+    open_shifts,
+    read_shift,
+    shift_transactions,
+    shifts_before,
+)
 from gateway.store.telemetry_reader import StoredEvent, TelemetryReader
 
 T = TypeVar("T")
@@ -64,6 +72,14 @@ class AccountBalance:
     posted_nano: int
     credit: CreditBook
     points: Sequence[AccountPoint]
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftFigures:
+    """A shift and its means of payment: as counted once it is closed, else as they are now."""
+
+    record: ShiftRecord
+    means: tuple[MeansTotal, ...]
 
 
 class Records:
@@ -145,6 +161,38 @@ class Records:
         """By service point, whether supply is enforced there."""
         points = await self._ledger.read(read_service_points)
         return {point.service_point_id: point.commissioned_utc_ms is not None for point in points}
+
+    async def shift(self, number: int) -> ShiftFigures | None:
+        """One shift with its figures, or None."""
+
+        def look(connection: Connection) -> ShiftFigures | None:
+            record = read_shift(connection, number)
+            return None if record is None else _figures(connection, record)
+
+        return await self._ledger.read(look)
+
+    async def shifts(
+        self, before_number: int, limit: int, *, open_only: bool
+    ) -> Found[ShiftFigures]:
+        """Shifts with their figures, newest first, before a number."""
+
+        def look(connection: Connection) -> Found[ShiftFigures]:
+            if open_only:
+                standing = [
+                    record
+                    for record in reversed(open_shifts(connection))
+                    if record.shift.number < before_number
+                ]
+                records, more = standing[:limit], len(standing) > limit
+            else:
+
+                def fetch(start: int, count: int) -> list[ShiftRecord]:
+                    return shifts_before(connection, start, count)
+
+                records, more = _page(fetch, before_number, limit, lambda r: r.shift.number)
+            return Found([_figures(connection, record) for record in records], more)
+
+        return await self._ledger.read(look)
 
     async def tariffs(self, after: str, limit: int) -> Found[TariffVersion]:
         """The newest version of each tariff by id, after an id."""
@@ -236,3 +284,10 @@ def _with_balance(connection: Connection, account: Account, currency: Currency) 
     open_only = account.status is not AccountStatus.CLOSED
     points = points_of(connection, account.account_id, open_only=open_only)
     return AccountBalance(account, credit.wallet_nano, credit, points)
+
+
+def _figures(connection: Connection, record: ShiftRecord) -> ShiftFigures:
+    if record.closing is not None:
+        return ShiftFigures(record, record.closing.means)
+    transactions = shift_transactions(connection, record.shift.number)
+    return ShiftFigures(record, cash_up(record.shift, transactions))

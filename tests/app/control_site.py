@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from gateway.app.config import Config, load_config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import provision, restore
+from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
@@ -16,6 +17,7 @@ from gateway.app.control.polls import PollGroup
 from gateway.app.control.process import shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.till import counter_rules
 from gateway.app.paths import paths_of
 from gateway.app.stores import create_stores
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
@@ -76,11 +78,11 @@ class HandClock:
 class ControlSite:
     """Stores and engine of a two-flat site; `restart` builds them anew from the files."""
 
-    def __init__(self, directory: Path, *, boot: str = "boot-1") -> None:
+    def __init__(self, directory: Path, *, boot: str = "boot-1", more: str = "") -> None:
         self.directory = directory
         path = directory / "config.yaml"
         if not path.exists():
-            path.write_text(CONFIG, encoding="utf-8")
+            path.write_text(CONFIG + more, encoding="utf-8")
         self.config: Config = load_config(path)
         self.clock = HandClock()
         self.boot = boot
@@ -141,14 +143,18 @@ class ControlSite:
             self.found.currency,
             clock,
             accounts=self.found.accounts,
-            zone=zone,
+            counter=counter_rules(config, self.found.currency),
         )
         self.desk = desk
         self.requests = RequestReader(paths.north_dir / "north.db")
         self.own_ledger = StoreReader(paths.ledger, LEDGER)
         recovery = RecoveryWatch(desk, self.display, self.own_ledger, self.requests)
         recovery.begin()
-        self.executor = Executor(desk, sweeper=self.sweeper, recovery=recovery)
+        self.counter = CounterRequests(desk, self.display)
+        self.counter.begin(self.own_ledger)
+        self.executor = Executor(
+            desk, sweeper=self.sweeper, recovery=recovery, counter=self.counter
+        )
 
     def crash(self) -> None:
         """Let go of everything as a killed process would: nothing is written any more."""
@@ -186,13 +192,15 @@ class ControlSite:
             ),
         )
 
-    async def do(self, body: Body, role: Role = Role.MANAGER, key: str = "") -> None:
+    async def do(
+        self, body: Body, role: Role = Role.MANAGER, key: str = "", *, actor: str = "anna"
+    ) -> None:
         """Execute a request."""
         self.keys += 1
         request = Request(
             key=key or f"key-{self.boot}-{self.keys}",
             body=body,
-            actor="anna",
+            actor=actor,
             role=role,
             source="test",
             created_utc_ms=self.clock.utc_ms(),

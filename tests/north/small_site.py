@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from ulid import ULID
 
+from gateway.app.control.till import CounterRules, Till
 from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.core.guard import RegisterGuard
 from gateway.core.ledger import (
@@ -29,11 +31,13 @@ from gateway.core.money import Currency
 from gateway.core.reading import Quality
 from gateway.core.requests import (
     Body,
+    CloseShift,
     CommissionPoint,
     ConfirmClock,
     ConfirmReconnect,
     Disconnect,
     OpenAccount,
+    OpenShift,
     Outcome,
     OutcomeStatus,
     PublishTariff,
@@ -84,6 +88,7 @@ from gateway.store.registry import (
 from gateway.store.requests import RequestReader, StoredRequest
 from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
+from tests.north.small_counter import at_counter
 
 INR = Currency("INR")
 NAMES = ("AcActivePowerTotal", "AcVoltageL1N", "AcCurrentL1")
@@ -178,6 +183,7 @@ class Executor:
         self.guards = {entry.meter_id: RegisterGuard(p_max_w=7_360) for entry in settings.meters}
         self.breaker = MassCutBreaker(MassCutLimits())
         self.clock_reasons: list[str] = []
+        self.till = Till(CounterRules(ZoneInfo("Asia/Kolkata")), settings.currency)
         self.min_off_s = 0.0
         self.turn_s = 0.0
         self._later: list[tuple[int, Callable[[], object]]] = []
@@ -312,10 +318,11 @@ class Executor:
     def _execute(
         self, connection: Connection, request: Request, body: Body, now: int
     ) -> dict[str, object]:
-        if isinstance(body, Recharge):
-            return self._recharge(connection, request, body, now)
-        if isinstance(body, ReverseTransaction):
-            return self._reverse(connection, request, body, now)
+        if isinstance(body, Recharge | ReverseTransaction):
+            post = self._recharge if isinstance(body, Recharge) else self._reverse
+            return post(connection, request, body, now)  # type: ignore[arg-type]
+        if isinstance(body, OpenShift | CloseShift):
+            return at_counter(connection, request, body, now)
         if isinstance(body, OpenAccount):
             if not read_tariff(connection, body.tariff_id):
                 raise RefusedError("TARIFF_UNKNOWN", f"there is no tariff {body.tariff_id}")
@@ -373,8 +380,9 @@ class Executor:
             raise RefusedError("ACCOUNT_UNKNOWN", f"there is no account {body.account_id}")
         if body.amount_nano <= 0:
             raise RefusedError("AMOUNT_NOT_POSITIVE", "a recharge is more than zero", "amount")
-        seq = append_transaction(
+        seq = self.till.append(
             connection,
+            request,
             Transaction(
                 kind=TransactionKind.RECHARGE,
                 utc_ms=now,
@@ -398,7 +406,7 @@ class Executor:
         if original is None:
             raise RefusedError("TRANSACTION_UNKNOWN", "there is no such transaction")
         reversal = reversal_of(original, body.transaction_seq, utc_ms=now, request_key=request.key)
-        return {"transaction_seq": append_transaction(connection, reversal)}
+        return {"transaction_seq": self.till.append(connection, request, reversal)}
 
     def _publish(
         self, connection: Connection, request: Request, body: PublishTariff, now: int

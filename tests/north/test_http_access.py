@@ -71,6 +71,10 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /metrics": VIEWERS,
     "GET /api/v1/auth/me": EVERYBODY,
     "GET /api/v1/openapi.json": EVERYBODY,
+    "GET /api/v1/shifts": MONEY,
+    "POST /api/v1/shifts": DESK,
+    "GET /api/v1/shifts/{shift_number}": MONEY,
+    "POST /api/v1/shifts/{shift_number}/closing": DESK,
     "GET /api/v1/api-keys": ADMIN,
     "POST /api/v1/api-keys": ADMIN,
     "DELETE /api/v1/api-keys/{key_id}": ADMIN,
@@ -108,6 +112,8 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/accounts/{account_id}/recharges": {"amount": "1"},
     "POST /api/v1/transactions/{transaction_id}/reversal": {"reason": "x"},
     "POST /api/v1/tariffs": {"id": "x"},
+    "POST /api/v1/shifts": {"drawer": "till-1"},
+    "POST /api/v1/shifts/{shift_number}/closing": {"counted": {"counter": "0"}},
     "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
 }
 PLACES = {
@@ -115,6 +121,7 @@ PLACES = {
     "account_id": "flat-1",
     "tariff_id": "home",
     "transaction_id": "99",
+    "shift_number": "99",
     "command_id": "none",
     "key": "none",
     "key_id": "0" * 26,

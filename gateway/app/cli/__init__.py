@@ -19,6 +19,7 @@ from gateway.app.cli import (
     check,
     clock,
     config,
+    counter,
     demo,
     masscut,
     meter,
@@ -76,6 +77,7 @@ for _group in (
     stores,
     operations,
     backup,
+    counter,
 ):
     _group.register(app)
 

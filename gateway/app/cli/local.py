@@ -29,10 +29,10 @@ def local_client(config: Path) -> "LocalClient":
 
 
 def pages(north: "LocalClient", path: str) -> Iterator[dict[str, object]]:
-    """Every item of a paged resource."""
-    cursor = ""
+    """Every item of a paged resource; `path` may have a query of its own."""
+    cursor, mark = "", "&" if "?" in path else "?"
     while True:
-        page = north.call("GET", f"{path}?limit=100&cursor={cursor}")
+        page = north.call("GET", f"{path}{mark}limit=100&cursor={cursor}")
         yield from cast("list[dict[str, object]]", page["items"])
         cursor = str(page.get("next_cursor") or "")
         if not cursor:

@@ -203,7 +203,7 @@ class AccountRequests:
 
         def effect(connection: Connection) -> dict[str, object]:
             if closing.entries:
-                append_transaction(connection, closing)
+                desk.till.append(connection, request, closing)
             for stay in points_of(connection, body.account_id):
                 end_point(connection, stay.service_point_id, utc_ms=label)
             close_account(connection, body.account_id, utc_ms=label)

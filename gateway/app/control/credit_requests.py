@@ -44,7 +44,7 @@ class CreditRequests:
     async def recharge(self, body: wishes.Recharge, request: Request) -> None:
         """Credit an account, in the order of domain.md section 5.
 
-        Refuses ACCOUNT_UNKNOWN, AMOUNT_RANGE.
+        Refuses ACCOUNT_UNKNOWN, AMOUNT_RANGE, SHIFT_REQUIRED, PAYMENT_KNOWN, DAILY_LIMIT.
         """
         desk = self._desk
         account = desk.account(body.account_id)
@@ -246,7 +246,7 @@ class CreditRequests:
         states = {name: credit.snapshot() for name, credit in after.items()}
 
         def effect(connection: Connection) -> dict[str, object]:
-            seq = append_transaction(connection, transaction)
+            seq = desk.till.append(connection, request, transaction)
             save_account_states(connection, states)
             name = wallet(transaction.account_id or "")
             return {

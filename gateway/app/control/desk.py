@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
-from zoneinfo import ZoneInfo
 
 import orjson
 import structlog
@@ -18,6 +17,7 @@ import structlog
 from gateway.app.control.books import Books, Operation
 from gateway.app.control.engine import Engine
 from gateway.app.control.shelf import TariffShelf
+from gateway.app.control.till import CounterRules, Till
 from gateway.core import requests as wishes
 from gateway.core.account import Account
 from gateway.core.civil import local_time
@@ -50,7 +50,7 @@ class Desk:
         clock: Clock,
         *,
         accounts: Mapping[str, Account],
-        zone: ZoneInfo,
+        counter: CounterRules,
     ) -> None:
         self.engine: Final = engine
         self.books: Final = books
@@ -58,8 +58,8 @@ class Desk:
         self.clock: Final = clock
         self.max_amount_nano: Final = MAX_AMOUNT_MAJOR * 10**currency.money_scale
         self.currency: Final = currency
-        self.zone: Final = zone
         self.accounts: Final = dict(accounts)
+        self.till: Final = Till(counter, currency)
         self.committed: set[str] = set()
         self._by_point = {
             point.terms.service_point_id: index for index, point in enumerate(engine.points)
@@ -166,7 +166,7 @@ class Desk:
 
     def local_day(self) -> int:
         """The local day of the next record, in days since 1970."""
-        return local_time(self.zone, self.books.label()).day
+        return local_time(self.till.rules.zone, self.books.label()).day
 
     @contextmanager
     def holding(self, *accounts: Account) -> Iterator[None]:

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 from weakref import WeakValueDictionary
 
 from gateway.app.control.account_requests import AccountRequests
+from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.credit_requests import CreditRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.recovery import RecoveryWatch
+from gateway.app.control.sharing import SharedLock
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tariff_requests import TariffRequests
@@ -27,15 +29,10 @@ LOCKING: Final = (
     "service_point_id",
     "meter_id",
 )
-# These start a pricer, or change what pricers use.
-TARIFF_BOUND: Final = (
-    wishes.OpenAccount,
-    wishes.AddPoint,
-    wishes.ChangeTariff,
-    wishes.PublishTariff,
-)
+# These start a pricer: they and a version that is published must not miss one another.
+STARTING: Final = (wishes.OpenAccount, wishes.AddPoint, wishes.ChangeTariff)
+PUBLISHING: Final = (wishes.PublishTariff,)
 COMMITTED_MAX: Final = 10_000
-TARIFFS: Final = "tariffs"
 # Late switching is worse than none: these are only taken with an end.
 MUST_EXPIRE: Final = (
     wishes.Disconnect,
@@ -49,10 +46,14 @@ MUST_EXPIRE: Final = (
 class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
-    def __init__(self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch) -> None:
+    def __init__(
+        self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch, counter: CounterRequests
+    ) -> None:
         self._desk = desk
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tariffs = SharedLock()
+        self._counter = counter
         credit, accounts = CreditRequests(desk), AccountRequests(desk)
         tariffs, supply = TariffRequests(desk), SupplyRequests(desk, sweeper)
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
@@ -79,6 +80,8 @@ class Executor:
             wishes.AddDebt: credit.add_debt,
             wishes.WriteOff: credit.write_off,
             wishes.ServeNotice: credit.serve_notice,
+            wishes.OpenShift: counter.open,
+            wishes.CloseShift: counter.close,
         }
 
     async def execute(self, request: Request) -> None:
@@ -89,11 +92,12 @@ class Executor:
         """
         desk = self._desk
         begun_ns = desk.clock.mono_ns()
+        self._counter.begun(request)
         try:
             check_role(request.body, request.role)
             _check_expiry(request)
             async with AsyncExitStack() as locks:
-                for lock in self._locks_of(request):
+                for lock in self._guards(request):
                     await locks.enter_async_context(lock)
                 if self._has_expired(request):
                     await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
@@ -110,6 +114,7 @@ class Executor:
                 await desk.close(request, OutcomeStatus.REFUSED, "INTERNAL", str(error))
             raise StoreError(f"request {request.key} could not be carried out") from error
         finally:
+            self._counter.ended(request)
             desk.engine.tallies.request_time.observe((desk.clock.mono_ns() - begun_ns) / 1e9)
             if len(desk.committed) > COMMITTED_MAX:
                 desk.committed.clear()
@@ -132,20 +137,24 @@ class Executor:
         expires = request.expires_utc_ms
         return expires is not None and self._desk.clock.utc_ms() > expires
 
-    def _locks_of(self, request: Request) -> list[asyncio.Lock]:
-        """What nobody else may touch meanwhile, in an order that all keep: accounts, points."""
+    def _guards(self, request: Request) -> list[AbstractAsyncContextManager[object]]:
+        """What nobody else may touch meanwhile, in an order that all keep: tariffs, then names of
+        accounts and points."""
         body = request.body
+        if isinstance(body, PUBLISHING):
+            return [self._tariffs.alone()]
         names = {
             value
             for field in LOCKING
             if isinstance(value := getattr(body, field, None), str) and value
         }
         names |= {payer for name in names if (payer := self._desk.payer_at(name))}
-        if isinstance(body, TARIFF_BOUND):
-            # A version and an account under it must not miss one another.
-            names.add(TARIFFS)
+        guards: list[AbstractAsyncContextManager[object]] = []
+        if isinstance(body, STARTING):
+            guards.append(self._tariffs.shared())
         chosen = sorted(names or {body.TYPE})
-        return [self._locks.setdefault(name, asyncio.Lock()) for name in chosen]
+        guards.extend(self._locks.setdefault(name, asyncio.Lock()) for name in chosen)
+        return guards
 
 
 def _check_expiry(request: Request) -> None:

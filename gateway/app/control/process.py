@@ -15,6 +15,7 @@ from gateway.app.checkpoints import key_trust
 from gateway.app.config import Config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import Restored, boot_id, provision, restore
+from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
@@ -30,6 +31,7 @@ from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.storewatch import StoreWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tallies import Tallies
+from gateway.app.control.till import counter_rules
 from gateway.app.limits import descriptors_needed, raise_descriptor_limit
 from gateway.app.notify import Notifier, Watchdog
 from gateway.app.paths import make_runtime_dir, paths_of
@@ -225,7 +227,13 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         synchronised=is_synchronised,
     )
     desk = Desk(
-        engine, books, found.shelf, found.currency, clock, accounts=found.accounts, zone=zone
+        engine,
+        books,
+        found.shelf,
+        found.currency,
+        clock,
+        accounts=found.accounts,
+        counter=counter_rules(config, found.currency),
     )
     requests = RequestReader(paths.north_dir / "north.db")
     owned.callback(requests.close)
@@ -233,7 +241,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     owned.callback(own_ledger.close)
     recovery = RecoveryWatch(desk, display, own_ledger, requests)
     recovery.begin()
-    executor = Executor(desk, sweeper=sweeper, recovery=recovery)
+    counter = CounterRequests(desk, display)
+    counter.begin(own_ledger)
+    executor = Executor(desk, sweeper=sweeper, recovery=recovery, counter=counter)
     inlet = Inlet(
         requests,
         own_ledger,
@@ -251,6 +261,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         sweeper,
         inlet,
         recovery,
+        counter,
         display,
         opened.writer,
         _gauges(config, engine, opened, clock),
@@ -331,6 +342,7 @@ class _Control:
     sweeper: Sweeper
     inlet: Inlet
     recovery: RecoveryWatch
+    counter: CounterRequests
     display: Display
     writer: GroupCommitWriter
     gauges: Gauges
@@ -388,6 +400,7 @@ class _Control:
     def _after_sweep(self) -> None:
         self.inlet.keep_cursor()
         self.recovery.look()
+        self.counter.look()
 
     async def _watch(self, stop: asyncio.Event, reconfiguration: Reconfiguration) -> Config | None:
         """Until `stop` or a reload: a failure that nobody awaited ends the process."""

@@ -54,6 +54,7 @@ Amount = Annotated[
         description="Major units as decimal text, such as 500.00",
     ),
 ]
+SignedAmount = Annotated[str, Field(pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$", max_length=32)]
 MAX_TEXT: Final = 500
 
 
@@ -66,10 +67,12 @@ class AccountForm(Form):
     )
     tariff_id: Id
     name: str = Field(default="", max_length=MAX_TEXT)
-    opening_balance: Amount = Field(default="0", description="Credit taken over, major units")
-    disablement_threshold: Annotated[
-        str, Field(pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$", max_length=32)
-    ] = Field(default="0", description="Balance at or below which supply is disabled")
+    opening_balance: SignedAmount = Field(
+        default="0", description="Balance taken over, major units; negative: a debt"
+    )
+    disablement_threshold: SignedAmount = Field(
+        default="0", description="Balance at or below which supply is disabled"
+    )
     currency: str | None = Field(default=None, description="When given, it must be the site's")
     terms: dict[str, JsonValue] | None = Field(
         default=None, description="Terms as docs/credit.md describes them; none: prepayment"

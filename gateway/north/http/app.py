@@ -16,6 +16,7 @@ from gateway.north.http import (
     meters,
     metrics,
     operations,
+    shifts,
     stream,
     system,
     tariffs,
@@ -39,6 +40,7 @@ AREAS: Final = (
     operations,
     metrics,
     keys,
+    shifts,
 )
 
 

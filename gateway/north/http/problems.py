@@ -86,6 +86,13 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "CONTROL_AWAY": 503,
     "REQUEST_EXPIRED": 409,
     "EXPIRED": 409,
+    "SHIFT_UNKNOWN": 404,
+    "SHIFT_OTHERS": 403,
+    "SHIFT_OPEN": 409,
+    "SHIFT_CLOSED": 409,
+    "SHIFT_REQUIRED": 409,
+    "PAYMENT_KNOWN": 409,
+    "DAILY_LIMIT": 409,
 }
 SUFFIX_STATUS: Final[tuple[tuple[str, int], ...]] = (
     ("_NOT_FOUND", 404),
