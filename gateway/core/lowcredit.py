@@ -64,7 +64,8 @@ class LowCredit:
 class LowCreditWatch:
     """Which thresholds of one account are armed. `credit_nano` is what is left without emergency.
 
-    A new account arms nothing: what it has is no crossing. Its first credit arms.
+    A threshold that is new arms with the first look that finds more than its limit, so a new
+    account without money alerts nobody.
     """
 
     def __init__(self, thresholds: Sequence[Threshold]) -> None:
@@ -73,13 +74,10 @@ class LowCreditWatch:
             raise ValueError(f"a threshold stands twice in {names}")
         self._thresholds = tuple(thresholds)
         self._armed: set[str] = set()
+        # Arm if the next look finds more: new ones, and days left after a credit, since the
+        # forecast that tells them comes later.
+        self._waiting = set(names)
         self._last_recharge_nano = 0
-        # A credit arms days left with the first forecast after it: they are not known at once.
-        self._days_await_credit: set[str] = set()
-
-    def opened(self, credit_nano: int) -> None:
-        """The account begins with this credit (opening balance): arm what lies below it."""
-        self.credited(credit_nano)
 
     def recharged(self, amount_nano: int, credit_nano: int) -> None:
         """A recharge led to this credit; shares count from its amount."""
@@ -91,22 +89,20 @@ class LowCreditWatch:
         """A credit (recharge, transfer, credit note) led to this credit: arm what lies below it."""
         for threshold in self._thresholds:
             if threshold.kind is ThresholdKind.DAYS:
-                if threshold.name not in self._armed:
-                    self._days_await_credit.add(threshold.name)
+                self._waiting.add(threshold.name)
             elif credit_nano > self._limit_nano(threshold):
                 self._armed.add(threshold.name)
 
     def observe(self, credit_nano: int) -> tuple[LowCredit, ...]:
         """Thresholds that this credit reaches or passes downwards, the highest first."""
-        crossed: list[LowCredit] = []
+        crossed: list[tuple[int, LowCredit]] = []
         for threshold in self._thresholds:
-            if threshold.kind is ThresholdKind.DAYS or threshold.name not in self._armed:
-                continue
-            limit_nano = self._limit_nano(threshold)
-            if credit_nano <= limit_nano:
-                self._armed.discard(threshold.name)
-                crossed.append(LowCredit(threshold.name, threshold.kind, limit_nano, credit_nano))
-        return tuple(sorted(crossed, key=lambda alert: -(alert.limit_nano or 0)))
+            if threshold.kind is not ThresholdKind.DAYS:
+                limit_nano = self._limit_nano(threshold)
+                if self._crosses(threshold.name, credit_nano > limit_nano):
+                    alert = LowCredit(threshold.name, threshold.kind, limit_nano, credit_nano)
+                    crossed.append((limit_nano, alert))
+        return _highest_first(crossed)
 
     def observe_days(self, days_left_tenths: int | None, credit_nano: int) -> tuple[LowCredit, ...]:
         """The same for days left, in tenths; None (not known) changes nothing."""
@@ -114,40 +110,53 @@ class LowCreditWatch:
             return ()
         crossed: list[tuple[int, LowCredit]] = []
         for threshold in self._thresholds:
-            if threshold.kind is not ThresholdKind.DAYS:
-                continue
-            if days_left_tenths > threshold.limit:
-                if threshold.name in self._days_await_credit:
-                    self._armed.add(threshold.name)
-            elif threshold.name in self._armed:
-                self._armed.discard(threshold.name)
+            if threshold.kind is ThresholdKind.DAYS and self._crosses(
+                threshold.name, days_left_tenths > threshold.limit
+            ):
                 alert = LowCredit(
                     threshold.name, threshold.kind, None, credit_nano, days_left_tenths
                 )
                 crossed.append((threshold.limit, alert))
-            # The credit that was awaited has been judged now, whether it lifted above or not.
-            self._days_await_credit.discard(threshold.name)
-        return tuple(alert for _, alert in sorted(crossed, key=lambda pair: -pair[0]))
+        return _highest_first(crossed)
 
     def snapshot(self) -> dict[str, object]:
         """What is armed, as JSON values. By name: thresholds may change in between."""
         return {
+            "known": [threshold.name for threshold in self._thresholds],
             "armed": sorted(self._armed),
+            "waiting": sorted(self._waiting),
             "last_recharge_nano": self._last_recharge_nano,
-            "await_days": sorted(self._days_await_credit),
         }
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Go on where `snapshot` was taken. A threshold that is new arms with the next credit."""
+        """Go on where `snapshot` was taken; a threshold that it does not know is new."""
         names = {threshold.name for threshold in self._thresholds}
-        self._armed = names & set(cast("Sequence[str]", state["armed"]))
+        known, armed, waiting = (
+            set(cast("Sequence[str]", state[key])) for key in ("known", "armed", "waiting")
+        )
+        self._armed = names & armed
+        self._waiting = (names & waiting) | (names - known)
         self._last_recharge_nano = cast("int", state["last_recharge_nano"])
-        self._days_await_credit = names & set(cast("Sequence[str]", state["await_days"]))
+
+    def _crosses(self, name: str, above: bool) -> bool:  # noqa: FBT001 - the one fact about it
+        """Take a look at one threshold; whether it was armed and is reached now."""
+        if name in self._waiting:
+            self._waiting.discard(name)
+            if above:
+                self._armed.add(name)
+        if above or name not in self._armed:
+            return False
+        self._armed.discard(name)
+        return True
 
     def _limit_nano(self, threshold: Threshold) -> int:
         if threshold.kind is ThresholdKind.SHARE:
             return self._last_recharge_nano * threshold.limit // PPM
         return threshold.limit
+
+
+def _highest_first(crossed: Sequence[tuple[int, LowCredit]]) -> tuple[LowCredit, ...]:
+    return tuple(alert for _, alert in sorted(crossed, key=lambda pair: -pair[0]))
 
 
 def thresholds_from_document(
