@@ -190,15 +190,37 @@ def test_a_pricer_is_left_as_it_was_and_its_posted_past_does_not_count() -> None
 
 
 def test_a_reading_that_is_hours_old_delays_nothing() -> None:
-    """A pricer whose label lies behind a boundary is brought up to now first."""
-    account = constant(now="2026-07-01 06:00")
+    """A pricer whose label lies behind a boundary is brought up to now first.
+
+    13 kWh by day until 22:00 (104), nothing at night, two more from 06:00 on.
+    """
+    account = constant(now="2026-07-15 06:00")
+    account.usage = profile_of([1_000 if 6 <= hour < 22 else 0 for hour in range(24)])
     account.grid = {
         "bands": {
             "night": {"price": "4.00", "when": [{"from": "22:00", "to": "06:00"}]},
             "day": {"price": "8.00"},
         }
     }
-    load = account.load()
-    now = account.now + 3 * HOUR_MS
-    found = forecast([load], zone=KOLKATA, now_utc_ms=now, credit_nano=amount("80"))
-    assert found.zero_utc_ms == now + 10 * HOUR_MS
+    found = forecast(
+        [account.load()],
+        zone=KOLKATA,
+        now_utc_ms=instant("2026-07-15 09:00"),
+        credit_nano=amount("120"),
+    )
+    assert found.zero_utc_ms == instant("2026-07-16 08:00")
+
+
+def test_an_end_after_many_steps_is_priced_by_the_bands_before_it() -> None:
+    """An hour at 18:00 costs 9, one at 10:00 costs 5: 14 a day, 29 days and the first hour."""
+    account = constant(now="2026-07-15 00:00")
+    account.usage = profile_of([1_000 if hour in {10, 18} else 0 for hour in range(24)])
+    account.grid = {
+        "bands": {
+            "peak": {"price": "9.00", "when": [{"from": "18:00", "to": "22:00"}]},
+            "rest": {"price": "5.00"},
+        }
+    }
+    found = account.forecast(amount("411"))
+    assert found.zero_utc_ms == instant("2026-08-13 11:00")
+    assert found.days_left == "29.4"

@@ -254,6 +254,22 @@ def test_a_clock_change_moves_the_window_with_the_label() -> None:
     assert calendar.next_change_utc_ms(autumn + 90 * MINUTE_MS) == autumn + 120 * MINUTE_MS
 
 
+def test_a_holidays_window_over_midnight_belongs_to_the_holiday() -> None:
+    """From the evening of the holiday to the morning after it, not on its own morning."""
+    calendar = calendar_from_document(
+        {
+            "windows": [{"days": ["holiday"], "from": "18:00", "to": "11:00"}],
+            "holidays": ["2026-03-04"],
+        },
+        "Asia/Kolkata",
+    )
+    assert not calendar.is_friendly(instant("2026-03-04 10:00"))
+    evening = instant("2026-03-04 18:00")
+    assert calendar.is_friendly(evening)
+    assert shown(calendar.next_disablement_utc_ms(evening)) == "Thu 2026-03-05 11:00"
+    assert not calendar.is_friendly(instant("2026-03-05 18:00"))
+
+
 def test_a_calendar_of_past_holidays_never_changes_again() -> None:
     """No change within 400 days is told as None, not searched forever."""
     calendar = calendar_from_document(
@@ -306,12 +322,14 @@ def test_a_calendar_that_never_allows_a_cut_is_refused(
 
 
 def test_just_enough_room_is_allowed() -> None:
-    """Four hours a week, and a fortnight of holidays."""
+    """Four hours a week, a fortnight of holidays, and a gap in every day of any length of time."""
     FriendlyCalendar("x", "x", "Asia/Kolkata", (FriendlyWindow(frozenset({0}), 0, 7 * 1440 - 240),))
     fortnight = tuple(parse_holiday(f"2026-03-{day:02d}") for day in range(1, 15))
     FriendlyCalendar(
         "x", "x", "Asia/Kolkata", (FriendlyWindow(frozenset({HOLIDAY}), 0, 1440),), fortnight
     )
+    days = (FriendlyWindow(EVERY_DAY, 0, 1200),)
+    FriendlyCalendar("x", "x", "Asia/Kolkata", days, fortnight)
 
 
 # -- against a slow model ------------------------------------------------------------------

@@ -99,6 +99,13 @@ def test_estimated_half_hours_count_a_quarter() -> None:
     assert wh_of(profile)[0] == pytest.approx(388.06, abs=0.02)
 
 
+def test_means_round_up() -> None:
+    """Rates of 2, 2 and 4 Wh an hour are 170.67 64ths of a Wh: 171."""
+    profile = learned(2, lambda _: 1)
+    profile.learn(half_hour(MONDAY + 7 * DAY_MS, 2))
+    assert (profile.hourly() or ())[0] == 171
+
+
 def test_a_half_hour_is_taken_once() -> None:
     """Repeats and older ones change nothing."""
     profile = learned(4, lambda _: 100)

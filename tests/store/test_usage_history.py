@@ -57,6 +57,7 @@ def test_stored_half_hours_become_a_profile_over_months(bench: Bench) -> None:
     """14 days across a month's end; registers keep their shares, a day cut off leaves no trace."""
     half_hours(bench, 14 * 48, range(100, 148))
     switch(bench, "SUPPLY_CUT", 100)
+    switch(bench, "SUPPLY_CUT", 110)  # once more, by hand: off since the first
     switch(bench, "SUPPLY_CUT", 99, subject="point-2")
     switch(bench, "SUPPLY_RESTORED", 147.5)
     end = NOON + 14 * DAY_MS
