@@ -4,11 +4,13 @@ Readings come by point; what they use is weighed against the credit of the accou
 belongs to. Supply of every point of it follows.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Protocol, cast
 
-from gateway.core.credit import CreditBook, PaymentMode
+from gateway.core.credit import CreditBook, CreditTerms, PaymentMode
 from gateway.core.ledger import Entry, Transaction, TransactionKind
+from gateway.core.lowcredit import LowCredit, LowCreditWatch
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason
 
@@ -32,19 +34,24 @@ class ChargedPoint(Protocol):
 class Account:
     """Credit and points of one customer. Single-threaded; times come with the calls.
 
-    `defers_cut(utc_ms)` says whether a calendar keeps supply on at an instant although credit is
-    used up. While `held` is above zero a request about this account is under way: nothing is posted
-    in between, so that what it computed is still true when it is committed.
+    `low_credit` alerts; days left are told to it by whoever forecasts. While `held` is above zero a
+    request about this account is under way: nothing is posted in between, so that what it computed
+    is still true when it is committed.
     """
 
     def __init__(self, account_id: str, credit: CreditBook | None = None) -> None:
         self.account_id = account_id
         self.credit = credit or CreditBook(account_id)
+        self.low_credit = LowCreditWatch(self.credit.terms.low_credit)
         self.points: list[ChargedPoint] = []
-        self.defers_cut: Callable[[int], bool] | None = None
         self.held = 0
-        self.is_kept_on = False  # exhausted, and a calendar keeps supply on
         self._outbox: list[Transaction] = []
+
+    def agree(self, terms: CreditTerms) -> None:
+        """Go on under other terms; a threshold that stays keeps whether it was told."""
+        self.credit.terms = terms
+        kept, self.low_credit = self.low_credit, LowCreditWatch(terms.low_credit)
+        self.low_credit.restore(kept.snapshot())
 
     @property
     def running_nano(self) -> int:
@@ -64,27 +71,55 @@ class Account:
         """The most that all points together can draw."""
         return sum(point.p_max_w for point in self.points)
 
+    # -- requests --------------------------------------------------------------------------
+
+    def copy(self) -> "Account":
+        """Credit and alerts as they are now, without points: to see what a request makes of them
+        before it is committed."""
+        made = Account(self.account_id, deepcopy(self.credit))
+        made.low_credit.restore(self.low_credit.snapshot())
+        return made
+
+    def take_over(self, copy: "Account") -> None:
+        """A copy's request was committed."""
+        self.credit, self.low_credit = copy.credit, copy.low_credit
+
+    def received(self, transaction: Transaction, day: int, running_nano: int) -> None:
+        """Money came in (or its reversal took it back): credit and alerts follow."""
+        self.credit.received(transaction.entries, day)
+        own_nano = self.credit.own_nano(running_nano)
+        if transaction.kind is TransactionKind.RECHARGE:
+            self.low_credit.recharged(money_in_nano(transaction), own_nano)
+        elif transaction.kind is not TransactionKind.REVERSAL:
+            self.low_credit.credited(own_nano)
+
     # -- supply ----------------------------------------------------------------------------
 
-    def is_due(self, utc_ms: int) -> bool:
-        """Whether supply is to be disabled for credit at this instant."""
+    def cut_nano(self, utc_ms: int) -> int:
+        """What is left until supply is to be disabled for credit: zero or below says so.
+
+        In credit mode that is 0 once a notice has run out, else 1.
+        """
         running_nano = self.running_nano
+        if self.credit.terms.payment_mode is PaymentMode.CREDIT:
+            return int(not self.credit.is_exhausted(running_nano, utc_ms))
         if self.credit.invokes_itself(running_nano):
             self.credit.is_invoked = True
-        if not self.credit.is_exhausted(running_nano, utc_ms):
-            self.is_kept_on = False
-            return False
-        if self.defers_cut is not None and self.defers_cut(utc_ms):
-            self.is_kept_on = True
-            return False
-        return True
+        return self.credit.available_nano(running_nano)
 
     def is_cut_at_zero(self, utc_ms: int) -> bool:
         """Whether supply is cut the moment the credit is used up (not in credit mode, nor while a
         calendar keeps it on): then the end of the credit is looked for closely."""
-        if self.credit.terms.payment_mode is PaymentMode.CREDIT:
+        terms = self.credit.terms
+        if terms.payment_mode is PaymentMode.CREDIT:
             return False
-        return self.defers_cut is None or not self.defers_cut(utc_ms)
+        return terms.calendar is None or not terms.calendar.is_friendly(utc_ms)
+
+    def alerts(self) -> tuple[LowCredit, ...]:
+        """Thresholds that the credit, emergency credit aside, has just reached."""
+        if not self.credit.terms.low_credit:
+            return ()
+        return self.low_credit.observe(self.credit.own_nano(self.running_nano))
 
     def credited(self, utc_ms: int) -> list[ChargedPoint]:
         """A committed posting lifted the credit: the points at which CREDIT was cleared by it."""
@@ -96,6 +131,18 @@ class Account:
     def is_disabled(self) -> bool:
         """Whether supply of a point is blocked for credit."""
         return any(Reason.CREDIT in point.supply.reasons for point in self.points)
+
+    # -- persistence -----------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, object]:
+        """What is not in the ledger's balances, as JSON values."""
+        return {**self.credit.snapshot(), "low_credit": self.low_credit.snapshot()}
+
+    def restore(self, state: Mapping[str, object] | None) -> None:
+        """Take up what `snapshot` kept beside the credit."""
+        kept = None if state is None else state.get("low_credit")
+        if kept is not None:
+            self.low_credit.restore(cast("Mapping[str, object]", kept))
 
     # -- what the rules post by themselves -------------------------------------------------
 
@@ -127,3 +174,8 @@ class Account:
                 kind=kind, utc_ms=utc_ms, entries=tuple(entries), account_id=self.account_id
             )
         )
+
+
+def money_in_nano(transaction: Transaction) -> int:
+    """What was paid by a transaction: the sum of what it gives."""
+    return sum(entry.amount_nano for entry in transaction.entries if entry.amount_nano > 0)

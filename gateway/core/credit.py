@@ -14,7 +14,9 @@ from enum import StrEnum
 from typing import Final, cast
 
 from gateway.core.errors import RefusedError
+from gateway.core.friendly import FriendlyCalendar
 from gateway.core.ledger import Entry, wallet
+from gateway.core.lowcredit import Threshold
 from gateway.core.tariff import PPM
 
 # A gateway that was off for longer collects the rest of that time not at all.
@@ -52,7 +54,8 @@ class CreditTerms:
 
     Emergency credit of `emergency_limit_nano` (0: none) may be invoked at or below
     `emergency_threshold_nano`, by itself where `emergency_automatic`. In credit mode supply is cut
-    only `notice_days` after a notice of what is overdue.
+    only `notice_days` after a notice of what is overdue. `low_credit` are thresholds that alert;
+    a `calendar` keeps supply on in its hours although credit is used up.
     """
 
     payment_mode: PaymentMode = PaymentMode.PREPAYMENT
@@ -61,6 +64,8 @@ class CreditTerms:
     emergency_threshold_nano: int = 0
     emergency_automatic: bool = False
     notice_days: int = 15
+    low_credit: tuple[Threshold, ...] = ()
+    calendar: FriendlyCalendar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,10 @@ class CreditBook:
             notice = self.notice
             return notice is not None and notice.overdue_nano > 0 and utc_ms >= notice.due_utc_ms
         return self.available_nano(running_nano) <= 0
+
+    def own_nano(self, running_nano: int) -> int:
+        """What may be used without emergency credit."""
+        return self.wallet_nano - running_nano - self.terms.disablement_threshold_nano
 
     # -- emergency credit ------------------------------------------------------------------
 
@@ -338,8 +347,7 @@ class CreditBook:
             due_nano = min(item.terms.daily_nano, item.remaining_nano, self._cap_left(item, day))
             if due_nano <= 0:
                 continue
-            own_nano = self.wallet_nano - running_nano - self.terms.disablement_threshold_nano
-            bears = wallet if own_nano - due_nano > 0 else accumulated
+            bears = wallet if self.own_nano(running_nano) - due_nano > 0 else accumulated
             moved = (
                 Entry(bears(self.account_id), -due_nano),
                 Entry(debt(self.account_id, item.terms.debt_id), due_nano),

@@ -181,6 +181,16 @@ def thresholds_from_document(
     return tuple(thresholds.values())
 
 
+def thresholds_to_document(thresholds: Sequence[Threshold], currency: Currency) -> list[str]:
+    """The texts of thresholds; `thresholds_from_document` gives equal ones back."""
+    texts = {
+        ThresholdKind.AMOUNT: lambda limit: format_amount(limit, currency),
+        ThresholdKind.SHARE: lambda limit: f"{format_scaled(limit, PERCENT_SCALE)} %",
+        ThresholdKind.DAYS: lambda limit: f"{format_scaled(limit, 1)} days",
+    }
+    return [texts[threshold.kind](threshold.limit) for threshold in thresholds]
+
+
 def _threshold(item: object, currency: Currency, place: str) -> Threshold:
     text = item.strip() if isinstance(item, str) else item
     if isinstance(text, str) and (found := _PERCENT.fullmatch(text)):

@@ -12,6 +12,7 @@ from gateway.core.account import Account
 from gateway.core.clocktrust import elapsed_since
 from gateway.core.errors import RefusedError
 from gateway.core.foresight import look_again_s
+from gateway.core.friendly import CutDeferral, CutVerdict
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
 from gateway.core.ledger import RebaseFlag, SettlementLine
 from gateway.core.openline import LineNames, OpenLine
@@ -64,7 +65,8 @@ class Step:
 
     `advance_wh` is the settled energy per register. `posting_due` asks for a posting with the next
     commit. `newly_due` says that the credit has just run out, `deferred` that a gap, a fee or the
-    end of a calendar's window did it, which is no sign of bad data. `predict_s` is when the credit
+    end of a calendar's window did it, which is no sign of bad data; `kept_on` that it has run out
+    and a calendar keeps supply on. `predict_s` is when the credit
     could run out at full power, counted from when the registers were asked for, for a poll in the
     short lane; `read_again` asks for one at once.
     """
@@ -76,6 +78,7 @@ class Step:
     posting_due: bool = False
     newly_due: bool = False
     deferred: bool = False
+    kept_on: bool = False
     predict_s: float | None = None
     read_again: bool = False
     flags: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class Point:
         self._settled_ns: int | None = None
         self._fee_charged = False
         self._kept_on = False
+        self._deferral = CutDeferral(None)
         self._slept: Slept | None = None
         self.posting_count = 0
 
@@ -245,7 +249,8 @@ class Point:
         self._lost = False
         flags = self._settle(reading, verdict, rates_known=rates_known)
         crossed = self._crossed_boundary()
-        newly_due = self._judge_credit()
+        was_waiting = self._deferral.since_utc_ms is not None
+        newly_due = self._judge_credit(rates_known=rates_known)
         deferred = self._is_deferred(reading)
         self._settled_ns = reading.mono_ns
         orders = self.supply.observe(self._observation(reading, trusted=True))
@@ -257,6 +262,7 @@ class Point:
             posting_due=newly_due or crossed or bool(verdict.events),
             newly_due=newly_due,
             deferred=deferred,
+            kept_on=self._deferral.since_utc_ms is not None and not was_waiting,
             predict_s=self._predict_s(reading),
             read_again=verdict.read_again,
             flags=flags,
@@ -321,9 +327,15 @@ class Point:
         return {
             "posting": self.posting_count,
             "posted": self.pricer.snapshot()["posted"] if self.pricer else [],
+            "deferral": self._deferral.snapshot(),
             "supply": self.supply.snapshot(now_ns, utc_ms),
             "running": self.running_state(),
         }
+
+    def restore_deferral(self, state: Mapping[str, object] | None) -> None:
+        """Take up since when a cut waits for a calendar, where `posted_state` kept it."""
+        if state is not None:
+            self._deferral.restore(state)
 
     def restore_running(self, state: Mapping[str, object]) -> None:
         """Take up a running state; the guard and the pricer are restored by the caller."""
@@ -394,14 +406,19 @@ class Point:
             period_s=terms.period_s,
         )
 
-    def _judge_credit(self) -> bool:
+    def _judge_credit(self, *, rates_known: bool) -> bool:
         account = self.account
         if account is None or not self.supply.enforced:
             return False
-        was_kept_on = account.is_kept_on
-        if not account.is_due(self.label_utc_ms):
+        if Reason.CREDIT in self.supply.reasons:
             return False
-        self._kept_on = self._kept_on or was_kept_on
+        self._deferral.calendar = account.credit.terms.calendar
+        verdict = self._deferral.judge(
+            account.cut_nano(self.label_utc_ms), self.label_utc_ms, clock_trusted=rates_known
+        )
+        if verdict not in (CutVerdict.DUE, CutVerdict.DUE_AFTER_WINDOW):
+            return False
+        self._kept_on = self._kept_on or verdict is CutVerdict.DUE_AFTER_WINDOW
         return self.supply.block(Reason.CREDIT)
 
     def sleep_since(self, slept: "Slept") -> None:

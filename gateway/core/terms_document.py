@@ -3,38 +3,48 @@
     payment_mode: prepayment            # or credit: billed, cut only after a notice
     disablement_threshold: "0.00"
     emergency: {limit: "5.00", threshold: "1.00", automatic: false}
+    low_credit: ["100", "20 %", "3 days"]     # alerts: amount, share of the last recharge, days
+    friendly_hours: {preset: in_uppcl}        # hours in which running out does not cut
     notice_days: 15
 
 Every key has a default. All problems are reported at once, each with its path.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.core.credit import CreditTerms, PaymentMode
 from gateway.core.errors import RefusedError
+from gateway.core.friendly import FriendlyCalendar
+from gateway.core.friendly_document import calendar_from_document, calendar_to_document
+from gateway.core.lowcredit import Threshold, thresholds_from_document, thresholds_to_document
 from gateway.core.money import Currency, format_amount, parse_amount
+from gateway.core.problems import DocumentProblemsError, ProblemList, joined
 
-KEYS: Final = ("payment_mode", "disablement_threshold", "emergency", "notice_days")
+LOW_CREDIT: Final = "low_credit"
+FRIENDLY_HOURS: Final = "friendly_hours"
+KEYS: Final = (
+    "payment_mode",
+    "disablement_threshold",
+    "emergency",
+    LOW_CREDIT,
+    FRIENDLY_HOURS,
+    "notice_days",
+)
 EMERGENCY_KEYS: Final = ("limit", "threshold", "automatic")
 NOTICE_DAYS_MAX: Final = 365
 
 
-class TermsProblemsError(RefusedError):
-    """Terms are refused, with everything that is wrong with them."""
+def terms_from_document(
+    document: Mapping[str, object], currency: Currency, site_zone: str
+) -> CreditTerms:
+    """The terms that a document describes; `site_zone` is that of hours which name none.
 
-    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
-        self.problems = tuple(problems)
-        text = "\n".join(f"{place}: {message}" for place, message in self.problems)
-        super().__init__("TERMS_INVALID", text, self.problems[0][0])
-
-
-def terms_from_document(document: Mapping[str, object], currency: Currency) -> CreditTerms:
-    """The terms that a document describes. Raises TermsProblemsError with every problem."""
-    reader = _Reader(currency)
-    keys = reader.mapping("", document, KEYS)
-    given = reader.mapping("emergency", keys.get("emergency", {}), EMERGENCY_KEYS)
+    Raises DocumentProblemsError TERMS_INVALID (or the code that all its problems share).
+    """
+    reader = _Reader(currency, site_zone)
+    keys = reader.problems.mapping("", document, KEYS)
+    given = reader.problems.mapping("emergency", keys.get("emergency", {}), EMERGENCY_KEYS)
     terms = CreditTerms(
         payment_mode=reader.mode(keys.get("payment_mode", PaymentMode.PREPAYMENT.value)),
         disablement_threshold_nano=reader.amount(
@@ -46,15 +56,16 @@ def terms_from_document(document: Mapping[str, object], currency: Currency) -> C
         ),
         emergency_automatic=reader.truth("emergency.automatic", given.get("automatic", False)),
         notice_days=reader.days(keys.get("notice_days", CreditTerms().notice_days)),
+        low_credit=reader.thresholds(keys.get(LOW_CREDIT, ())),
+        calendar=reader.calendar(keys.get(FRIENDLY_HOURS)),
     )
-    if reader.problems:
-        raise TermsProblemsError(reader.problems)
+    reader.problems.raise_if_any()
     return terms
 
 
 def terms_to_document(terms: CreditTerms, currency: Currency) -> dict[str, object]:
     """The document of terms; `terms_from_document` gives equal terms back."""
-    return {
+    document: dict[str, object] = {
         "payment_mode": terms.payment_mode.value,
         "disablement_threshold": format_amount(terms.disablement_threshold_nano, currency),
         "emergency": {
@@ -64,62 +75,75 @@ def terms_to_document(terms: CreditTerms, currency: Currency) -> dict[str, objec
         },
         "notice_days": terms.notice_days,
     }
+    if terms.low_credit:
+        document[LOW_CREDIT] = thresholds_to_document(terms.low_credit, currency)
+    if terms.calendar is not None:
+        document[FRIENDLY_HOURS] = calendar_to_document(terms.calendar)
+    return document
 
 
 class _Reader:
     """Walks a document once and collects problems instead of stopping at the first."""
 
-    def __init__(self, currency: Currency) -> None:
-        self.problems: list[tuple[str, str]] = []
+    def __init__(self, currency: Currency, site_zone: str) -> None:
+        self.problems = ProblemList("TERMS_INVALID")
         self._currency = currency
-
-    def mapping(self, place: str, value: object, known: Sequence[str]) -> dict[str, object]:
-        if not isinstance(value, Mapping):
-            self._report(place, f"expected keys such as {', '.join(known)}")
-            return {}
-        found: dict[str, object] = {}
-        for key, item in value.items():
-            if key in known:
-                found[str(key)] = item
-                continue
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            self._report(f"{place}.{key}" if place else str(key), f"unknown key{hint}")
-        return found
+        self._site_zone = site_zone
 
     def mode(self, value: object) -> PaymentMode:
         try:
             return PaymentMode(str(value))
         except ValueError:
-            self._report("payment_mode", f"{value!r} is none of prepayment, credit")
+            self.problems.report("payment_mode", f"{value!r} is none of prepayment, credit")
             return PaymentMode.PREPAYMENT
 
     def amount(self, place: str, value: object, *, signed: bool = False) -> int:
-        amount_nano = self._attempt(lambda: parse_amount(value, self._currency, place))
+        amount_nano = self._attempt(lambda: parse_amount(value, self._currency, place), place)
         if amount_nano < 0 and not signed:
-            self._report(place, "must not be negative")
+            self.problems.report(place, "must not be negative")
         return amount_nano
 
     def truth(self, place: str, value: object) -> bool:
         if value in (True, "true", "yes"):
             return True
         if value not in (False, "false", "no"):
-            self._report(place, f"{value!r} is neither true nor false")
+            self.problems.report(place, f"{value!r} is neither true nor false")
         return False
 
     def days(self, value: object) -> int:
         text = str(value)
         if not text.isascii() or not text.isdigit() or int(text[:9]) > NOTICE_DAYS_MAX:
-            self._report("notice_days", f"{value!r} is no number of days up to {NOTICE_DAYS_MAX}")
+            problem = f"{value!r} is no number of days up to {NOTICE_DAYS_MAX}"
+            self.problems.report("notice_days", problem)
             return 0
         return int(text)
 
-    def _attempt(self, parse: Callable[[], int]) -> int:
+    def thresholds(self, value: object) -> tuple[Threshold, ...]:
+        if value in ((), []):
+            return ()
+        try:
+            return thresholds_from_document(value, self._currency, LOW_CREDIT)
+        except DocumentProblemsError as refusal:
+            self._take(refusal, "")
+            return ()
+
+    def calendar(self, value: object) -> FriendlyCalendar | None:
+        if value is None:
+            return None
+        try:
+            return calendar_from_document(value, self._site_zone)
+        except DocumentProblemsError as refusal:
+            self._take(refusal, FRIENDLY_HOURS)
+            return None
+
+    def _take(self, refusal: DocumentProblemsError, below: str) -> None:
+        for problem in refusal.problems:
+            place = joined(below, problem.place) if below else problem.place
+            self.problems.report(place, problem.message, problem.code)
+
+    def _attempt(self, parse: Callable[[], int], place: str) -> int:
         try:
             return parse()
         except RefusedError as refusal:
-            self._report(refusal.place, refusal.message)
+            self.problems.report(place, refusal.message)
             return 0
-
-    def _report(self, place: str, message: str) -> None:
-        self.problems.append((place, message))

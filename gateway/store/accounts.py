@@ -10,9 +10,10 @@ from gateway.core.errors import RefusedError
 from gateway.core.ledger import wallet
 from gateway.core.money import Currency
 from gateway.core.terms_document import terms_from_document
-from gateway.store.ledger import read_balance
+from gateway.store.ledger import read_balance, read_site
 from gateway.store.registry import Account, read_service_point
 from gateway.store.rows import as_int, as_text, document, mapping
+from gateway.store.state import load_account_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def terms_in_force(
     """What was agreed with a customer; before any terms were stored, what the account says."""
     given = terms_of(connection, account.account_id)
     if given:
-        return terms_from_document(given, currency)
+        return terms_from_document(given, currency, read_site(connection).zone)
     return CreditTerms(
         payment_mode=account.payment_mode,
         disablement_threshold_nano=account.disablement_threshold_nano,
@@ -195,10 +196,7 @@ def load_credit(
         names = [wallet(name), emergency(name), accumulated(name)]
         names += [debt_account(name, terms.debt_id) for terms in debts]
         balances = {one: read_balance(connection, one) for one in names}
-    row = connection.execute(
-        "SELECT body FROM account_state WHERE account_id = ?", (name,)
-    ).fetchone()
-    credit.restore(balances, None if row is None else mapping(row[0]))
+    credit.restore(balances, load_account_state(connection, name))
     return credit
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.core.errors import StoreCorruptError
-from gateway.store.rows import as_bytes, as_int
+from gateway.store.rows import as_bytes, as_int, mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +78,11 @@ def save_account_states(
         "ON CONFLICT (account_id) DO UPDATE SET body = excluded.body",
         ((name, orjson.dumps(body).decode()) for name, body in states.items()),
     )
+
+
+def load_account_state(connection: sqlite3.Connection, account_id: str) -> dict[str, object] | None:
+    """The opaque state of an account; None where none was kept yet."""
+    row = connection.execute(
+        "SELECT body FROM account_state WHERE account_id = ?", (account_id,)
+    ).fetchone()
+    return None if row is None else mapping(row[0])

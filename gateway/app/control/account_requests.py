@@ -86,7 +86,7 @@ class AccountRequests:
             return {"account_id": body.account_id, "terms": number}
 
         await desk.commit(request, effect)
-        account.credit.terms = terms
+        account.agree(terms)
         await desk.settle_supply(account)
 
     async def add_point(self, body: wishes.AddPoint, request: Request) -> None:
@@ -267,7 +267,9 @@ class AccountRequests:
         return self._desk.books.posting(indices)
 
     def _terms(self, text: str) -> CreditTerms:
-        return terms_from_document(json_object(text, "TERMS_INVALID"), self._desk.currency)
+        zone = self._desk.till.rules.zone.key
+        document = json_object(text, "TERMS_INVALID")
+        return terms_from_document(document, self._desk.currency, zone)
 
     def _put_terms(
         self,

@@ -206,9 +206,7 @@ class Books:
         """The states of the accounts of these points as `save_account_states` keeps them."""
         accounts = (self._points[index].account for index in indices)
         return {
-            account.account_id: account.credit.snapshot()
-            for account in accounts
-            if account is not None
+            account.account_id: account.snapshot() for account in accounts if account is not None
         }
 
     def states(self, indices: Iterable[int]) -> dict[str, dict[str, object]]:

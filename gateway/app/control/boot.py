@@ -42,6 +42,7 @@ from gateway.store.registry import (
 )
 from gateway.store.state import (
     RegisterState,
+    load_account_state,
     load_point_states,
     load_register_state,
 )
@@ -181,14 +182,14 @@ def _unmetered(stays: Iterable[AccountPoint], config: Config) -> tuple[str, ...]
 
 def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Account]:
     """Every open account by id, as the file left it, without its points."""
-    balances = read_balances(connection)
-    return {
-        record.account_id: Account(
-            record.account_id, load_credit(connection, record, currency, balances)
-        )
-        for record in read_accounts(connection)
-        if record.status is not AccountStatus.CLOSED
-    }
+    balances, accounts = read_balances(connection), dict[str, Account]()
+    for record in read_accounts(connection):
+        if record.status is AccountStatus.CLOSED:
+            continue
+        credit = load_credit(connection, record, currency, balances)
+        account = accounts[record.account_id] = Account(record.account_id, credit)
+        account.restore(load_account_state(connection, record.account_id))
+    return accounts
 
 
 def build_point(meter: MeterConfig, config: Config) -> Point:
@@ -286,6 +287,7 @@ def _restore_point(point: Point, kept: _Kept | None, now: _Now) -> None:
             point.sleep_since(slept)
     if kept is not None and "supply" in kept.posted:
         point.supply.restore(kept.posted["supply"], now.mono_ns, now.utc_ms)
+        point.restore_deferral(kept.posted.get("deferral"))
 
 
 def _restore_payer(

@@ -1,7 +1,6 @@
 """Requests about a customer's credit: money in, corrections, transfers, debts, notices."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 from gateway.app.control.desk import Desk
 from gateway.core import requests as wishes
@@ -130,9 +129,9 @@ class CreditRequests:
         desk = self._desk
         account = desk.account(body.account_id)
         desk.books.post(desk.indices_of(body.account_id))
-        after = deepcopy(account.credit)
-        after.invoke_emergency(account.running_nano)
-        limit_nano = after.terms.emergency_limit_nano
+        after = account.copy()
+        after.credit.invoke_emergency(account.running_nano)
+        limit_nano = after.credit.terms.emergency_limit_nano
 
         def effect(connection: Connection) -> dict[str, object]:
             save_account_states(connection, {body.account_id: after.snapshot()})
@@ -140,7 +139,7 @@ class CreditRequests:
 
         with desk.holding(account):
             await desk.commit(request, effect)
-            account.credit = after
+            account.take_over(after)
         await desk.settle_supply(account)
 
     async def add_debt(self, body: wishes.AddDebt, request: Request) -> None:
@@ -214,8 +213,8 @@ class CreditRequests:
         if account.credit.wallet_nano - account.running_nano > -body.amount_nano:
             raise RefusedError("NOTHING_OVERDUE", "the account owes less than that", "amount")
         due_utc_ms = desk.books.label() + terms.notice_days * DAY_MS
-        after = deepcopy(account.credit)
-        after.notice = Notice(body.amount_nano, due_utc_ms)
+        after = account.copy()
+        after.credit.notice = Notice(body.amount_nano, due_utc_ms)
 
         def effect(connection: Connection) -> dict[str, object]:
             save_account_states(connection, {body.account_id: after.snapshot()})
@@ -223,7 +222,7 @@ class CreditRequests:
 
         with desk.holding(account):
             await desk.commit(request, effect)
-            account.credit = after
+            account.take_over(after)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -240,10 +239,10 @@ class CreditRequests:
         refused, consumption may not. Nothing else is posted to these accounts meanwhile.
         """
         desk, day = self._desk, self._desk.local_day()
-        after = {account.account_id: deepcopy(account.credit) for account in accounts}
-        for credit in after.values():
-            credit.received(transaction.entries, day)
-        states = {name: credit.snapshot() for name, credit in after.items()}
+        after = [(account, account.copy()) for account in accounts]
+        for account, copy in after:
+            copy.received(transaction, day, account.running_nano)
+        states = {copy.account_id: copy.snapshot() for _, copy in after}
 
         def effect(connection: Connection) -> dict[str, object]:
             seq = desk.till.append(connection, request, transaction)
@@ -257,8 +256,8 @@ class CreditRequests:
 
         with desk.holding(*accounts):
             await desk.commit(request, effect)
-            for account in accounts:
-                account.credit = after[account.account_id]
+            for account, copy in after:
+                account.take_over(copy)
         for account in accounts:
             await desk.settle_supply(account)
 

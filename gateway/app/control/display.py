@@ -1,7 +1,7 @@
 """What control shows and keeps of every reading: live row, telemetry row, half hours, events."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, cast
 from zoneinfo import ZoneInfo
@@ -63,6 +63,8 @@ class Display:
         self._labels = [point.label_utc_ms for point in points]
         self._value_counts = tuple(value_counts)
         self._unlabelled: dict[int, tuple[int, ...]] = {}
+        # Who learns from finished half hours.
+        self.learned: Callable[[int, Interval], None] = lambda _index, _interval: None
 
     def command(self, track: CommandTrack) -> "asyncio.Future[None]":
         """Keep a command's present state."""
@@ -98,6 +100,7 @@ class Display:
             advance_wh, from_utc_ms, point.label_utc_ms, reading.power_w
         ):
             self._keeper.interval(index, interval)
+            self.learned(index, interval)
 
     async def flush(self) -> None:
         """End of a sweep: telemetry durable, heartbeat shown."""

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.app.control.alerts import tell_credit
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
@@ -164,6 +165,8 @@ class Engine:
             self._journal.event(
                 event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
             )
+        if tell_credit(self._journal, point, step):
+            self.due.add(index)
         self._journal.reading(index, point, reading, step)
 
     def on_failure(self, index: int, error: MeterError) -> None:

@@ -67,6 +67,23 @@ CREATE TABLE account_state (
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- What a point uses by hour and weekday, and how long an account's credit lasts by that. Opaque.
+CREATE TABLE usage_profile (
+    service_point_id TEXT PRIMARY KEY,
+    account_id TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE account_forecast (
+    account_id TEXT PRIMARY KEY,
+    utc_ms INTEGER NOT NULL,
+    days_left_tenths INTEGER,
+    zero_utc_ms INTEGER,
+    cut_utc_ms INTEGER,
+    top_up_by_utc_ms INTEGER,
+    confidence TEXT NOT NULL,
+    beyond_horizon INTEGER NOT NULL CHECK (beyond_horizon IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
 -- A tariff whose prices rise so much that a second person decides on it.
 CREATE TABLE tariff_draft (
     number INTEGER PRIMARY KEY,
