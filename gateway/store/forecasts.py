@@ -67,4 +67,4 @@ def read_forecast(connection: sqlite3.Connection, account_id: str) -> AccountFor
         "confidence, beyond_horizon FROM account_forecast WHERE account_id = ?",
         (account_id,),
     ).fetchone()
-    return None if row is None else AccountForecast(*row[:-1], bool(row[-1]))
+    return None if row is None else AccountForecast(*row)
