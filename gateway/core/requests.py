@@ -175,6 +175,17 @@ class ConfirmClock:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AcknowledgeChanges:
+    """Answer for a meter's signs of tampering, or announce work at it for the next `for_s` s."""
+
+    TYPE: ClassVar[str] = "acknowledge_changes"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})
+    meter_id: str
+    reason: str
+    for_s: int = 0
+
+
 Body = (
     Recharge
     | ReverseTransaction
@@ -189,6 +200,7 @@ Body = (
     | ReleaseHalt
     | ReleaseRecovery
     | ConfirmClock
+    | AcknowledgeChanges
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
     kind.TYPE: kind
@@ -206,6 +218,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ReleaseHalt,
         ReleaseRecovery,
         ConfirmClock,
+        AcknowledgeChanges,
     )
 }
 MAX_DOCUMENT: Final = 64_000

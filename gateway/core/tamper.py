@@ -81,6 +81,7 @@ class TamperWatch:
         # Conditions that go on, and were told: they are news again only after they were over.
         self._known: set[Sign] = set()
         self._fresh = True
+        self._shaken = False
 
     @property
     def suspected(self) -> bool:
@@ -103,7 +104,7 @@ class TamperWatch:
         settings = ""
         moved = self._moved(look)
         # Whether a device keeps these counters without power is not documented.
-        if moved and (excused or not watched or (moved.fell and look.disturbed)):
+        if moved and (excused or not watched or (moved.fell and moved.disturbed)):
             settings = moved.text
         elif moved:
             new += self._suspect(Sign.SETTINGS_CHANGED, utc_ms, moved.text)
@@ -177,21 +178,24 @@ class TamperWatch:
 
     def _moved(self, look: Look) -> "_Move | None":
         """A change of the counters that two readings in a row agree on; the base follows it."""
+        self._shaken = self._shaken or look.disturbed
         if look.counters is None:
             return None
-        base, doubt = self.counters, self._doubt
+        base, doubt, shaken = self.counters, self._doubt, self._shaken
         self._doubt = None
         if base is None or len(base) != len(look.counters):
-            self.counters = look.counters
+            self.counters, self._shaken = look.counters, False
             return None
         if look.counters == base:
+            self._shaken = False
             return None
         if look.counters != doubt:
             self._doubt = look.counters
             return None
-        self.counters = look.counters
+        self.counters, self._shaken = look.counters, False
         fell = any(now < last for now, last in zip(look.counters, base, strict=True))
-        return _Move(f"change counters {_shown(base)} are now {_shown(look.counters)}", fell)
+        text = f"change counters {_shown(base)} are now {_shown(look.counters)}"
+        return _Move(text, fell, shaken)
 
     def _condition(
         self, sign: Sign, utc_ms: int, detail: str, *, stands: bool, excused: bool
@@ -213,10 +217,14 @@ class TamperWatch:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """How the change counters moved; `fell` says that one is lower than before."""
+    """How the change counters moved; `fell` says that one is lower than before.
+
+    `disturbed` says that the meter may have been without power in between.
+    """
 
     text: str
     fell: bool
+    disturbed: bool
 
 
 def _shown(counters: Sequence[int]) -> str:

@@ -37,6 +37,18 @@ class Keeper(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Who else looks at readings and half hours (the watchman)."""
+
+    def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
+        """Look at a reading that the engine has taken."""
+        ...
+
+    def interval(self, index: int, interval: Interval) -> None:
+        """Look at a finished half hour."""
+        ...
+
+
 class Display:
     """The engine's journal: commands to the books, everything else to live table and telemetry."""
 
@@ -63,6 +75,7 @@ class Display:
         self._labels = [point.label_utc_ms for point in points]
         self._value_counts = tuple(value_counts)
         self._unlabelled: dict[int, tuple[int, ...]] = {}
+        self.watcher: Watcher | None = None
 
     def command(self, track: CommandTrack) -> "asyncio.Future[None]":
         """Keep a command's present state."""
@@ -74,6 +87,8 @@ class Display:
 
     def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
         """Show a reading, keep it, and add its energy to the half hour under way."""
+        if self.watcher is not None:
+            self.watcher.reading(index, point, reading, step)
         if len(reading.values) > self._value_counts[index]:
             # The slow lane reads more than is shown and kept: those are for `meter read`.
             reading = replace(reading, values=reading.values[: self._value_counts[index]])
@@ -98,6 +113,8 @@ class Display:
             advance_wh, from_utc_ms, point.label_utc_ms, reading.power_w
         ):
             self._keeper.interval(index, interval)
+            if self.watcher is not None:
+                self.watcher.interval(index, interval)
 
     async def flush(self) -> None:
         """End of a sweep: telemetry durable, heartbeat shown."""

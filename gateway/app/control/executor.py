@@ -9,6 +9,8 @@ from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.watch_requests import WatchRequests
+from gateway.app.control.watchman import Watchman
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
@@ -29,11 +31,15 @@ MUST_EXPIRE: Final = (
 class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
-    def __init__(self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch) -> None:
+    def __init__(
+        self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch, watchman: Watchman
+    ) -> None:
         self._desk = desk
         self._locks: dict[str, asyncio.Lock] = {}
         money = MoneyRequests(desk)
         supply = SupplyRequests(desk, money, sweeper)
+        watch = WatchRequests(desk, watchman, supply)
+        self._watch = watch
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
             wishes.Recharge: money.recharge,
             wishes.ReverseTransaction: money.reverse,
@@ -44,10 +50,11 @@ class Executor:
             wishes.Reconnect: supply.reconnect,
             wishes.ConfirmReconnect: supply.confirm,
             wishes.ReleaseQuarantine: supply.release_quarantine,
-            wishes.ReplaceMeter: supply.replace_meter,
+            wishes.ReplaceMeter: watch.replace_meter,
             wishes.ReleaseHalt: supply.release_halt,
             wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
+            wishes.AcknowledgeChanges: watch.acknowledge,
         }
 
     async def execute(self, request: Request) -> None:
@@ -65,6 +72,7 @@ class Executor:
                 if self._has_expired(request):
                     await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
                     return
+                self._watch.check(request.body)
                 await self._methods[type(request.body)](request.body, request)
         except RefusedError as refused:
             if request.key in desk.committed:

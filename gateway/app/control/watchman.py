@@ -1,11 +1,11 @@
 """Looks at every reading and half hour for what should not be: tampering, losses, transformers.
 
-It only tells: events, rows of `watch_state`, figures. Nothing here switches a supply or moves money.
-The rules are pure modules of core; this file feeds them and keeps what they know.
+It only tells: events, rows of `watch_state`, figures. Nothing here switches a supply or moves
+money. The rules are pure modules of core; this file feeds them and keeps what they know.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from gateway.app.config import Config, MeterConfig
-from gateway.app.control.feeder_watch import FeederWatch
+from gateway.app.control.feeder_watch import CHECK, FeederWatch, Teller
 from gateway.core.civil import local_time
 from gateway.core.errors import RefusedError
 from gateway.core.export import ExportCounter, ExportDay, ExportPolicy
@@ -38,20 +38,22 @@ from gateway.store.watch import WatchKind, WatchState
 
 log = structlog.get_logger()
 
-CHECK: Final = "check"
 EXPORT_NAMES: Final = ("energy_export_t1_wh", "energy_export_t2_wh")
 TOTAL_VA: Final = "apparent_power_total_va"
 # Conditions of transformers last minutes: a look now and then is enough, and costs a fifth.
 LOOK_EVERY_NS: Final = 5_000_000_000
 NS_PER_S: Final = 1e9
+# A meter that was silent for longer may have been without power.
+AWAY_MIN_S: Final = 5.0
+AWAY_POLLS: Final = 3
 RESET_DIAGNOSTIC: Final = "energy_reset_by_user"
 
 
-class Teller(Protocol):
-    """Where events go."""
+class TamperListener(Protocol):
+    """Whoever acts on signs of tampering."""
 
-    def __call__(self, kind: str, subject: str, severity: str, **facts: object) -> None:
-        """Keep an event for people and for the north."""
+    def __call__(self, index: int, *, standing: bool) -> None:
+        """A meter (index of its point) is newly suspected, or was answered for."""
         ...
 
 
@@ -85,6 +87,8 @@ class _Watched:
     transformer: TransformerCheck
     export: ExportCounter
     day: ExportDay = field(default_factory=ExportDay)
+    away_ns: int = 0
+    seen_ns: int | None = None
     looked_ns: int | None = None
     half_hour_export_wh: int = 0
     disturbed: bool = False
@@ -95,11 +99,16 @@ class _Watched:
         """Its name."""
         return self.meter.meter_id
 
+    @property
+    def alarms_export(self) -> bool:
+        """Whether no energy is expected from this customer."""
+        return alarms_export(self.meter)
+
 
 class Watchman:
     """Watches all meters of a site, in the order of the engine's points.
 
-    `tell` keeps events, `keep` is asked to make states durable soon.
+    `tell` keeps events.
     """
 
     def __init__(
@@ -120,27 +129,27 @@ class Watchman:
         self._by_meter = {one.meter_id: index for index, one in enumerate(self._watched)}
         self.feeders: Final = FeederWatch(config, states, tell=tell)
         self._dirty: set[tuple[WatchKind, str]] = set()
-        # For whoever acts on it: index of the meter, and whether a sign stands.
-        self.on_tamper: Callable[[int, bool], None] = _nobody
+        self.on_tamper: TamperListener = _nobody
+        # Asked when a sign must be on record before the energy that it explains is.
+        self.keep: Callable[[], object] = bool
 
     # -- from control ----------------------------------------------------------------------
 
     def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
-        """Look at a reading that the engine has taken; short ones show too little."""
+        """Look at a reading that the engine has taken; short ones show the guard's word only."""
         one = self._watched[index]
-        one.disturbed = one.disturbed or reading.restarted
+        away = one.seen_ns is None or reading.mono_ns - one.seen_ns > one.away_ns
+        one.disturbed = one.disturbed or reading.restarted or away
+        one.seen_ns = reading.mono_ns
+        if step.settled:
+            self._see_tamper(index, one, point, reading, step)
         if not reading.values:
             return
         if step.settled:
-            self._see_tamper(index, one, point, reading, step)
             self._see_export(one, point, reading)
             one.disturbed = False
         # Also a reading whose energy is held: a wrong ratio shows there first.
         self._see_transformer(one, reading)
-
-    def failure(self, index: int) -> None:
-        """A poll failed: what comes next may be a restart's."""
-        self._watched[index].disturbed = True
 
     def interval(self, index: int, interval: Interval) -> None:
         """Take a half hour that a meter has finished."""
@@ -174,7 +183,7 @@ class Watchman:
         if stood:
             signs = [sign.value for sign in stood]
             self._tell("TAMPER_SUSPECTED", meter_id, "cleared", signs=signs, by=by, reason=reason)
-            self.on_tamper(index, False)
+            self.on_tamper(index, standing=False)
         if for_s:
             self._tell("CHANGES_ANNOUNCED", meter_id, "notice", by=by, reason=reason, for_s=for_s)
 
@@ -232,10 +241,13 @@ class Watchman:
     def _see_tamper(
         self, index: int, one: _Watched, point: Point, reading: Reading, step: Step
     ) -> None:
-        one.had_reset_bit = bool(reading.diagnostics & one.layout.reset_mask)
+        # The short lane reads neither counters nor diagnostics.
+        tells_bits = bool(reading.values) and one.layout.reset_mask != 0
+        if tells_bits:
+            one.had_reset_bit = bool(reading.diagnostics & one.layout.reset_mask)
         look = Look(
             counters=one.layout.whole(reading.values, one.layout.counters),
-            reset_bit=one.had_reset_bit if one.layout.reset_mask else None,
+            reset_bit=one.had_reset_bit if tells_bits else None,
             was_reset=GuardEvent.METER_RESET in step.events,
             unauthorised=Alarm.UNAUTHORISED_SUPPLY in point.supply.alarms,
             disturbed=one.disturbed,
@@ -257,7 +269,8 @@ class Watchman:
                 reason=sign.detail,
             )
         if found.suspected:
-            self.on_tamper(index, True)
+            self.keep()
+            self.on_tamper(index, standing=True)
 
     def _see_export(self, one: _Watched, point: Point, reading: Reading) -> None:
         registers_wh = one.layout.whole(reading.values, one.layout.export)
@@ -270,7 +283,7 @@ class Watchman:
         except (RefusedError, ValueError):
             return
         one.half_hour_export_wh += fed_wh
-        if not fed_wh or one.meter.settings.export != ExportPolicy.ALARMED:
+        if not fed_wh or not one.alarms_export:
             return
         if not point.label_utc_ms:
             return
@@ -334,11 +347,12 @@ def _watched(
     terms = TransformerTerms(
         p_max_w=meter.settings.p_max_w,
         primary_a=None if ratio is None else primary_of(ratio),
-        may_feed_in=meter.settings.export != ExportPolicy.ALARMED,
+        may_feed_in=not alarms_export(meter),
     )
     one = _Watched(
         meter, layout, TamperWatch(), TransformerCheck(terms, limits), _export_counter(meter)
     )
+    one.away_ns = round(max(AWAY_MIN_S, AWAY_POLLS * meter.settings.poll_s) * NS_PER_S)
     tamper = states.get((WatchKind.TAMPER, meter.meter_id))
     if tamper is not None:
         one.tamper.restore(tamper.body)
@@ -349,6 +363,11 @@ def _watched(
     if export is not None:
         one.day.restore(cast("Sequence[object]", export.body["day"]))
     return one
+
+
+def alarms_export(meter: MeterConfig) -> bool:
+    """Whether no energy is expected from this customer."""
+    return ExportPolicy(meter.settings.export) is ExportPolicy.ALARMED
 
 
 def _export_counter(meter: MeterConfig) -> ExportCounter:
@@ -373,11 +392,6 @@ def _limits_of(config: Config) -> TransformerLimits:
     return TransformerLimits(**section.model_dump())
 
 
-def _nobody(index: int, standing: bool) -> None:  # noqa: FBT001 - a callback's shape
+def _nobody(index: int, *, standing: bool) -> None:
     """Nobody acts on tampering: it is an alarm only."""
     del index, standing
-
-
-def subjects(states: Iterable[WatchState]) -> list[str]:
-    """The subjects of states, for logs."""
-    return [state.subject for state in states]
