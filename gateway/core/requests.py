@@ -177,7 +177,7 @@ class ConfirmClock:
 
 @dataclass(frozen=True, slots=True)
 class AcknowledgeChanges:
-    """Answer for a meter's signs of tampering, or announce work at it for the next `for_s` s."""
+    """Answer for a meter's signs of tampering; with `for_s` announce work of so many seconds."""
 
     TYPE: ClassVar[str] = "acknowledge_changes"
     ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})

@@ -129,22 +129,24 @@ class TamperWatch:
         changed = fresh or bool(new) or before != (self.counters, frozenset(self._known))
         return Found(tuple(new), settings, changed) if changed else NOTHING
 
-    def acknowledge(self, utc_ms: int, *, for_s: int = 0) -> tuple[Sign, ...]:
-        """A person answers for what stands, and for what changes in the next `for_s` seconds.
-
-        Returns the signs that stood. Raises RefusedError NOTHING_SUSPECTED, ANNOUNCED_RANGE.
-        """
-        if not 0 <= for_s <= ANNOUNCED_MAX_S:
-            raise RefusedError(
-                "ANNOUNCED_RANGE", f"at most {ANNOUNCED_MAX_S} s can be announced", "for_s"
-            )
-        if not self.signs and not for_s:
+    def acknowledge(self) -> tuple[Sign, ...]:
+        """A person answers for what stands; what stood. Raises RefusedError NOTHING_SUSPECTED."""
+        if not self.signs:
             raise RefusedError("NOTHING_SUSPECTED", "no sign of tampering stands at this meter")
         stood = tuple(self.signs)
         self.signs.clear()
-        if for_s:
-            self.announced_until_utc_ms = utc_ms + for_s * 1000
         return stood
+
+    def announce(self, utc_ms: int, *, for_s: int) -> None:
+        """A person works at the meter from now on; what stands already goes on standing.
+
+        Raises RefusedError ANNOUNCED_RANGE.
+        """
+        if not 0 < for_s <= ANNOUNCED_MAX_S:
+            raise RefusedError(
+                "ANNOUNCED_RANGE", f"1 to {ANNOUNCED_MAX_S} s can be announced", "for_s"
+            )
+        self.announced_until_utc_ms = utc_ms + for_s * 1000
 
     def replaced(self) -> None:
         """Another device: its counters are a new base. What was suspected of the old one stands."""

@@ -58,7 +58,7 @@ def acknowledge(
             "--minutes",
             min=0,
             max=MINUTES_MAX,
-            help="So long you go on working at the meter: changes until then are yours too.",
+            help="Announce work instead: changes of the next so many minutes are yours.",
         ),
     ] = 0,
     key: KeyOption = None,
@@ -69,7 +69,8 @@ def acknowledge(
     path = f"/meters/{meter}/changes-acknowledgement"
     with local_client(config) as north:
         answer = north.call("POST", path, body, key_or_new(key))
-    tell(answer, f"{meter}: acknowledged", as_json=as_json)
+    done = f"{meter}: announced for {minutes} minutes" if minutes else f"{meter}: acknowledged"
+    tell(answer, done, as_json=as_json)
 
 
 def _row(feeder: Answer) -> tuple[object, ...]:

@@ -169,9 +169,16 @@ class Watchman:
         return self._watched[index].meter.role == CHECK
 
     def acknowledge(self, index: int, utc_ms: int, *, for_s: int) -> tuple[Sign, ...]:
-        """A person answers for a meter's signs; which stood. Raises as TamperWatch.acknowledge."""
+        """Answer for a meter's signs (which stood), or with `for_s` announce work at it.
+
+        Raises RefusedError NOTHING_SUSPECTED, ANNOUNCED_RANGE.
+        """
         one = self._watched[index]
-        stood = one.tamper.acknowledge(utc_ms, for_s=for_s)
+        stood: tuple[Sign, ...] = ()
+        if for_s:
+            one.tamper.announce(utc_ms, for_s=for_s)
+        else:
+            stood = one.tamper.acknowledge()
         self._dirty.add((WatchKind.TAMPER, one.meter_id))
         return stood
 

@@ -64,20 +64,21 @@ class SuspicionView(BaseModel):
 
 
 class SuspicionList(BaseModel):
-    """Signs of tampering that nobody answered for, and transformers that are suspect."""
+    """Signs of tampering that nobody answered for, and suspect transformers."""
 
     items: list[SuspicionView]
 
 
 class AcknowledgementForm(ReasonForm):
-    """Who answers for changes at a meter, says why, and for how long he goes on."""
+    """Why the signs at a meter are answered for; with `for_s`, what is done there from now on."""
 
     for_s: Annotated[
         StrictInt,
         Field(
             ge=0,
             le=ANNOUNCED_MAX_S,
-            description="Changes of the next so many seconds are announced by it, too",
+            description="0: answer for what stands. Else: announce work at the meter: changes of "
+            "the next so many seconds are no sign; what stands goes on standing",
         ),
     ] = 0
 
@@ -117,7 +118,7 @@ async def list_suspicions(request: Request) -> SuspicionList:
 async def acknowledge_changes(
     request: Request, caller: Caller, key: Key, meter_id: MeterId, form: AcknowledgementForm
 ) -> Response:
-    """Answer for a meter's signs of tampering; with `for_s` also for what changes from now on.
+    """Answer for a meter's signs of tampering, or announce work at it.
 
     Expires unexecuted after two minutes: what stands then may be something else.
     """
