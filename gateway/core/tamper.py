@@ -88,6 +88,11 @@ class TamperWatch:
         """Whether a sign stands that nobody has answered for."""
         return bool(self.signs)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the next reading has to confirm what the last one showed."""
+        return self._doubt is not None
+
     def is_announced(self, utc_ms: int) -> bool:
         """Whether somebody said that he works on the meter now."""
         return 0 < self.announced_until_utc_ms - utc_ms <= ANNOUNCED_MAX_S * 1000

@@ -122,56 +122,57 @@ class TransformerCheck:
         self, phases: Sequence[PhaseValues], total: TotalValues, elapsed_s: float
     ) -> list[TransformerChange]:
         limits = self._limits
-        seen = list(phases)
+        seen = phases
         if not any(phase.is_loaded for phase in phases):
             # Three-wire connections give no powers of phases.
             apparent_va = total.apparent_va if math.isfinite(total.apparent_va) else 0.0
             active_w = total.active_w if math.isfinite(total.active_w) else 0.0
-            seen.append(PhaseValues(TOTAL, 0.0, apparent_va, active_w, 0.0))
+            seen = [*phases, PhaseValues(TOTAL, 0.0, apparent_va, active_w, 0.0)]
         changes: list[TransformerChange] = []
         for phase in seen:
-            changes += self._judge(
-                Suspicion.REVERSED,
-                phase.name,
+            held = self._judge(
+                (Suspicion.REVERSED, phase.name),
                 elapsed_s,
                 is_so=phase.flows_backwards,
                 hold_s=limits.reversed_s,
                 span_s=limits.feed_in_s if self._terms.may_feed_in else 0.0,
-                evidence=f"{phase.active_w:.0f} W of {phase.apparent_va:.0f} VA, "
-                f"{phase.degrees:.0f}° behind its voltage",
             )
+            if held is not None:
+                evidence = (
+                    f"{phase.active_w:.0f} W of {phase.apparent_va:.0f} VA, "
+                    f"{phase.degrees:.0f}° behind its voltage"
+                )
+                changes.append(
+                    TransformerChange(Suspicion.REVERSED, phase.name, held.standing, evidence)
+                )
         return changes
 
     def _see_overload(
         self, phases: Sequence[PhaseValues], total: TotalValues, elapsed_s: float
     ) -> list[TransformerChange]:
         limits, terms = self._limits, self._terms
-        power_w = abs(total.active_w)
+        power_w, kind = abs(total.active_w), Suspicion.OVERLOADED
         changes: list[TransformerChange] = []
         if math.isfinite(power_w):
-            changes += self._judge(
-                Suspicion.OVERLOADED,
-                TOTAL,
-                elapsed_s,
-                is_so=power_w * 100 > terms.p_max_w * limits.overload_percent,
-                hold_s=limits.overload_s,
-                evidence=f"{power_w:.0f} W, where {terms.p_max_w} W is the most",
-            )
-        for phase in phases if terms.primary_a is not None else ():
-            changes += self._judge(
-                Suspicion.OVERLOADED,
-                phase.name,
-                elapsed_s,
-                is_so=phase.current_a > OVERRANGE * (terms.primary_a or 0.0),
-                hold_s=limits.overload_s,
-                evidence=f"{phase.current_a:.1f} A through a transformer of {terms.primary_a:g} A",
-            )
+            above = power_w * 100 > terms.p_max_w * limits.overload_percent
+            held = self._judge((kind, TOTAL), elapsed_s, is_so=above, hold_s=limits.overload_s)
+            if held is not None:
+                evidence = f"{power_w:.0f} W, where {terms.p_max_w} W is the most"
+                changes.append(TransformerChange(kind, TOTAL, held.standing, evidence))
+        if terms.primary_a is None:
+            return changes
+        for phase in phases:
+            above = phase.current_a > OVERRANGE * terms.primary_a
+            held = self._judge((kind, phase.name), elapsed_s, is_so=above, hold_s=limits.overload_s)
+            if held is not None:
+                evidence = f"{phase.current_a:.1f} A through a transformer of {terms.primary_a:g} A"
+                changes.append(TransformerChange(kind, phase.name, held.standing, evidence))
         return changes
 
     def _see_contradiction(
         self, phases: Sequence[PhaseValues], elapsed_s: float
     ) -> list[TransformerChange]:
-        limits = self._limits
+        limits, kind = self._limits, Suspicion.CONTRADICTION
         changes: list[TransformerChange] = []
         for phase in phases:
             expected_va = phase.voltage_v * phase.current_a
@@ -179,54 +180,60 @@ class TransformerCheck:
             impossible = abs(phase.active_w) > phase.apparent_va + allowed_va
             apart = expected_va > 0 and abs(expected_va - phase.apparent_va) > allowed_va
             loaded = max(abs(phase.active_w), phase.apparent_va, expected_va) >= LOAD_PROOF_W
-            changes += self._judge(
-                Suspicion.CONTRADICTION,
-                phase.name,
+            held = self._judge(
+                (kind, phase.name),
                 elapsed_s,
                 is_so=(impossible or apart) if loaded else None,
                 hold_s=limits.contradiction_s,
-                evidence=f"{phase.active_w:.0f} W and {phase.apparent_va:.0f} VA at "
-                f"{phase.voltage_v:.0f} V and {phase.current_a:.2f} A",
             )
+            if held is not None:
+                evidence = (
+                    f"{phase.active_w:.0f} W and {phase.apparent_va:.0f} VA at "
+                    f"{phase.voltage_v:.0f} V and {phase.current_a:.2f} A"
+                )
+                changes.append(TransformerChange(kind, phase.name, held.standing, evidence))
         return changes
 
     def _see_oversized(
         self, phases: Sequence[PhaseValues], primary_a: float, elapsed_s: float
     ) -> list[TransformerChange]:
         """The largest current against a transformer that measures from 1 % or 5 % on."""
-        limits = self._limits
+        limits, kind = self._limits, Suspicion.OVERSIZED
         highest = max(phases, key=lambda phase: phase.current_a)
-        share_percent = 100 * highest.current_a / primary_a
-        hold_s = limits.oversized_days * 86_400
-        return self._judge(
-            Suspicion.OVERSIZED,
-            TOTAL,
+        small = 100 * highest.current_a < limits.oversized_percent * primary_a
+        span_s = limits.oversized_days * 86_400
+        held = self._judge(
+            (kind, TOTAL),
             elapsed_s,
-            is_so=share_percent < limits.oversized_percent if highest.is_loaded else None,
+            is_so=small if highest.is_loaded else None,
             # A tenth of the time with a load is enough, where all of it says the same.
-            hold_s=hold_s / 10,
-            span_s=hold_s,
-            evidence=f"never more than {limits.oversized_percent:g} % of its {primary_a:g} A, "
-            f"{highest.current_a:.2f} A now",
+            hold_s=span_s / 10,
+            span_s=span_s,
         )
+        if held is None:
+            return []
+        evidence = (
+            f"{highest.current_a:.2f} A now; below {limits.oversized_percent:g} % of its "
+            f"{primary_a:g} A it does not measure well"
+        )
+        return [TransformerChange(kind, TOTAL, held.standing, evidence)]
 
     def _judge(
         self,
-        suspicion: Suspicion,
-        phase: str,
+        key: tuple[Suspicion, str],
         elapsed_s: float,
         *,
         is_so: bool | None,
         hold_s: float,
-        evidence: str,
         span_s: float = 0.0,
-    ) -> list[TransformerChange]:
-        held = self._conditions.get((suspicion, phase))
+    ) -> Sustained | None:
+        """Take in one look at one condition; the condition where it has just changed."""
+        held = self._conditions.get(key)
         if held is None:
             if not is_so:
-                return []
-            held = self._conditions[suspicion, phase] = Sustained()
+                return None
+            held = self._conditions[key] = Sustained()
         changed = held.see(
             elapsed_s, is_so=is_so, hold_s=hold_s, clear_s=self._limits.clear_s, span_s=span_s
         )
-        return [TransformerChange(suspicion, phase, held.standing, evidence)] if changed else []
+        return held if changed else None

@@ -61,7 +61,7 @@ QUICK_SUPPLY: Final[Mapping[str, object]] = {
 class Gateway:
     """One site in a directory of its own; `close` ends every process that it started.
 
-    `supply` and `watch` are sections of the configuration, `load_w` what every meter draws at first,
+    `supply` and `watch` are sections of the configuration, `load_w` what meters draw at first,
     `meter_defaults` what the configuration says of every PAC3220.
     """
 
