@@ -8,9 +8,16 @@ import pytest
 from gateway.app.config import load_config
 from gateway.core.errors import ConfigurationError
 from gateway.core.feeder_balance import balance_of
-from gateway.core.requests import AcknowledgeChanges, CommissionPoint, OpenAccount, Role
+from gateway.core.requests import (
+    AcknowledgeChanges,
+    CommissionPoint,
+    OpenAccount,
+    ReplaceMeter,
+    Role,
+)
 from gateway.core.tamper import Sign
 from gateway.sim.faults import fault_named
+from gateway.sim.meter import ChangeCounters
 from gateway.store.commands import find_outcome
 from gateway.store.watch import WatchKind, read_watch_states
 from tests.app.control_site import ControlSite
@@ -92,6 +99,34 @@ async def test_announced_work_and_points_not_in_service_are_notices(site: Watche
     site.flats[0].set_setting(site.now_s, PRIMARY_CURRENT, 300)
     await site.run(30)
     assert site.told("TAMPER_SUSPECTED") == [("flat-1", "critical")]
+
+
+async def test_change_counters_that_a_power_cut_took_are_a_notice(site: WatchedSite) -> None:
+    """The meter was silent and begins at zero; the same fall without a silence is a sign."""
+    for flat in site.flats:
+        flat.set_setting(0.0, PRIMARY_CURRENT, 200)
+    await begin(site)
+    await site.run(60, without=0)
+    site.flats[0].changes = ChangeCounters()
+    await site.run(30)
+    assert site.told("SETTINGS_CHANGED") == [("flat-1", "notice")]
+    assert site.told("TAMPER_SUSPECTED") == []
+    site.flats[0].set_setting(site.now_s, PRIMARY_CURRENT, 100)
+    await site.run(30)
+    assert site.told("TAMPER_SUSPECTED") == [("flat-1", "critical")]
+
+
+async def test_an_exchanged_device_has_change_counters_of_its_own(site: WatchedSite) -> None:
+    """After an exchange they are a new base, no sign."""
+    await begin(site)
+    now = site.engine.points[0].guard.registers_wh
+    assert now is not None
+    await site.do(ReplaceMeter("flat-1", now, now, "display broken"), Role.MANAGER, "exchange")
+    assert code_of(site, "exchange") == "executed"
+    site.flats[0].changes = ChangeCounters(40, 90)
+    await site.run(30)
+    assert site.told("TAMPER_SUSPECTED") == []
+    assert site.watchman.is_dirty is False
 
 
 async def test_counters_reset_by_hand_are_two_signs(site: WatchedSite) -> None:
