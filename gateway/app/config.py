@@ -33,6 +33,7 @@ from gateway.app.config_place import (
 )
 from gateway.app.config_problems import Finder, problems_of
 from gateway.app.config_types import NODE_MODEL, may_be_file
+from gateway.app.config_watch import WatchSection
 from gateway.app.config_yaml import Document, as_text, read_document
 from gateway.south.models import meter_model, model_names
 
@@ -55,6 +56,7 @@ class MeterConfig:
     settings: MeterSettings
     place: Place = field(compare=False)
     serial_number: str | None = None
+    role: str = "supply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Config:
     telemetry: TelemetrySection
     backup: BackupSection
     counter: CounterSection
+    watch: WatchSection
     notes: tuple[str, ...] = ()
     meters_file: Path | None = None
 
@@ -139,6 +142,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         counter=content.counter,
         notes=tuple(_notes(content, meters, nodes)),
         meters_file=content.meters_file,
+        watch=content.watch,
     )
 
 
@@ -263,7 +267,7 @@ class _Reading:
             fields = _salvage(MeterEntry, given, error)
         entry = _Entry(given if isinstance(given, Mapping) else {}, fields, steps, finder)
         if fields is not None and fields.model == NODE_MODEL:
-            foreign = fields.model_fields_set & (_SETTINGS | {"host", "serial_number"})
+            foreign = fields.model_fields_set & (_SETTINGS | {"host", "serial_number", "role"})
             for key in sorted(foreign):
                 self.problems.append(entry.problem(key, f"a {NODE_MODEL} has no such key"))
         elif fields is not None:
@@ -339,6 +343,7 @@ def _meter(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings
         settings=_resolve(entry, defaults),
         place=place,
         serial_number=entry.serial_number,
+        role=entry.role,
     )
 
 

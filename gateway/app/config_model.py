@@ -5,11 +5,12 @@ made of them. Keys end in their unit where they have one.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.app.config_place import quote
+from gateway.app.config_section import Section
 from gateway.app.config_types import (
     Address,
     AnyModel,
@@ -32,18 +33,7 @@ from gateway.app.config_types import (
     is_loopback,
     split_listener,
 )
-
-
-class Section(BaseModel):
-    """A map of known keys; nothing in it changes after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_defaults(cls, given: Any) -> Any:
-        """`north:` with every key under it commented out is the section without keys."""
-        return {} if given is None else given
+from gateway.app.config_watch import WatchSection
 
 
 class SiteSection(Section):
@@ -117,6 +107,11 @@ class MeterSettings(Section):
     t2_source: Identifier = Field(
         default="generator", description="Source counted by tariff register 2."
     )
+    export: Literal["ignored", "alarmed"] = Field(
+        default="ignored",
+        description="Energy that flows from the customer: left at the meter (ignored), or none is "
+        "expected and a day with more than `watch.export_day_wh` is told (alarmed).",
+    )
 
 
 class MeterEntry(MeterSettings):
@@ -144,6 +139,11 @@ class MeterEntry(MeterSettings):
         default=None, description="Account of the point; the meter's id unless given."
     )
     critical: bool = Field(default=False, description="Never cut for lack of credit.")
+    role: Literal["supply", "check"] = Field(
+        default="supply",
+        description="What the meter is for: a customer's supply, or to check its `feeder`: then it "
+        "charges nobody, is never switched, and is compared with the sum of the feeder's others.",
+    )
 
 
 class ClientTls(Section):
@@ -419,6 +419,9 @@ class ConfigurationFile(Section):
     telemetry: TelemetrySection = Field(default=TelemetrySection(), description="What is kept.")
     backup: BackupSection = Field(default=BackupSection(), description="Backups.")
     counter: CounterSection = Field(default=CounterSection(), description="The cashiers' counter.")
+    watch: WatchSection = Field(
+        default=WatchSection(), description="Tampering, losses and transformers."
+    )
 
 
 METER_COLUMNS: Final = tuple(MeterEntry.model_fields)

@@ -9,8 +9,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway.app.config import Config, MeterConfig
-from gateway.app.config_model import ConfigurationFile, MeterEntry, MeterSettings, Section
+from gateway.app.config_model import ConfigurationFile, MeterEntry, MeterSettings
 from gateway.app.config_problems import section_of
+from gateway.app.config_section import Section
 
 SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -28,6 +29,7 @@ def as_document(config: Config) -> dict[str, object]:
         "telemetry": config.telemetry,
         "backup": config.backup,
         "counter": config.counter,
+        "watch": config.watch,
     }
     nodes = [
         {
@@ -62,6 +64,7 @@ def _meter(meter: MeterConfig) -> dict[str, object]:
         "service_point": meter.service_point_id,
         "account": meter.account_id,
         "critical": meter.critical,
+        "role": meter.role,
         **meter.settings.model_dump(mode="json"),
     }
 

@@ -61,6 +61,7 @@ def north_settings(config: Config) -> NorthSettings:
                 feeder=meter.feeder,
                 poll_s=meter.settings.poll_s,
                 units=_units(meter.model),
+                role=meter.role,
             )
             for meter in config.meters
         ),

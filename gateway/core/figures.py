@@ -147,5 +147,10 @@ CONTROL_FIGURES: Final = (
     _gauge("open_descriptors", "Open file descriptors of control."),
     _gauge("max_descriptors", "How many control may open."),
     _gauge("tasks", "Tasks on control's event loop."),
+    _gauge("tamper_suspected", "Meters with a sign of tampering that nobody has answered for."),
+    _gauge("transformers_suspect", "Meters whose current transformer is suspect."),
+    _gauge(
+        "feeder_loss_percent", "Loss of the last half hour, if it was judged, by feeder.", "feeder"
+    ),
 )
 FIGURES_BY_NAME: Final = {figure.name: figure for figure in CONTROL_FIGURES}

@@ -316,6 +316,17 @@ class CloseShift:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AcknowledgeChanges:
+    """Answer for a meter's signs of tampering; with `for_s` announce work of so many seconds."""
+
+    TYPE: ClassVar[str] = "acknowledge_changes"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})
+    meter_id: str
+    reason: str
+    for_s: int = 0
+
+
 Body = (
     Recharge
     | ReverseTransaction
@@ -342,6 +353,7 @@ Body = (
     | ServeNotice
     | OpenShift
     | CloseShift
+    | AcknowledgeChanges
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
     kind.TYPE: kind
@@ -371,6 +383,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ServeNotice,
         OpenShift,
         CloseShift,
+        AcknowledgeChanges,
     )
 }
 MAX_DOCUMENT: Final = 64_000

@@ -72,6 +72,7 @@ class MeterEntry:
     feeder: str = ""
     poll_s: float = 1.0
     units: Mapping[str, str] = field(default_factory=dict)
+    role: str = "supply"
 
 
 @dataclass(frozen=True, slots=True)

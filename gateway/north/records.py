@@ -47,6 +47,7 @@ from gateway.store.shifts import (
     shifts_before,
 )
 from gateway.store.telemetry_reader import StoredEvent, TelemetryReader
+from gateway.store.watch import WatchKind, WatchState, read_watch_states
 
 T = TypeVar("T")
 
@@ -207,6 +208,11 @@ class Records:
     async def tariff_versions(self, tariff_id: str) -> list[TariffVersion]:
         """All versions of a tariff, oldest first; empty when there is none."""
         return await self._ledger.read(lambda connection: read_tariff(connection, tariff_id))
+
+    async def watch_states(self, *kinds: WatchKind) -> list[WatchState]:
+        """What is watched, of these kinds."""
+        found = await self._ledger.read(lambda connection: read_watch_states(connection, *kinds))
+        return list(found.values())
 
     async def outcome(self, key: str) -> Outcome | None:
         """What became of a request; None while it is open."""

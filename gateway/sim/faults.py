@@ -49,6 +49,7 @@ class FaultKind(StrEnum):
     CONTACTOR_BOUNCES = "contactor_bounces"
     CONTACTOR_BYPASSED = "contactor_bypassed"
     AUXILIARY_BEHIND_CONTACTOR = "auxiliary_behind_contactor"
+    TAPPED = "tapped"
 
 
 class Layer(StrEnum):
@@ -133,6 +134,9 @@ FAULTS: dict[FaultKind, FaultRule] = {
     ),
     FaultKind.AUXILIARY_BEHIND_CONTACTOR: FaultRule(
         Layer.CONTACTOR, "the meter's own supply comes from behind its contactor"
+    ),
+    FaultKind.TAPPED: FaultRule(
+        Layer.METER, "a load hangs before the meter, seen by the feeder's check meter", 500, "W"
     ),
 }
 

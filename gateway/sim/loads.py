@@ -75,6 +75,31 @@ class Swing:
 FLAT = Swing((1.0,), PATTERN_S)
 
 
+class Curve(Protocol):
+    """A demand over time, as a track of energy needs it."""
+
+    @property
+    def peak_w(self) -> float:
+        """The highest power that it ever reaches."""
+        ...
+
+    def power_w(self, t_s: float) -> float:
+        """Power at an instant, in W."""
+        ...
+
+    def energy(self, t_s: float) -> Energy:
+        """Energy from t = 0 to `t_s`."""
+        ...
+
+    def quarter(self, t_s: float) -> Quarter:
+        """Mean power and power factor around an instant."""
+        ...
+
+    def time_of_energy(self, energy_wh: float) -> float:
+        """The first instant at which this active energy had been drawn; infinite: never."""
+        ...
+
+
 class LoadCurve:
     """The demand of one customer, were the supply connected.
 

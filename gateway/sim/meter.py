@@ -14,7 +14,7 @@ from gateway.sim.counters import Counters
 from gateway.sim.electrics import Extremes, Phases
 from gateway.sim.faults import Fault, FaultKind, FaultSet
 from gateway.sim.journal import Journal, Part, Switched
-from gateway.sim.loads import LoadCurve, Mains, Random, between
+from gateway.sim.loads import Curve, Mains, Random, between, steady_curve
 from gateway.sim.registers import (
     CONNECTION_SINGLE_PHASE,
     CONNECTION_TYPE,
@@ -94,9 +94,7 @@ class Meter:
     `track` is the truth about energy, `counters` what the registers show, `journal` the switching.
     """
 
-    def __init__(
-        self, options: MeterOptions, curve: LoadCurve, mains: Mains, random: Random
-    ) -> None:
+    def __init__(self, options: MeterOptions, curve: Curve, mains: Mains, random: Random) -> None:
         self.options = options
         self.mains = mains
         self.faults = FaultSet()
@@ -111,6 +109,7 @@ class Meter:
             save_s=options.save_s,
             boot_s=-between(random, 0.0, options.save_s),
         )
+        self.tap: EnergyTrack | None = None
         self.settings = {setting.address: setting.default for setting in SETTINGS}
         self.marking = bytes(2 * MARKING_REGISTERS)
         self.changes = ChangeCounters()
@@ -243,7 +242,7 @@ class Meter:
                 self._commanded[code] = False
                 self._settle(at_s)
 
-    def set_load(self, t_s: float, curve: LoadCurve) -> None:
+    def set_load(self, t_s: float, curve: Curve) -> None:
         """Put another load behind the meter."""
         self.advance(t_s)
         self.track.change(t_s, curve=curve)
@@ -382,8 +381,13 @@ class Meter:
         self.journal.note(Switched(t_s, part, closed, self.track.total_wh(t_s)))
 
     def _rewire(self, t_s: float) -> None:
-        """Let the counters follow what the current transformers now say."""
+        """Let the counters follow what the current transformers say, and the tap what it draws."""
         self.counters.set_gains(t_s, self.current_gains)
+        tapped_w = self.faults.amount(FaultKind.TAPPED)
+        if tapped_w and self.tap is None:
+            self.tap = EnergyTrack(steady_curve(0.0), start_wh=(0.0, 0.0), conducting=True)
+        if self.tap is not None:
+            self.tap.change(t_s, curve=steady_curve(tapped_w))
 
     def _follow_contactor(self, t_s: float) -> None:
         """The meter lives on what its own contactor lets through."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,11 +12,13 @@ from gateway.core.errors import ConfigurationError, MeterExceptionError, Refused
 from gateway.sim.device import Device
 from gateway.sim.electrics import Phases
 from gateway.sim.faults import Fault, FaultKind, fault_named
+from gateway.sim.feeder import FeederCurve
 from gateway.sim.journal import Opening
 from gateway.sim.loads import (
     DAY_S,
     HOUSEHOLD,
     SHOP,
+    Curve,
     LoadCurve,
     Mains,
     Profile,
@@ -37,6 +39,7 @@ FILES_BESIDE = 128
 GENERATOR_LOOK_S = 60.0  # how late a step of the wall clock may move generator hours
 MS_PER_S = 1000.0
 SINGLE_PHASE: Phases = (1.0, 0.0, 0.0)
+THIRDS: Phases = (1 / 3, 1 / 3, 1 / 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class SiteOptions:
     - `load_w` (none): every customer draws this on average instead of its profile.
     - `swing` (0.5): power changes by up to this share, every 0.2 to 1 s.
     - `shop_every` (10): every n-th customer is a shop on three phases, 0 for none.
-    - `meters_per_feeder` (50).
+    - `meters_per_feeder` (50); `check_meters` (no): one more meter at the head of each feeder.
     - `latency_s` (0.015, 0.025): range of the time a meter takes to answer.
     - `drop_out_rate` (0): share of replies in whose place the connection is reset.
     - `connections` (3) per meter; `hole_registers` (0) that a read may cross.
@@ -70,6 +73,7 @@ class SiteOptions:
     swing: float = 0.5
     shop_every: int = 10
     meters_per_feeder: int = 50
+    check_meters: bool = False
     latency_s: tuple[float, float] = (0.015, 0.025)
     drop_out_rate: float = 0.0
     connections: int = 3
@@ -124,6 +128,7 @@ class Customer:
     p_max_w: int
     meter: Meter
     port: Port
+    is_check: bool = False
 
 
 class Site:
@@ -149,6 +154,8 @@ class Site:
                 for index in range(options.meters)
             )
         }
+        if options.check_meters:
+            self._customers |= {check.id: check for check in self._checks(seeded)}
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -157,7 +164,7 @@ class Site:
 
         Raises ConfigurationError where an address cannot be had or files are too few.
         """
-        raise_file_limit(self.options.meters * FILES_PER_METER + FILES_BESIDE)
+        raise_file_limit(len(self._customers) * FILES_PER_METER + FILES_BESIDE)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -197,11 +204,14 @@ class Site:
 
     def meters_csv(self) -> str:
         """The meters as rows for the gateway's `meters_file`, with a heading."""
-        rows = ["id,model,host,port,p_max_w,feeder"]
+        extra = ",role" if self.options.check_meters else ""
+        rows = [f"id,model,host,port,p_max_w,feeder{extra}"]
         for customer in self._customers.values():
             port = customer.port
+            role = (",check" if customer.is_check else ",supply") if extra else ""
             rows.append(
-                f"{customer.id},pac3220,{port.host},{port.port},{customer.p_max_w},{customer.feeder}"
+                f"{customer.id},pac3220,{port.host},{port.port},{customer.p_max_w},"
+                f"{customer.feeder}{role}"
             )
         return "\n".join(rows) + "\n"
 
@@ -297,15 +307,51 @@ class Site:
         options = self.options
         shop = options.shop_every > 0 and (index + 1) % options.shop_every == 0
         profile = SHOP if shop else HOUSEHOLD
-        host = f"{options.network}.{index // METERS_PER_NET}.{index % METERS_PER_NET + 1}"
         curve = self._curve(profile, random)
-        meter = Meter(
+        shares = _shares(random) if profile.phases == 3 else SINGLE_PHASE
+        meter = self._meter(index, curve, shares, random)
+        if options.drop_out_rate:
+            meter.add_fault(0.0, fault_named(FaultKind.DROP_OUT, rate=options.drop_out_rate))
+        name = f"shop-{index + 1}" if shop else f"flat-{1 + index // 20}{1 + index % 20:02d}"
+        return Customer(
+            id=name,
+            feeder=f"riser-{1 + index // options.meters_per_feeder}",
+            profile=profile,
+            p_max_w=max(profile.p_max_w, int(curve.peak_w) + 1),
+            meter=meter,
+            port=self._port(index, meter, random),
+        )
+
+    def _checks(self, seeded: Callable[[int], Random]) -> Iterator[Customer]:
+        """A check meter for each feeder, at the addresses after the customers'."""
+        behind: dict[str, list[Customer]] = {}
+        for customer in self._customers.values():
+            behind.setdefault(customer.feeder, []).append(customer)
+        for index, (feeder, customers) in enumerate(behind.items(), self.options.meters):
+            random = seeded(self.options.seed * 1_000_003 + index)
+            curve = FeederCurve([customer.meter for customer in customers])
+            meter = self._meter(index, curve, THIRDS, random)
+            yield Customer(
+                id=f"check-{feeder}",
+                feeder=feeder,
+                profile=SHOP,
+                # Room for what is tapped before the meters.
+                p_max_w=2 * sum(customer.p_max_w for customer in customers),
+                meter=meter,
+                port=self._port(index, meter, random),
+                is_check=True,
+            )
+
+    def _meter(self, index: int, curve: Curve, shares: Phases, random: Random) -> Meter:
+        """The meter of a place."""
+        options = self.options
+        return Meter(
             MeterOptions(
                 serial=f"LQN/{options.seed % 10_000:04d}{index:08d}",
                 output_on=options.output_on,
                 upstream=options.upstream,
                 feedback=options.feedback,
-                shares=_shares(random) if profile.phases == 3 else SINGLE_PHASE,
+                shares=shares,
                 start_wh=(between(random, 2e5, 8e6), between(random, 1e4, 1e6)),
                 utc_s=self._start_utc_s,
                 save_s=options.save_s,
@@ -316,9 +362,12 @@ class Site:
             Mains(random),
             random,
         )
-        if options.drop_out_rate:
-            meter.add_fault(0.0, fault_named(FaultKind.DROP_OUT, rate=options.drop_out_rate))
-        port = Port(
+
+    def _port(self, index: int, meter: Meter, random: Random) -> Port:
+        """Where the meter of a place answers."""
+        options = self.options
+        host = f"{options.network}.{index // METERS_PER_NET}.{index % METERS_PER_NET + 1}"
+        return Port(
             Device(meter, IPv4Address(host)),
             host=host,
             port=options.port,
@@ -328,15 +377,6 @@ class Site:
             random=random,
             latency_s=options.latency_s,
             connections=options.connections,
-        )
-        name = f"shop-{index + 1}" if shop else f"flat-{1 + index // 20}{1 + index % 20:02d}"
-        return Customer(
-            id=name,
-            feeder=f"riser-{1 + index // options.meters_per_feeder}",
-            profile=profile,
-            p_max_w=max(profile.p_max_w, int(curve.peak_w) + 1),
-            meter=meter,
-            port=port,
         )
 
     def _curve(self, profile: Profile, random: Random) -> LoadCurve:

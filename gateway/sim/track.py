@@ -6,7 +6,7 @@ It never resets and never falls, whatever the registers of the meter show.
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from gateway.sim.loads import Energy, LoadCurve
+from gateway.sim.loads import Curve, Energy
 
 KEPT_PIECES = 4_096  # about 100 kB; older ones are forgotten, and counted
 
@@ -19,7 +19,7 @@ class Piece:
     """
 
     start_s: float
-    curve: LoadCurve
+    curve: Curve
     curve_start: Energy
     conducting: bool
     tariff: int
@@ -53,7 +53,7 @@ class EnergyTrack:
     __slots__ = ("_pieces", "forgotten")
 
     def __init__(
-        self, curve: LoadCurve, *, start_wh: tuple[float, float], conducting: bool, tariff: int = 0
+        self, curve: Curve, *, start_wh: tuple[float, float], conducting: bool, tariff: int = 0
     ) -> None:
         at_start = (Energy(start_wh[0], 0.0, 0.0), Energy(start_wh[1], 0.0, 0.0))
         self._pieces = [Piece(0.0, curve, curve.energy(0.0), conducting, tariff, at_start)]
@@ -73,7 +73,7 @@ class EnergyTrack:
         self,
         t_s: float,
         *,
-        curve: LoadCurve | None = None,
+        curve: Curve | None = None,
         conducting: bool | None = None,
         tariff: int | None = None,
     ) -> None:

@@ -18,6 +18,7 @@ from gateway.app.control.process import shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.till import counter_rules
+from gateway.app.control.watch_requests import watchman_of
 from gateway.app.paths import paths_of
 from gateway.app.stores import create_stores
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
@@ -152,8 +153,13 @@ class ControlSite:
         recovery.begin()
         self.counter = CounterRequests(desk, self.display)
         self.counter.begin(self.own_ledger)
+        self.watchman = watchman_of(config, self.display, writer, self.books)
         self.executor = Executor(
-            desk, sweeper=self.sweeper, recovery=recovery, counter=self.counter
+            desk,
+            sweeper=self.sweeper,
+            recovery=recovery,
+            counter=self.counter,
+            watchman=self.watchman,
         )
 
     def crash(self) -> None:

@@ -106,7 +106,7 @@ def test_emergency_credit_bears_what_the_wallet_could_not() -> None:
     assert credit.emergency_left_nano == nano(expect["ec_remaining"])
     assert account.available_nano == nano(expect["available_credit"])
     assert credit.emergency_state(0) is EmergencyState.IN_USE
-    assert not account.is_due(7)
+    assert account.cut_nano(7) > 0
     assert account.take_postings(8) == []
 
 
@@ -120,7 +120,7 @@ def test_emergency_credit_is_used_up_and_comes_back_with_the_recharges() -> None
     account.take_postings(1)
     assert (credit.wallet_nano, credit.emergency_used_nano) == (-1, 5)
     assert credit.emergency_state(0) is EmergencyState.CONSUMED
-    assert account.is_due(1)
+    assert account.cut_nano(1) <= 0
     credit.received(credit.split(3, DAY), DAY)
     assert (credit.wallet_nano, credit.emergency_used_nano) == (0, 3)
     assert account.available_nano == 2
@@ -164,11 +164,11 @@ def test_automatic_emergency_credit_keeps_supply_on_without_anybody() -> None:
     """At zero it is invoked by itself, once."""
     terms = CreditTerms(emergency_limit_nano=5, emergency_automatic=True)
     account = Account("a", book(wallet_nano=0, terms=terms))
-    assert not account.is_due(1)
+    assert account.cut_nano(1) > 0
     assert account.credit.is_invoked
     account.credit.charge(5)
     account.take_postings(1)
-    assert account.is_due(1)
+    assert account.cut_nano(1) <= 0
 
 
 def test_dues_never_use_up_the_credit() -> None:
@@ -182,7 +182,7 @@ def test_dues_never_use_up_the_credit() -> None:
     assert credit.wallet_nano == 5
     assert credit.accumulated_nano == 10
     assert remaining(credit) == {"old": 70}
-    assert not account.is_due(1)
+    assert account.cut_nano(1) > 0
     assert [t.kind for t in account.take_postings(1)] == [TransactionKind.DEBT_COLLECTION] * 3
     entries = credit.split(12, DAY + 3)
     assert entries == (Entry(accumulated("a"), 10), Entry(wallet("a"), 2))
@@ -237,25 +237,15 @@ def test_credit_mode_is_cut_only_after_a_notice_that_ran_out() -> None:
     """No balance, however low, cuts without notice; payment of what was overdue ends it."""
     terms = CreditTerms(payment_mode=PaymentMode.CREDIT)
     account = Account("a", book(wallet_nano=-1_000, terms=terms))
-    assert not account.is_due(10**15)
+    assert account.cut_nano(10**15) > 0
     account.credit.notice = Notice(600, due_utc_ms=500)
-    assert not account.is_due(499)
-    assert account.is_due(500)
+    assert account.cut_nano(499) > 0
+    assert account.cut_nano(500) <= 0
     account.credit.received(account.credit.split(599, DAY), DAY)
-    assert account.is_due(500)
+    assert account.cut_nano(500) <= 0
     account.credit.received(account.credit.split(1, DAY), DAY)
-    assert not account.is_due(500)
+    assert account.cut_nano(500) > 0
     assert account.credit.snapshot()["notice"] is None
-
-
-def test_a_calendar_keeps_supply_on_and_its_end_is_told_apart() -> None:
-    """While it holds nothing is due; it never says that credit is there."""
-    account = Account("a", book(wallet_nano=-1))
-    account.defers_cut = lambda utc_ms: utc_ms < 100
-    assert not account.is_due(99)
-    assert account.is_kept_on
-    assert account.is_due(100)
-    assert account.credited(99) == []
 
 
 def test_the_end_of_an_account_pays_what_is_owed() -> None:

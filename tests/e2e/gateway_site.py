@@ -61,7 +61,7 @@ QUICK_SUPPLY: Final[Mapping[str, object]] = {
 class Gateway:
     """One site in a directory of its own; `close` ends every process that it started.
 
-    `supply` is the section of the configuration, `load_w` what every meter draws at first,
+    `supply` and `watch` are sections of the configuration, `load_w` what meters draw at first,
     `meter_defaults` what the configuration says of every PAC3220.
     """
 
@@ -73,7 +73,9 @@ class Gateway:
         load_w: int = 0,
         supply: Mapping[str, object] = QUICK_SUPPLY,
         meter_defaults: Mapping[str, object] | None = None,
+        watch: Mapping[str, object] | None = None,
     ) -> None:
+        self._watch = dict(watch or {})
         self.directory = directory
         self.config = directory / "config.yaml"
         self.simulator_socket = directory / "sim.sock"
@@ -130,6 +132,7 @@ class Gateway:
             "north": {"http": {"listen": f"127.0.0.1:{self.port}"}},
             "supply": self._supply,
             "defaults": {"pac3220": self._meter_defaults},
+            "watch": self._watch,
         }
         lines = [f"{name}: {json.dumps(section)}" for name, section in sections.items()]
         self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.money import Currency
 from gateway.core.reading import Quality
 from gateway.core.requests import (
+    AcknowledgeChanges,
     Body,
     CloseShift,
     CommissionPoint,
@@ -348,7 +349,8 @@ class Executor:
         | ReleaseRecovery
         | ReleaseQuarantine
         | ReplaceMeter
-        | ConfirmClock,
+        | ConfirmClock
+        | AcknowledgeChanges,
         now: int,
     ) -> dict[str, object]:
         if isinstance(body, ReleaseRecovery):
@@ -365,7 +367,7 @@ class Executor:
             return {"commissioned_utc_ms": now}
         if isinstance(body, ReleaseHalt):
             return {"released": self.breaker.release(request.actor), "reason": body.reason}
-        if isinstance(body, ConfirmClock):
+        if isinstance(body, ConfirmClock | AcknowledgeChanges):
             self.clock_reasons.append(body.reason)
             return {"reason": body.reason}
         guard = self.guards[body.meter_id]

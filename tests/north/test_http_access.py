@@ -78,6 +78,9 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/api-keys": ADMIN,
     "POST /api/v1/api-keys": ADMIN,
     "DELETE /api/v1/api-keys/{key_id}": ADMIN,
+    "GET /api/v1/feeders": VIEWERS,
+    "GET /api/v1/suspicions": VIEWERS,
+    "POST /api/v1/meters/{meter_id}/changes-acknowledgement": FIELD,
 }
 ANONYMOUS = frozenset({"GET /healthz", "GET /readyz"})
 FORMS: Mapping[str, object] = {
@@ -115,6 +118,7 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/shifts": {"drawer": "till-1"},
     "POST /api/v1/shifts/{shift_number}/closing": {"counted": {"counter": "0"}},
     "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
+    "POST /api/v1/meters/{meter_id}/changes-acknowledgement": {"reason": "x"},
 }
 PLACES = {
     "meter_id": "flat-1",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gateway.core.signing import Signer
 
 REPORTS_DIR: Final = "commissioning"
+# Longer than a commissioning takes, so that a change of ours is no sign of tampering.
+ANNOUNCED_S: Final = 300
 CONCURRENCY: Final = 8
 
 OutOption = Annotated[
@@ -205,6 +207,8 @@ class _Session:
 
         async def one(meter: "MeterConfig", free: "asyncio.Semaphore") -> None:
             async with free:
+                if wishes.fix:
+                    await asyncio.to_thread(self._announce, meter)
                 choose = partial(choose_switcher, self.config, meter, self.clock)
                 examined = await examine(meter, self.clock, wishes, choose)
                 told[meter.meter_id] = await asyncio.to_thread(self._conclude, meter, examined, key)
@@ -227,6 +231,16 @@ class _Session:
             complain(f"interrupted after {len(told)} of {len(meters)} meters")
             raise typer.Exit(EXIT_FAILED)
         return [told[meter.meter_id] for meter in meters]
+
+    def _announce(self, meter: "MeterConfig") -> None:
+        """Tell control that settings will change, or it would take that for tampering."""
+        from gateway.core.errors import RefusedError, StoreAwayError
+
+        body = {"reason": "commissioning", "for_s": ANNOUNCED_S}
+        path = f"/meters/{meter.meter_id}/changes-acknowledgement"
+        # Where control is away its first reading shows the change: it says so, and that is right.
+        with suppress(StoreAwayError, RefusedError), local_client(self.config.path) as north:
+            north.call("POST", path, body, key_or_new(None))
 
     def _conclude(self, meter: "MeterConfig", examined: "Examined", key: str | None) -> _Told:
         """Write the report, tell control where all fits, and say what came of it."""

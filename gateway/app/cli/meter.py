@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
-from gateway.app.cli import commission, scan
+from gateway.app.cli import commission, scan, watch
 from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import (
     EXIT_FAILED,
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     group.command()(replace)
     scan.add_to(group)
     commission.add_to(group)
+    watch.add_to(group)
     app.add_typer(group, name="meter")
 
 

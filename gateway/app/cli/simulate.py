@@ -27,6 +27,9 @@ def simulate(
     control_socket: Annotated[
         Path | None, typer.Option(help="Unix socket for commands: faults, truth, loads.")
     ] = None,
+    check_meters: Annotated[
+        bool, typer.Option("--check-meters", help="A check meter at the head of each feeder, too.")
+    ] = False,
     meters_file: Annotated[
         Path | None, typer.Option(help="Write the meters there as the gateway's meters_file.")
     ] = None,
@@ -42,7 +45,12 @@ def simulate(
 
     clock = SystemClock(speed, epoch_utc_ms)
     options = SiteOptions(
-        meters=meters, port=port, seed=seed, load_w=load_w, control_socket=control_socket
+        meters=meters,
+        port=port,
+        seed=seed,
+        load_w=load_w,
+        control_socket=control_socket,
+        check_meters=check_meters,
     )
     if meters_file is not None:
         meters_file.write_text(Site(options, clock, seeded).meters_csv(), encoding="utf-8")

@@ -12,12 +12,11 @@ from gateway.app.commission.electrical import (
 from gateway.app.commission.findings import Check, Finding, failed, not_done, ok, warning
 from gateway.app.commission.survey import WRITE_PROTECTION, Survey
 from gateway.app.config import MeterConfig
+from gateway.core.phases import OVERRANGE
 from gateway.south.models import meter_model
 from gateway.south.registers import MeterModel
 
 NOMINAL_V: Final = 230.0
-# A transformer measures up to 120 % of its primary current (IEC 61869-2, extended range apart).
-OVERRANGE: Final = 1.2
 SLOW_REFRESH_S: Final = 1.0
 CLOCK_OFFSET_S: Final = 60.0
 

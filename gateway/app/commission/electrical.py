@@ -2,23 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from gateway.app.commission.findings import Check, Finding, failed, not_done, ok, warning
-from gateway.core.proof import LOAD_PROOF_W
+from gateway.core.phases import PHASES, PhaseValues, finite, phases_from
 
-PHASES: Final = ("L1", "L2", "L3")
 SINGLE_PHASE: Final = "1P2W"
 FOUR_WIRE: Final = "3P4W"
 # Of the highest phase voltage: below it a phase is missing or its fuse is gone.
 MISSING_SHARE: Final = 0.8
 LEVEL_V: Final = (90.0, 300.0)
 LINE_TOLERANCE: Final = 0.1
-# Loads draw their current from 10 degrees before to 50 degrees behind their voltage (power factor
-# 0.98 capacitive to 0.64 inductive). The circle then has six sectors, one for each wiring mistake.
-LOAD_CENTRE_DEGREES: Final = 20.0
-SECTOR_DEGREES: Final = 60.0
 REFERENCE_TOLERANCE: Final = 0.1
 NAMED_TOLERANCE: Final = 0.06
 NO_LOAD_SHARE: Final = 0.02
@@ -39,41 +33,9 @@ NAMED_FACTORS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseValues:
-    """What a meter measures on one phase."""
-
-    name: str
-    voltage_v: float
-    apparent_va: float
-    active_w: float
-    reactive_var: float
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether enough flows to judge its direction."""
-        return self.apparent_va >= LOAD_PROOF_W
-
-    @property
-    def sector(self) -> int:
-        """How far, in sixths of a turn, the current is from where a load would have it."""
-        degrees = math.degrees(math.atan2(self.reactive_var, self.active_w))
-        return round((degrees - LOAD_CENTRE_DEGREES) / SECTOR_DEGREES) % 6
-
-
 def phases_of(values: Mapping[str, float], connection: str | None) -> tuple[PhaseValues, ...]:
     """The phases that a connection of this type uses."""
-    count = 1 if connection == SINGLE_PHASE else 3
-    return tuple(
-        PhaseValues(
-            name=PHASES[phase - 1],
-            voltage_v=_finite(values[f"voltage_l{phase}_n_v"]),
-            apparent_va=_finite(values[f"apparent_power_l{phase}_va"]),
-            active_w=_finite(values[f"active_power_l{phase}_w"]),
-            reactive_var=_finite(values[f"reactive_power_l{phase}_var"]),
-        )
-        for phase in range(1, count + 1)
-    )
+    return phases_from(values, 1 if connection == SINGLE_PHASE else 3)
 
 
 def check_voltages(
@@ -111,7 +73,7 @@ def check_voltages(
 def _line_voltages(values: Mapping[str, float], phases: Sequence[PhaseValues]) -> Finding:
     wrong = []
     for first, second in ((0, 1), (1, 2), (2, 0)):
-        between_v = _finite(values[f"voltage_l{first + 1}_l{second + 1}_v"])
+        between_v = finite(values[f"voltage_l{first + 1}_l{second + 1}_v"])
         a, b = phases[first].voltage_v, phases[second].voltage_v
         expected_v = math.sqrt(a * a + b * b + a * b)
         if abs(between_v / expected_v - 1) > LINE_TOLERANCE:
@@ -243,8 +205,3 @@ def check_reference(earlier_w: float, power_w: float, reference_w: float | None)
         f"{shown}: {factor:.2f} times",
         "compare the transformer's plate with the meter's setting; is other load switched on?",
     )
-
-
-def _finite(value: float) -> float:
-    """A meter leaves undefined what is not connected."""
-    return value if math.isfinite(value) else 0.0

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from gateway.app.config import Config, MeterConfig
 from gateway.app.control.engine import CommandTrack
+from gateway.app.control.roles import role_problems
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.reload import check_removed
 from gateway.core.account import Account
@@ -100,7 +101,7 @@ def check_site(connection: Connection, config: Config) -> Currency:
 
 def provision(connection: Connection, config: Config, utc_ms: int) -> None:
     """Give every configured meter its service point. Raises ConfigurationError for a moved one."""
-    problems: list[str] = []
+    problems: list[str] = list(role_problems(connection, config))
     for meter in config.meters:
         point = ServicePoint(meter.service_point_id, meter.label, meter.feeder, meter.critical)
         put_service_point(connection, point)

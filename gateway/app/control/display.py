@@ -37,6 +37,18 @@ class Keeper(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Who else looks at readings and half hours (the watchman)."""
+
+    def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
+        """Look at a reading that the engine has taken."""
+        ...
+
+    def interval(self, index: int, interval: Interval) -> None:
+        """Look at a finished half hour."""
+        ...
+
+
 class Display:
     """The engine's journal: commands to the books, everything else to live table and telemetry."""
 
@@ -65,6 +77,7 @@ class Display:
         self._unlabelled: dict[int, tuple[int, ...]] = {}
         # Who learns from finished half hours.
         self.learned: Callable[[int, Interval], None] = lambda _index, _interval: None
+        self.watcher: Watcher | None = None
 
     def command(self, track: CommandTrack) -> "asyncio.Future[None]":
         """Keep a command's present state."""
@@ -76,6 +89,8 @@ class Display:
 
     def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
         """Show a reading, keep it, and add its energy to the half hour under way."""
+        if self.watcher is not None:
+            self.watcher.reading(index, point, reading, step)
         if len(reading.values) > self._value_counts[index]:
             # The slow lane reads more than is shown and kept: those are for `meter read`.
             reading = replace(reading, values=reading.values[: self._value_counts[index]])
@@ -101,6 +116,8 @@ class Display:
         ):
             self._keeper.interval(index, interval)
             self.learned(index, interval)
+            if self.watcher is not None:
+                self.watcher.interval(index, interval)
 
     async def flush(self) -> None:
         """End of a sweep: telemetry durable, heartbeat shown."""

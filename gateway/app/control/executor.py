@@ -15,6 +15,8 @@ from gateway.app.control.sharing import SharedLock
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tariff_requests import TariffRequests
+from gateway.app.control.watch_requests import WatchRequests
+from gateway.app.control.watchman import Watchman
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
@@ -47,7 +49,13 @@ class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
     def __init__(
-        self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch, counter: CounterRequests
+        self,
+        desk: Desk,
+        *,
+        sweeper: Sweeper,
+        recovery: RecoveryWatch,
+        counter: CounterRequests,
+        watchman: Watchman,
     ) -> None:
         self._desk = desk
         # A lock lives as long as somebody holds it or waits for it.
@@ -56,6 +64,8 @@ class Executor:
         self._counter = counter
         credit, accounts = CreditRequests(desk), AccountRequests(desk)
         tariffs, supply = TariffRequests(desk), SupplyRequests(desk, sweeper)
+        watch = WatchRequests(desk, watchman, supply)
+        self._watch = watch
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
             wishes.Recharge: credit.recharge,
             wishes.ReverseTransaction: credit.reverse,
@@ -66,7 +76,7 @@ class Executor:
             wishes.Reconnect: supply.reconnect,
             wishes.ConfirmReconnect: supply.confirm,
             wishes.ReleaseQuarantine: supply.release_quarantine,
-            wishes.ReplaceMeter: supply.replace_meter,
+            wishes.ReplaceMeter: watch.replace_meter,
             wishes.ReleaseHalt: supply.release_halt,
             wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
@@ -82,6 +92,7 @@ class Executor:
             wishes.ServeNotice: credit.serve_notice,
             wishes.OpenShift: counter.open,
             wishes.CloseShift: counter.close,
+            wishes.AcknowledgeChanges: watch.acknowledge,
         }
 
     async def execute(self, request: Request) -> None:
@@ -102,6 +113,7 @@ class Executor:
                 if self._has_expired(request):
                     await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
                     return
+                self._watch.check(request.body)
                 await self._methods[type(request.body)](request.body, request)
         except RefusedError as refused:
             if request.key in desk.committed:

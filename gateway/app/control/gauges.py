@@ -4,7 +4,7 @@ import asyncio
 import os
 import resource
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,9 @@ class Gauges:
         telemetry_dir: Path,
         board: BoardWriter,
         clock: Clock,
+        more: Callable[[], Mapping[str, Value]] = dict,
     ) -> None:
+        self._more = more
         self._engine = engine
         self._writer = writer
         self._keeper = keeper
@@ -76,7 +78,13 @@ class Gauges:
 
     def gather(self) -> dict[str, Value]:
         """Every figure by name. Raises OSError."""
-        return {**self._polls(), **self._supply(), **self._stores(), **self._process()}
+        return {
+            **self._polls(),
+            **self._supply(),
+            **self._stores(),
+            **self._process(),
+            **self._more(),
+        }
 
     def _polls(self) -> dict[str, Value]:
         polls = self._engine.polls

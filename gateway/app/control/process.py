@@ -32,6 +32,8 @@ from gateway.app.control.storewatch import StoreWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tallies import Tallies
 from gateway.app.control.till import counter_rules
+from gateway.app.control.watch_requests import watchman_of
+from gateway.app.control.watchman import Watchman
 from gateway.app.limits import descriptors_needed, raise_descriptor_limit
 from gateway.app.notify import Notifier, Watchdog
 from gateway.app.paths import make_runtime_dir, paths_of
@@ -203,6 +205,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     books.label_utc_ms = found.last_utc_ms
     display = _display(config, books, opened, clock)
     _tell_unmetered(found, display)
+    watchman = watchman_of(config, display, opened.writer, books)
     engine = Engine(
         found.points,
         PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
@@ -243,7 +246,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     recovery.begin()
     counter = CounterRequests(desk, display)
     counter.begin(own_ledger)
-    executor = Executor(desk, sweeper=sweeper, recovery=recovery, counter=counter)
+    executor = Executor(
+        desk, sweeper=sweeper, recovery=recovery, counter=counter, watchman=watchman
+    )
     inlet = Inlet(
         requests,
         own_ledger,
@@ -263,8 +268,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         recovery,
         counter,
         display,
+        watchman,
         opened.writer,
-        _gauges(config, engine, opened, clock),
+        _gauges(config, engine, opened, clock, watchman),
         _prover(config, books, engine, display, clock),
         opened.watch,
     )
@@ -295,7 +301,9 @@ def _tell_unmetered(found: Restored, display: Display) -> None:
         )
 
 
-def _gauges(config: Config, engine: Engine, opened: _Opened, clock: Clock) -> Gauges:
+def _gauges(
+    config: Config, engine: Engine, opened: _Opened, clock: Clock, watchman: Watchman
+) -> Gauges:
     paths = paths_of(config)
     return Gauges(
         engine,
@@ -305,6 +313,7 @@ def _gauges(config: Config, engine: Engine, opened: _Opened, clock: Clock) -> Ga
         telemetry_dir=paths.telemetry_dir,
         board=BoardWriter(paths.live_dir),
         clock=clock,
+        more=watchman.figures,
     )
 
 
@@ -344,6 +353,7 @@ class _Control:
     recovery: RecoveryWatch
     counter: CounterRequests
     display: Display
+    watchman: Watchman
     writer: GroupCommitWriter
     gauges: Gauges
     prover: Prover
@@ -401,6 +411,7 @@ class _Control:
         self.inlet.keep_cursor()
         self.recovery.look()
         self.counter.look()
+        self.watchman.keep()
 
     async def _watch(self, stop: asyncio.Event, reconfiguration: Reconfiguration) -> Config | None:
         """Until `stop` or a reload: a failure that nobody awaited ends the process."""

@@ -20,6 +20,7 @@ from gateway.north.http import (
     stream,
     system,
     tariffs,
+    watch,
 )
 from gateway.north.http.auth import ALL_ROLES, access
 from gateway.north.http.forms import PREFIX
@@ -41,6 +42,7 @@ AREAS: Final = (
     metrics,
     keys,
     shifts,
+    watch,
 )
 
 
