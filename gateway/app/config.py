@@ -20,6 +20,7 @@ from gateway.app.config_model import (
     SouthSection,
     SupplySection,
     TelemetrySection,
+    VoucherSection,
 )
 from gateway.app.config_place import (
     FileRefusedError,
@@ -92,6 +93,7 @@ class Config:
     posting: PostingSection
     telemetry: TelemetrySection
     backup: BackupSection
+    vouchers: VoucherSection
     notes: tuple[str, ...] = ()
     meters_file: Path | None = None
 
@@ -134,6 +136,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         posting=content.posting,
         telemetry=content.telemetry,
         backup=content.backup,
+        vouchers=content.vouchers,
         notes=tuple(_notes(content, meters, nodes)),
         meters_file=content.meters_file,
     )

@@ -27,6 +27,7 @@ def as_document(config: Config) -> dict[str, object]:
         "posting": config.posting,
         "telemetry": config.telemetry,
         "backup": config.backup,
+        "vouchers": config.vouchers,
     }
     nodes = [
         {

@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import canonical_json
+from gateway.core.voucher import masked
 
 ID_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 KEY_PATTERN: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -175,6 +176,52 @@ class ConfirmClock:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class IssueVoucher:
+    """Sell a voucher for a service point; its 20 digits are the answer."""
+
+    TYPE: ClassVar[str] = "issue_voucher"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
+    service_point_id: str
+    amount_nano: int
+    provider: str = "counter"
+    payment_reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RedeemVoucher:
+    """Credit a service point's account with a voucher. `token`: its 20 digits."""
+
+    TYPE: ClassVar[str] = "redeem_voucher"
+    ROLES: ClassVar[frozenset[Role]] = frozenset(
+        {Role.TENANT, Role.OPERATOR, Role.MANAGER, Role.TECHNICIAN}
+    )
+    service_point_id: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelVoucher:
+    """Take back a voucher that was sold and not redeemed: its money leaves by its provider."""
+
+    TYPE: ClassVar[str] = "cancel_voucher"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    service_point_id: str
+    counter: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnlockVouchers:
+    """End the lock after wrong vouchers, of a service point, of an address, or of both."""
+
+    TYPE: ClassVar[str] = "unlock_vouchers"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    reason: str
+    point_id: str = ""
+    address: str = ""
+
+
 Body = (
     Recharge
     | ReverseTransaction
@@ -189,6 +236,10 @@ Body = (
     | ReleaseHalt
     | ReleaseRecovery
     | ConfirmClock
+    | IssueVoucher
+    | RedeemVoucher
+    | CancelVoucher
+    | UnlockVouchers
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
     kind.TYPE: kind
@@ -206,6 +257,10 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ReleaseHalt,
         ReleaseRecovery,
         ConfirmClock,
+        IssueVoucher,
+        RedeemVoucher,
+        CancelVoucher,
+        UnlockVouchers,
     )
 }
 MAX_DOCUMENT: Final = 64_000
@@ -251,6 +306,14 @@ def encode_body(body: Body) -> dict[str, object]:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(body).items()
     }
+
+
+def audited_body(body: Body) -> dict[str, object]:
+    """The body as it may stand in the audit record: what is worth money to know is masked."""
+    plain = encode_body(body)
+    if isinstance(body, RedeemVoucher):
+        plain["token"] = masked(body.token)
+    return plain
 
 
 def body_hash(body: Body) -> str:

@@ -42,6 +42,7 @@ from gateway.store.ledger import (
     read_transactions,
 )
 from gateway.store.rows import as_bytes, as_int, mapping
+from gateway.store.vouchers import voucher_problem
 
 # A slice ends at the first of these: 2,000 settlement lines are proved in about 100 ms, and no
 # snapshot may be held for a second.
@@ -272,6 +273,9 @@ class _LedgerProof:
             row = connection.execute(_STRAY[table], (head_seq,)).fetchone()
             if row[0]:
                 self._findings.add(f"{row[0]} rows of {table} belong to no transaction")
+        problem = voucher_problem(connection)
+        if problem is not None:
+            self._findings.add(problem)
 
     def _check_charges(self, seq: int, transaction: Transaction) -> None:
         """A settlement takes from each wallet exactly what its lines charge."""

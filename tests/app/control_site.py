@@ -16,6 +16,7 @@ from gateway.app.control.polls import PollGroup
 from gateway.app.control.process import shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.voucher_book import voucher_terms
 from gateway.app.paths import paths_of
 from gateway.app.stores import create_stores
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
@@ -139,7 +140,8 @@ class ControlSite:
         self.own_ledger = StoreReader(paths.ledger, LEDGER)
         recovery = RecoveryWatch(desk, self.display, self.own_ledger, self.requests)
         recovery.begin()
-        self.executor = Executor(desk, sweeper=self.sweeper, recovery=recovery)
+        terms = voucher_terms(config, self.found.currency)
+        self.executor = Executor(desk, sweeper=self.sweeper, recovery=recovery, vouchers=terms)
 
     def crash(self) -> None:
         """Let go of everything as a killed process would: nothing is written any more."""

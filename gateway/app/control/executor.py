@@ -9,6 +9,8 @@ from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.voucher_book import VoucherTerms
+from gateway.app.control.voucher_requests import VoucherRequests
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
@@ -16,6 +18,8 @@ from gateway.core.requests import OutcomeStatus, Request, check_role
 LOCKS_MAX: Final = 10_000
 COMMITTED_MAX: Final = 10_000
 TARIFFS: Final = "tariffs"
+# One at a time at the whole site: a wrong try is counted before the next one is looked at.
+VOUCHERS: Final = "vouchers"
 # Late switching is worse than none: these are only taken with an end.
 MUST_EXPIRE: Final = (
     wishes.Disconnect,
@@ -24,13 +28,22 @@ MUST_EXPIRE: Final = (
     wishes.ReleaseHalt,
     wishes.ReleaseRecovery,
 )
+VOUCHER_WISHES: Final = (
+    wishes.IssueVoucher,
+    wishes.RedeemVoucher,
+    wishes.CancelVoucher,
+    wishes.UnlockVouchers,
+)
 
 
 class Executor:
     """Carries out the vocabulary of core/requests.py at a desk."""
 
-    def __init__(self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch) -> None:
+    def __init__(
+        self, desk: Desk, *, sweeper: Sweeper, recovery: RecoveryWatch, vouchers: VoucherTerms
+    ) -> None:
         self._desk = desk
+        self._vouchers = VoucherRequests(desk, vouchers)
         self._locks: dict[str, asyncio.Lock] = {}
         money = MoneyRequests(desk)
         supply = SupplyRequests(desk, money, sweeper)
@@ -48,6 +61,10 @@ class Executor:
             wishes.ReleaseHalt: supply.release_halt,
             wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
+            wishes.IssueVoucher: self._vouchers.issue,
+            wishes.RedeemVoucher: self._vouchers.redeem,
+            wishes.CancelVoucher: self._vouchers.cancel,
+            wishes.UnlockVouchers: self._vouchers.unlock,
         }
 
     async def execute(self, request: Request) -> None:
@@ -90,6 +107,8 @@ class Executor:
         body = request.body
         if isinstance(body, wishes.Recharge):
             return self._desk.index_of_account(body.account_id)
+        if isinstance(body, wishes.RedeemVoucher):
+            return self._vouchers.may_lift(body)
         return None
 
     def _has_expired(self, request: Request) -> bool:
@@ -101,6 +120,7 @@ class Executor:
         name = (
             # A version and an account under it must not miss one another.
             (isinstance(body, wishes.OpenAccount | wishes.PublishTariff) and TARIFFS)
+            or (isinstance(body, VOUCHER_WISHES) and VOUCHERS)
             or getattr(body, "account_id", None)
             or getattr(body, "service_point_id", None)
             or getattr(body, "meter_id", None)

@@ -69,6 +69,12 @@ class MoneyRequests:
                 f"transaction {seq} is a {original.kind}; only a recharge can be reversed",
                 "transaction_seq",
             )
+        if "voucher" in dict(original.memo):
+            raise RefusedError(
+                "NOT_REVERSIBLE",
+                f"transaction {seq} redeemed a voucher, which is redeemed for good",
+                "transaction_seq",
+            )
         last = await desk.books.commit(last_recovery)
         if last is not None and request.created_utc_ms < last.since_utc_ms and seq > last.head.seq:
             raise RefusedError(

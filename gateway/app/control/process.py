@@ -30,6 +30,7 @@ from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.storewatch import StoreWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tallies import Tallies
+from gateway.app.control.voucher_book import voucher_terms
 from gateway.app.limits import descriptors_needed, raise_descriptor_limit
 from gateway.app.notify import Notifier, Watchdog
 from gateway.app.paths import make_runtime_dir, paths_of
@@ -231,7 +232,8 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     owned.callback(own_ledger.close)
     recovery = RecoveryWatch(desk, display, own_ledger, requests)
     recovery.begin()
-    executor = Executor(desk, sweeper=sweeper, recovery=recovery)
+    terms = voucher_terms(config, found.currency)
+    executor = Executor(desk, sweeper=sweeper, recovery=recovery, vouchers=terms)
     inlet = Inlet(
         requests,
         own_ledger,
