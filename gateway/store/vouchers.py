@@ -193,8 +193,9 @@ def vouchers_ending_in(
     connection: sqlite3.Connection, service_point_id: str, counter_low: int
 ) -> list[SoldVoucher]:
     """The point's vouchers whose counter has these low bits, newest first: one in 4,096."""
+    # The plus keeps SQLite from walking all of the point's vouchers for the order.
     where = (
-        f"WHERE v.service_point_id = ? AND v.counter & {COUNTERS - 1} = ? ORDER BY v.counter DESC"
+        f"WHERE v.service_point_id = ? AND v.counter & {COUNTERS - 1} = ? ORDER BY +v.counter DESC"
     )
     return _sold(connection, where, service_point_id, counter_low)
 

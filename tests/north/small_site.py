@@ -29,22 +29,26 @@ from gateway.core.money import Currency
 from gateway.core.reading import Quality
 from gateway.core.requests import (
     Body,
+    CancelVoucher,
     CommissionPoint,
     ConfirmClock,
     ConfirmReconnect,
     Disconnect,
+    IssueVoucher,
     OpenAccount,
     Outcome,
     OutcomeStatus,
     PublishTariff,
     Recharge,
     Reconnect,
+    RedeemVoucher,
     ReleaseHalt,
     ReleaseQuarantine,
     ReleaseRecovery,
     ReplaceMeter,
     Request,
     ReverseTransaction,
+    UnlockVouchers,
     body_hash,
     check_role,
 )
@@ -84,6 +88,7 @@ from gateway.store.registry import (
 from gateway.store.requests import RequestReader, StoredRequest
 from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
+from tests.north.small_vouchers import voucher_effect
 
 INR = Currency("INR")
 NAMES = ("AcActivePowerTotal", "AcVoltageL1N", "AcCurrentL1")
@@ -301,10 +306,8 @@ class Executor:
     def _execute(
         self, connection: Connection, request: Request, body: Body, now: int
     ) -> dict[str, object]:
-        if isinstance(body, Recharge):
-            return self._recharge(connection, request, body, now)
-        if isinstance(body, ReverseTransaction):
-            return self._reverse(connection, request, body, now)
+        if isinstance(body, Recharge | ReverseTransaction):
+            return self._money(connection, request, body, now)
         if isinstance(body, OpenAccount):
             if not read_tariff(connection, body.tariff_id):
                 raise RefusedError("TARIFF_UNKNOWN", f"there is no tariff {body.tariff_id}")
@@ -317,6 +320,8 @@ class Executor:
             return self._publish(connection, request, body, now)
         if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
             return self._switch(connection, request, body, now)
+        if isinstance(body, IssueVoucher | RedeemVoucher | CancelVoucher | UnlockVouchers):
+            return voucher_effect(connection, request, body, now)
         return self._decide(connection, request, body, now)
 
     def _decide(
@@ -352,6 +357,17 @@ class Executor:
         if isinstance(body, ReleaseQuarantine):
             return {"charged_wh": list(guard.release(accept=body.accept))}
         return {"charged_wh": list(guard.replace(body.closing_wh, body.opening_wh))}
+
+    def _money(
+        self,
+        connection: Connection,
+        request: Request,
+        body: Recharge | ReverseTransaction,
+        now: int,
+    ) -> dict[str, object]:
+        if isinstance(body, Recharge):
+            return self._recharge(connection, request, body, now)
+        return self._reverse(connection, request, body, now)
 
     def _recharge(
         self, connection: Connection, request: Request, body: Recharge, now: int

@@ -61,6 +61,12 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /metrics": VIEWERS,
     "GET /api/v1/auth/me": EVERYBODY,
     "GET /api/v1/openapi.json": EVERYBODY,
+    "GET /api/v1/vouchers": MONEY,
+    "POST /api/v1/vouchers": DESK,
+    "POST /api/v1/vouchers/redemptions": DESK | FIELD,
+    "POST /api/v1/vouchers/unlock": MANAGER,
+    "GET /api/v1/vouchers/{service_point_id}/{counter}": MONEY,
+    "POST /api/v1/vouchers/{service_point_id}/{counter}/cancellation": MANAGER,
     "GET /api/v1/api-keys": ADMIN,
     "POST /api/v1/api-keys": ADMIN,
     "DELETE /api/v1/api-keys/{key_id}": ADMIN,
@@ -82,6 +88,10 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/transactions/{transaction_id}/reversal": {"reason": "x"},
     "POST /api/v1/tariffs": {"id": "x"},
     "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
+    "POST /api/v1/vouchers": {"service_point_id": "flat-1", "amount": "1"},
+    "POST /api/v1/vouchers/redemptions": {"service_point_id": "flat-1", "token": "1" * 20},
+    "POST /api/v1/vouchers/unlock": {"address": "10.0.0.7", "reason": "x"},
+    "POST /api/v1/vouchers/{service_point_id}/{counter}/cancellation": {"reason": "x"},
 }
 PLACES = {
     "meter_id": "flat-1",
@@ -89,6 +99,8 @@ PLACES = {
     "tariff_id": "home",
     "transaction_id": "99",
     "command_id": "none",
+    "service_point_id": "flat-1",
+    "counter": "1",
     "key": "none",
     "key_id": "0" * 26,
 }

@@ -276,13 +276,13 @@ class VoucherBook:
         claim = claim_of(token)
         if claim is None:
             raise WrongVoucherError
-        point, keyless = holder.service_point_id, False
+        point, keyless = holder.service_point_id, set[int]()
         for sold in vouchers_ending_in(connection, point, claim.counter_low):
             key = self._terms.keys.of_mark(sold.key_mark)
             amount_minor = sold.amount_nano // self._currency.minor_nano
             voucher = Voucher(sold.counter, sold.units, amount_minor)
             if key is None:
-                keyless = keyless or sold.state is VoucherState.ISSUED
+                keyless.add(sold.counter)
             elif is_genuine(point_key(key, point), sold.account_id, voucher, token):
                 if sold.account_id != holder.account_id:
                     raise RefusedError(
@@ -292,12 +292,16 @@ class VoucherBook:
                         "token",
                     )
                 return Credit(sold.counter, sold.amount_nano, sold)
-        return self._find_foreign(connection, token, claim, holder, keyless=keyless)
+        return self._find_foreign(connection, token, claim, holder, keyless)
 
     def _find_foreign(
-        self, connection: Connection, token: str, claim: Claim, holder: Holder, *, keyless: bool
+        self, connection: Connection, token: str, claim: Claim, holder: Holder, keyless: set[int]
     ) -> Credit:
-        """A voucher that another machine with the key in force sold."""
+        """A voucher that another machine with the key in force sold.
+
+        `keyless` are counters sold under a key that is not here: no digits can be right for them,
+        so that asking for them is no guess.
+        """
         point, unit_nano = holder.service_point_id, self._terms.unit_nano
         counter = rebuild(claim.counter_low, next_counter(connection, point))
         if counter is not None and claim.units <= units_max(unit_nano, self._currency):
@@ -313,7 +317,7 @@ class VoucherBook:
                         "token",
                     )
                 return Credit(counter, amount_nano, None)
-        if keyless:
+        if counter in keyless:
             raise RefusedError(
                 "VOUCHER_KEY",
                 "vouchers of this point were sold under a key that is not here: put the voucher "

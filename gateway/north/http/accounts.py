@@ -160,7 +160,7 @@ async def open_account(request: Request, caller: Caller, key: Key, form: Account
     """Open a prepaid account on a service point under a published tariff."""
     context = context_of(request)
     currency = context.settings.currency
-    _check_currency(form.currency, currency)
+    check_currency(form.currency, currency)
     body = OpenAccount(
         account_id=form.id,
         service_point_id=form.service_point_id or form.id,
@@ -205,7 +205,7 @@ async def recharge(
     """Credit an account with money that was taken in; a repeat of the key never credits twice."""
     context = context_of(request)
     currency = context.settings.currency
-    _check_currency(form.currency, currency)
+    check_currency(form.currency, currency)
     body = Recharge(
         account_id=account_id,
         amount_nano=parse_amount(form.amount, currency, "body.amount"),
@@ -296,6 +296,7 @@ def _transaction_view(seen: AccountTransaction, currency: Currency) -> Transacti
     )
 
 
-def _check_currency(stated: str | None, currency: Currency) -> None:
+def check_currency(stated: str | None, currency: Currency) -> None:
+    """Refuse a stated currency that is not the site's. Raises RefusedError CURRENCY_MISMATCH."""
     if stated is not None and stated != currency.code:
         raise RefusedError("CURRENCY_MISMATCH", f"this site keeps {currency.code}", "body.currency")

@@ -18,6 +18,7 @@ from gateway.north.http import (
     stream,
     system,
     tariffs,
+    vouchers,
 )
 from gateway.north.http.auth import ALL_ROLES, access
 from gateway.north.http.forms import PREFIX
@@ -37,6 +38,7 @@ AREAS: Final = (
     operations,
     metrics,
     keys,
+    vouchers,
 )
 
 

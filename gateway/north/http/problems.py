@@ -75,6 +75,15 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "CONTROL_AWAY": 503,
     "REQUEST_EXPIRED": 409,
     "EXPIRED": 409,
+    "VOUCHER_FORMAT": 400,
+    "VOUCHER_UNKNOWN": 404,
+    "VOUCHER_ACCOUNT": 409,
+    "VOUCHER_CANCELLED": 409,
+    "VOUCHER_KEY": 409,
+    "VOUCHER_LOCKED": 409,
+    "VOUCHER_NOT_LOCKED": 409,
+    "VOUCHER_RECOVERY": 409,
+    "VOUCHER_REDEEMED": 409,
 }
 SUFFIX_STATUS: Final[tuple[tuple[str, int], ...]] = (
     ("_NOT_FOUND", 404),
