@@ -27,6 +27,7 @@ from gateway.app.cli import (
     simulate,
     stores,
     tariff,
+    voucher,
 )
 from gateway.app.cli.output import EXIT_FAILED, EXIT_USAGE, complain
 from gateway.core.errors import (
@@ -76,6 +77,7 @@ for _group in (
     stores,
     operations,
     backup,
+    voucher,
 ):
     _group.register(app)
 

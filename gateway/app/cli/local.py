@@ -32,7 +32,8 @@ def pages(north: "LocalClient", path: str) -> Iterator[dict[str, object]]:
     """Every item of a paged resource."""
     cursor = ""
     while True:
-        page = north.call("GET", f"{path}?limit=100&cursor={cursor}")
+        joint = "&" if "?" in path else "?"
+        page = north.call("GET", f"{path}{joint}limit=100&cursor={cursor}")
         yield from cast("list[dict[str, object]]", page["items"])
         cursor = str(page.get("next_cursor") or "")
         if not cursor:
