@@ -145,6 +145,10 @@ def verify_ledger(
             done = last >= head.seq
             if done and whole:
                 proof.check_balances(connection, head.seq)
+            if done and since is None:
+                problem = voucher_problem(connection)
+                if problem is not None:
+                    findings.add(problem)
         finally:
             connection.execute("ROLLBACK")
         if progress is not None:
@@ -273,9 +277,6 @@ class _LedgerProof:
             row = connection.execute(_STRAY[table], (head_seq,)).fetchone()
             if row[0]:
                 self._findings.add(f"{row[0]} rows of {table} belong to no transaction")
-        problem = voucher_problem(connection)
-        if problem is not None:
-            self._findings.add(problem)
 
     def _check_charges(self, seq: int, transaction: Transaction) -> None:
         """A settlement takes from each wallet exactly what its lines charge."""

@@ -251,12 +251,12 @@ def voucher_problem(connection: sqlite3.Connection) -> str | None:
     ).fetchone()
     if known is None:
         return None
-    open_nano = connection.execute(
-        "SELECT coalesce(sum(amount_nano), 0) FROM voucher v WHERE NOT EXISTS "
-        "(SELECT 1 FROM voucher_redemption r WHERE r.service_point_id = v.service_point_id "
-        "AND r.counter = v.counter) AND NOT EXISTS (SELECT 1 FROM voucher_cancellation c "
-        "WHERE c.service_point_id = v.service_point_id AND c.counter = v.counter)"
-    ).fetchone()[0]
+    # Three walks without a look-up per row: the triggers see to it that each row fits its sale.
+    open_nano = (
+        _sum(connection, "voucher")
+        - _sum(connection, "voucher_redemption WHERE sold_here = 1")
+        - _sum(connection, "voucher_cancellation JOIN voucher USING (service_point_id, counter)")
+    )
     kept_nano = read_balance(connection, VOUCHERS)
     if open_nano == kept_nano:
         return None
@@ -326,6 +326,16 @@ _SOLD: Final = (
     "LEFT JOIN voucher_cancellation c "
     "ON c.service_point_id = v.service_point_id AND c.counter = v.counter "
 )
+
+
+def _sum(connection: sqlite3.Connection, rows: str) -> int:
+    """The amounts of rows in nano-units; in two parts, since years of them leave SQLite's range."""
+    part = 10**9
+    row = connection.execute(
+        f"SELECT coalesce(sum(amount_nano / {part}), 0), coalesce(sum(amount_nano % {part}), 0) "  # noqa: S608 - of three
+        f"FROM {rows}"
+    ).fetchone()
+    return as_int(row[0]) * part + as_int(row[1])
 
 
 def _sold(connection: sqlite3.Connection, where: str, *values: str | int) -> list[SoldVoucher]:

@@ -11,6 +11,7 @@ from gateway.core.point import Point
 from gateway.core.recovery import RecoveryReason
 from gateway.core.requests import (
     IssueVoucher,
+    OpenAccount,
     RedeemVoucher,
     ReleaseRecovery,
     Request,
@@ -20,6 +21,7 @@ from gateway.core.requests import (
 from gateway.core.switching import Reason
 from gateway.core.voucher import COUNTERS, UNITS_MAX
 from gateway.store.recovery import enter_recovery, recovery_now
+from gateway.store.registry import close_account
 from gateway.store.vouchers import VoucherState, read_redemption, vouchers_before
 from tests.app.backup_site import store
 from tests.app.control_site import PRICE_NANO, ControlSite
@@ -233,6 +235,22 @@ async def test_neither_sale_nor_redemption_is_reversed_behind_the_vouchers_back(
     for number in (seq, seq - 1):
         refused = await till.ask(ReverseTransaction(number, "typed wrongly"))
         assert refused.code == "NOT_REVERSIBLE"
+
+
+async def test_after_a_move_the_old_tenants_voucher_is_not_the_new_ones(till: Till) -> None:
+    """It was paid for by somebody else: refused by name, not counted, and taken back."""
+    site, token = till.site, await till.sell()
+    close_account(site.file.connection, "flat-1", utc_ms=site.clock.utc_ms())
+    site.restart()
+    assert await till.code(token) == "ACCOUNT_UNKNOWN"
+    site.clock.pass_s(1)
+    site.read(1_000)
+    site.sweeper.judge()
+    await site.do(OpenAccount("tenant-2", "flat-1", "home"))
+    assert [await till.code(token) for _ in range(6)] == ["VOUCHER_ACCOUNT"] * 6
+    assert await till.cancel(1) == ""
+    assert await till.code(await till.sell()) == ""
+    assert till.balance("wallet:tenant-2") == 500 * RUPEE
 
 
 async def test_roles(till: Till) -> None:

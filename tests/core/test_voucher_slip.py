@@ -62,9 +62,9 @@ def test_the_large_digits_are_the_digits(number: int) -> None:
         for group in range(groups):
             for digit in range(GROUP):
                 column = left + 17 * group + 4 * digit
-                drawn = tuple(line[column : column + 3] for line in rows)
+                top, middle, bottom = (line[column : column + 3] for line in rows)
                 shapes = list(zip(*_STROKES, strict=True))
-                read += str(shapes.index(drawn))
+                read += str(shapes.index((top, middle, bottom)))
     assert read == token
 
 
