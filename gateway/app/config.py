@@ -21,6 +21,7 @@ from gateway.app.config_model import (
     SouthSection,
     SupplySection,
     TelemetrySection,
+    VoucherSection,
 )
 from gateway.app.config_place import (
     FileRefusedError,
@@ -97,6 +98,7 @@ class Config:
     backup: BackupSection
     counter: CounterSection
     watch: WatchSection
+    vouchers: VoucherSection
     notes: tuple[str, ...] = ()
     meters_file: Path | None = None
 
@@ -140,6 +142,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         telemetry=content.telemetry,
         backup=content.backup,
         counter=content.counter,
+        vouchers=content.vouchers,
         notes=tuple(_notes(content, meters, nodes)),
         meters_file=content.meters_file,
         watch=content.watch,

@@ -13,6 +13,7 @@ from gateway.app.config_place import quote
 from gateway.app.config_section import Section
 from gateway.app.config_types import (
     Address,
+    AmountText,
     AnyModel,
     Channel,
     CurrencyCode,
@@ -34,6 +35,9 @@ from gateway.app.config_types import (
     split_listener,
 )
 from gateway.app.config_watch import WatchSection
+from gateway.core.errors import RefusedError
+from gateway.core.money import Currency
+from gateway.core.voucher import unit_nano_of
 
 
 class SiteSection(Section):
@@ -51,6 +55,11 @@ class SiteSection(Section):
     minor_digits: int = Field(
         default=2, ge=0, le=3, description="Decimal places shown to people: 2, JPY 0, KWD 3."
     )
+
+
+def currency_of(site: SiteSection) -> Currency:
+    """The currency that a site keeps. Raises RefusedError CURRENCY_INVALID."""
+    return Currency(site.currency, site.money_scale, site.minor_digits)
 
 
 class MeterSettings(Section):
@@ -388,6 +397,28 @@ class CounterSection(Section):
     )
 
 
+class VoucherSection(Section):
+    """Vouchers of 20 digits."""
+
+    voucher_unit: AmountText | None = Field(
+        default=None,
+        description='What one unit of a voucher is worth, in major units such as "0.50"; none: one '
+        "minor unit. A voucher carries 1,048,575 units at most, and only whole units.",
+    )
+    tries: int = Field(
+        default=5, ge=2, le=20, description="So many wrong vouchers lock a point or an address, …"
+    )
+    tries_within_s: int = Field(
+        default=600, ge=60, le=86_400, description="… when they fall within this time, …"
+    )
+    lock_s: int = Field(
+        default=3_600, ge=600, le=604_800, description="… for this time; a manager may end it."
+    )
+    note: OptionalLine = Field(
+        default="", description="A line at the foot of a printed voucher, such as a telephone."
+    )
+
+
 class ConfigurationFile(Section):
     """The YAML file of prepaid-gateway."""
 
@@ -422,6 +453,18 @@ class ConfigurationFile(Section):
     watch: WatchSection = Field(
         default=WatchSection(), description="Tampering, losses and transformers."
     )
+    vouchers: VoucherSection = Field(default=VoucherSection(), description="Vouchers.")
+
+    @field_validator("vouchers")
+    @classmethod
+    def _unit_fits(cls, given: VoucherSection, info: ValidationInfo) -> VoucherSection:
+        site = info.data.get("site")
+        if isinstance(site, SiteSection):
+            try:
+                unit_nano_of(given.voucher_unit, currency_of(site))
+            except RefusedError as refused:
+                raise ValueError(f"voucher_unit: {refused.message}") from refused
+        return given
 
 
 METER_COLUMNS: Final = tuple(MeterEntry.model_fields)

@@ -30,6 +30,7 @@ def as_document(config: Config) -> dict[str, object]:
         "backup": config.backup,
         "counter": config.counter,
         "watch": config.watch,
+        "vouchers": config.vouchers,
     }
     nodes = [
         {

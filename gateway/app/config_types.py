@@ -18,6 +18,7 @@ ID_FORM: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 RATIO_FORM: Final = r"^[1-9][0-9]{0,4}/[15]$"
 # Exact at both money scales, and within 64 bits.
 SIX_DECIMALS_FORM: Final = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+AMOUNT_FORM: Final = r"^[0-9]{1,12}(\.[0-9]{1,9})?$"
 NODE_MODEL: Final = "pzem-node"
 # sockaddr_un holds 107 characters; the longest name in the directory takes what is left.
 RUNTIME_DIR_CHARACTERS: Final = 90
@@ -27,6 +28,7 @@ FORMS: Final[Mapping[str, str]] = {
     r"^[A-Z]{3}$": "the three capital letters of ISO 4217, such as INR",
     SIX_DECIMALS_FORM: "an amount such as 5000.00",
     RATIO_FORM: "primary over secondary amperes, the secondary 5 or 1, such as 200/5",
+    AMOUNT_FORM: "a decimal number without a sign, such as 0.50",
     r"^[0-9]\.[0-9]$": "a channel, such as 0.0 (a spreadsheet shortens it to 0: format as text)",
 }
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_-]+)*", re.IGNORECASE)
@@ -157,6 +159,7 @@ def is_loopback(text: str) -> bool:
 Identifier = Annotated[str, StringConstraints(pattern=ID_FORM)]
 CurrencyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Channel = Annotated[str, StringConstraints(pattern=r"^[0-9]\.[0-9]$")]
+AmountText = Annotated[str, StringConstraints(pattern=AMOUNT_FORM)]
 TransformerRatio = Annotated[str, StringConstraints(pattern=RATIO_FORM)]
 SixDecimals = Annotated[str, StringConstraints(pattern=SIX_DECIMALS_FORM)]
 OneLine = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_one_line)]

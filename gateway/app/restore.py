@@ -23,6 +23,7 @@ from gateway.app.config import Config
 from gateway.app.paths import Paths, paths_of
 from gateway.app.site_key import PUBLIC_NAME, signature_fits
 from gateway.app.swap import CONTROL_USER, NORTH_USER, Stage
+from gateway.app.voucher_key import VOUCHER_KEY_NAME
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError, StoreError, StoreMissingError
 from gateway.core.recovery import KnownHead, RecoveryReason
@@ -52,6 +53,7 @@ from gateway.store.recovery import (
 )
 from gateway.store.requests import NORTH, perishable_requests, request_keys
 from gateway.store.verify import verify_ledger
+from gateway.store.vouchers import vouchers_before
 from gateway.store.writer import InlineWriter
 
 # Unpacked, migrated and with its log: what a restore needs beside the present stores.
@@ -235,6 +237,7 @@ class _Work:
             left = {*_names_of(LEDGER_MEMBER), FORMER_NAME}
             control.carry(left | ({"telemetry"} if has_readings else set()))
             _keep_keys(paths.control_dir, control.path, self.manifest)
+            notes += _voucher_notes(paths.control_dir, control.path)
             north.carry(_names_of(NORTH_MEMBER))
             aside = [control.swap()]
             try:
@@ -383,6 +386,21 @@ def _requests_newer(control: Path, north: Path) -> int:
         executed = outcome_keys(connection)
     with opened_store(north / NORTH_MEMBER, NORTH) as connection:
         return sum(key not in executed for key in request_keys(connection))
+
+
+def _voucher_notes(present: Path, stage: Path) -> list[str]:
+    """What to do where vouchers were sold under a key that is not on this machine."""
+    if (stage / VOUCHER_KEY_NAME).exists():
+        return []
+    with opened_store(stage / LEDGER_MEMBER, LEDGER) as connection:
+        if not vouchers_before(connection, limit=1):
+            return []
+    place = present / VOUCHER_KEY_NAME
+    note = (
+        f"vouchers were sold: put the voucher key back as {place} (mode 0600, control's user) "
+        "before control starts, unless systemd hands it over; they are refused without it"
+    )
+    return [note]
 
 
 def _keep_keys(present: Path, stage: Path, manifest: Manifest) -> None:

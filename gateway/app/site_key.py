@@ -130,17 +130,17 @@ def _make(path: Path) -> None:
     pem = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
-    _write(path, pem, PRIVATE_MODE)
+    write_whole(path, pem, PRIVATE_MODE)
 
 
 def _publish(path: Path, public_key: bytes) -> None:
     text = public_key.hex().encode() + b"\n"
     if not path.exists() or path.read_bytes() != text:
-        _write(path, text, PUBLIC_MODE)
+        write_whole(path, text, PUBLIC_MODE)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all, also through a power cut."""
+def write_whole(path: Path, content: bytes, mode: int) -> None:
+    """Write a file whole or not at all, also through a power cut. Raises OSError."""
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

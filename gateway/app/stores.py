@@ -8,6 +8,7 @@ from ulid import ULID
 
 from gateway.app.config import Config
 from gateway.app.paths import paths_of
+from gateway.app.voucher_key import load_voucher_keys
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError, StoreCorruptError, StoreError
 from gateway.store.db import Connection, StoreSchema, make_directory, open_writer, own_directory
@@ -47,6 +48,8 @@ def create_stores(config: Config, clock: Clock) -> tuple[Path, ...]:
     # The ledger's site comes last: with it the creation is complete.
     _create(north, NORTH, lambda c: _begin_north(c, utc_ms))
     _create(paths.ledger, LEDGER, lambda c: create_site(c, site, _ulid(utc_ms)))
+    load_voucher_keys(paths.control_dir)
+    _hand_over(paths.control_dir)
     return paths.ledger, north
 
 

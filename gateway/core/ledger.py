@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 GENESIS = bytes(32)
+# What was taken in for vouchers that are sold and not redeemed.
+VOUCHERS = "vouchers"
+# Faces the money of vouchers that another machine sold: it has the cash.
+VOUCHER_PROVIDER = "voucher"
 
 
 class TransactionKind(StrEnum):
@@ -29,6 +33,7 @@ class TransactionKind(StrEnum):
     TRANSFER = "transfer"
     CLOSING = "closing"
     REFUND = "refund"
+    VOUCHER = "voucher"
 
 
 class RebaseFlag(StrEnum):
@@ -271,6 +276,54 @@ def reversal_of(original: Transaction, seq: int, *, utc_ms: int, request_key: st
         request_key=request_key,
         reverses_seq=seq,
         memo=(("reverses", str(seq)),),
+    )
+
+
+def voucher_sale_of(
+    account_id: str,
+    amount_nano: int,
+    provider: str,
+    *,
+    utc_ms: int,
+    request_key: str,
+    memo: tuple[tuple[str, str], ...],
+) -> Transaction:
+    """Money that a provider took in for a voucher of an account; its wallet has it later."""
+    return Transaction(
+        kind=TransactionKind.VOUCHER,
+        utc_ms=utc_ms,
+        entries=(Entry(VOUCHERS, amount_nano), Entry(cash(provider), -amount_nano)),
+        account_id=account_id,
+        request_key=request_key,
+        memo=(("provider", provider), *memo),
+    )
+
+
+def voucher_redemption_of(
+    account_id: str,
+    amount_nano: int,
+    credited: Sequence[Entry] = (),
+    *,
+    sold_here: bool,
+    utc_ms: int,
+    request_key: str,
+    memo: tuple[tuple[str, str], ...],
+) -> Transaction:
+    """A voucher becomes credit of its account: a recharge that was paid for earlier.
+
+    `credited` says where it goes, as with `recharge_of`.
+    `sold_here` tells whether this ledger took the money in; for a voucher of another machine it is
+    owed by that one.
+    """
+    source = VOUCHERS if sold_here else cash(VOUCHER_PROVIDER)
+    where = credited or (Entry(wallet(account_id), amount_nano),)
+    return Transaction(
+        kind=TransactionKind.RECHARGE,
+        utc_ms=utc_ms,
+        entries=(*where, Entry(source, -amount_nano)),
+        account_id=account_id,
+        request_key=request_key,
+        memo=(("provider", VOUCHER_PROVIDER), *memo),
     )
 
 

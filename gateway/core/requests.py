@@ -2,7 +2,8 @@
 
 HTTP, the command line, MQTT commands and OPC UA methods all make a `Request`; control executes
 each exactly once and answers with an `Outcome`. North checks role against type before it stores
-a request; control checks again with the same matrix, since it trusts nothing in `north.db`.
+a request; control checks again with the same matrix, since it trusts nothing in `north.db`. The
+bodies are in `wishes_money.py` and `wishes_supply.py`; this file is what they share.
 """
 
 import hashlib
@@ -10,26 +11,96 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
-from typing import ClassVar, Final
+from typing import Final
 
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import canonical_json
+from gateway.core.roles import Role
+from gateway.core.voucher import masked
+from gateway.core.wishes_money import (
+    AddDebt,
+    AddPoint,
+    CancelVoucher,
+    ChangeTariff,
+    CloseAccount,
+    CloseShift,
+    ConfigureAccount,
+    InvokeEmergency,
+    IssueVoucher,
+    OpenAccount,
+    OpenShift,
+    PublishTariff,
+    Recharge,
+    RedeemVoucher,
+    RemovePoint,
+    ReverseTransaction,
+    ServeNotice,
+    Transfer,
+    UnlockVouchers,
+    WriteOff,
+)
+from gateway.core.wishes_supply import (
+    AcknowledgeChanges,
+    CommissionPoint,
+    ConfirmClock,
+    ConfirmReconnect,
+    Disconnect,
+    Reconnect,
+    ReleaseHalt,
+    ReleaseQuarantine,
+    ReleaseRecovery,
+    ReplaceMeter,
+)
+
+__all__ = [
+    "BODIES",
+    "ID_PATTERN",
+    "KEY_PATTERN",
+    "AcknowledgeChanges",
+    "AddDebt",
+    "AddPoint",
+    "Body",
+    "CancelVoucher",
+    "ChangeTariff",
+    "CloseAccount",
+    "CloseShift",
+    "CommissionPoint",
+    "ConfigureAccount",
+    "ConfirmClock",
+    "ConfirmReconnect",
+    "Disconnect",
+    "InvokeEmergency",
+    "IssueVoucher",
+    "OpenAccount",
+    "OpenShift",
+    "Outcome",
+    "OutcomeStatus",
+    "PublishTariff",
+    "Recharge",
+    "Reconnect",
+    "RedeemVoucher",
+    "ReleaseHalt",
+    "ReleaseQuarantine",
+    "ReleaseRecovery",
+    "RemovePoint",
+    "ReplaceMeter",
+    "Request",
+    "ReverseTransaction",
+    "Role",
+    "ServeNotice",
+    "Transfer",
+    "UnlockVouchers",
+    "WriteOff",
+    "audited_body",
+    "body_hash",
+    "check_role",
+    "decode_body",
+    "encode_body",
+]
 
 ID_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 KEY_PATTERN: Final = re.compile(r"[\x21-\x7e]{1,128}")
 MAX_TEXT: Final = 500
-
-
-class Role(StrEnum):
-    """Who may what (domain.md section 8)."""
-
-    ADMIN = "admin"
-    MANAGER = "manager"
-    OPERATOR = "operator"
-    TECHNICIAN = "technician"
-    AUDITOR = "auditor"
-    TENANT = "tenant"
-    DEVICE = "device"
 
 
 class OutcomeStatus(StrEnum):
@@ -40,307 +111,15 @@ class OutcomeStatus(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
-class Recharge:
-    """Credit an account with money that was taken in."""
-
-    TYPE: ClassVar[str] = "recharge"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
-    account_id: str
-    amount_nano: int
-    provider: str = "counter"
-    payment_reference: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ReverseTransaction:
-    """Undo one recharge by a linked reversal; at most once."""
-
-    TYPE: ClassVar[str] = "reverse_transaction"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    transaction_seq: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """Open the supply for a stated reason (MANUAL); stays until Reconnect."""
-
-    TYPE: ClassVar[str] = "disconnect"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER, Role.TECHNICIAN})
-    service_point_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reconnect:
-    """Clear the MANUAL reason; supply follows its own rules (credit, confirmation)."""
-
-    TYPE: ClassVar[str] = "reconnect"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER, Role.TECHNICIAN})
-    service_point_id: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmReconnect:
-    """A person at the point says that supply may be closed now."""
-
-    TYPE: ClassVar[str] = "confirm_reconnect"
-    ROLES: ClassVar[frozenset[Role]] = frozenset(
-        {Role.TENANT, Role.OPERATOR, Role.MANAGER, Role.TECHNICIAN}
-    )
-    service_point_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAccount:
-    """Open an account on a service point under a published tariff. `terms` is their JSON text."""
-
-    TYPE: ClassVar[str] = "open_account"
-    LATER: ClassVar[frozenset[str]] = frozenset({"terms"})
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
-    account_id: str
-    service_point_id: str
-    tariff_id: str
-    name: str = ""
-    opening_balance_nano: int = 0
-    disablement_threshold_nano: int = 0
-    terms: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishTariff:
-    """Publish a new immutable version of a tariff. `document` is its JSON text."""
-
-    TYPE: ClassVar[str] = "publish_tariff"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    document: str
-
-
-@dataclass(frozen=True, slots=True)
-class CommissionPoint:
-    """Say that a service point's wiring was proved: from now on supply is enforced there."""
-
-    TYPE: ClassVar[str] = "commission_point"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})
-    service_point_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseQuarantine:
-    """Decide on held energy of a meter: charge it (`accept`) or rebase without charge."""
-
-    TYPE: ClassVar[str] = "release_quarantine"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    meter_id: str
-    accept: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaceMeter:
-    """Exchange the device behind a meter id: closing registers of the old, opening of the new."""
-
-    TYPE: ClassVar[str] = "replace_meter"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER, Role.TECHNICIAN})
-    meter_id: str
-    closing_wh: tuple[int, ...]
-    opening_wh: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseHalt:
-    """One of two managers releases a mass-cut halt."""
-
-    TYPE: ClassVar[str] = "release_halt"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseRecovery:
-    """A manager has reconciled the site after a restore: cuts for credit go on."""
-
-    TYPE: ClassVar[str] = "release_recovery"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmClock:
-    """A person confirms that the gateway's wall clock is right."""
-
-    TYPE: ClassVar[str] = "confirm_clock"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER, Role.ADMIN, Role.TECHNICIAN})
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigureAccount:
-    """Agree other terms with a customer. `terms` is their JSON text."""
-
-    TYPE: ClassVar[str] = "configure_account"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    account_id: str
-    terms: str
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AddPoint:
-    """Let an account pay for another service point too."""
-
-    TYPE: ClassVar[str] = "add_point"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
-    account_id: str
-    service_point_id: str
-    tariff_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemovePoint:
-    """Let an account no longer pay for one of its service points."""
-
-    TYPE: ClassVar[str] = "remove_point"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    service_point_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeTariff:
-    """Charge a service point by another tariff from now on."""
-
-    TYPE: ClassVar[str] = "change_tariff"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    service_point_id: str
-    tariff_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloseAccount:
-    """Move-out. `refund_provider` pays out the credit that is left."""
-
-    TYPE: ClassVar[str] = "close_account"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    account_id: str
-    reason: str
-    refund_provider: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """Move credit from one account to another."""
-
-    TYPE: ClassVar[str] = "transfer"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    from_account_id: str
-    to_account_id: str
-    amount_nano: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class InvokeEmergency:
-    """Take up emergency credit."""
-
-    TYPE: ClassVar[str] = "invoke_emergency"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TENANT, Role.OPERATOR, Role.MANAGER})
-    account_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddDebt:
-    """Agree on a debt: `kind` payment (a share of every recharge) or time (an amount a day).
-
-    `weekly_cap_nano` 0 means no cap.
-    """
-
-    TYPE: ClassVar[str] = "add_debt"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    account_id: str
-    debt_id: str
-    kind: str
-    amount_nano: int
-    reason: str
-    share_ppm: int = 0
-    daily_nano: int = 0
-    weekly_cap_nano: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOff:
-    """Give up what is owed: a debt by its name, `accumulated`, or a `wallet` below zero."""
-
-    TYPE: ClassVar[str] = "write_off"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    account_id: str
-    debt_id: str
-    amount_nano: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServeNotice:
-    """A customer in credit mode was told in writing what is overdue."""
-
-    TYPE: ClassVar[str] = "serve_notice"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
-    account_id: str
-    amount_nano: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenShift:
-    """Begin to take money at a drawer; `float_nano` is the change in it."""
-
-    TYPE: ClassVar[str] = "open_shift"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
-    drawer: str
-    float_nano: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CloseShift:
-    """Count a drawer and end its shift: `counted_nano` by provider, one for each of `providers`.
-
-    A shift is named by its number: a late repeat can never close the next one at that drawer.
-    """
-
-    TYPE: ClassVar[str] = "close_shift"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.OPERATOR, Role.MANAGER})
-    shift_number: int
-    providers: tuple[str, ...]
-    counted_nano: tuple[int, ...]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AcknowledgeChanges:
-    """Answer for a meter's signs of tampering; with `for_s` announce work of so many seconds."""
-
-    TYPE: ClassVar[str] = "acknowledge_changes"
-    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})
-    meter_id: str
-    reason: str
-    for_s: int = 0
-
-
 Body = (
     Recharge
     | ReverseTransaction
-    | Disconnect
-    | Reconnect
-    | ConfirmReconnect
     | OpenAccount
     | PublishTariff
-    | CommissionPoint
-    | ReleaseQuarantine
-    | ReplaceMeter
-    | ReleaseHalt
-    | ReleaseRecovery
-    | ConfirmClock
+    | IssueVoucher
+    | RedeemVoucher
+    | CancelVoucher
+    | UnlockVouchers
     | ConfigureAccount
     | AddPoint
     | RemovePoint
@@ -353,6 +132,15 @@ Body = (
     | ServeNotice
     | OpenShift
     | CloseShift
+    | Disconnect
+    | Reconnect
+    | ConfirmReconnect
+    | CommissionPoint
+    | ReleaseQuarantine
+    | ReplaceMeter
+    | ReleaseHalt
+    | ReleaseRecovery
+    | ConfirmClock
     | AcknowledgeChanges
 )
 BODIES: Final[Mapping[str, type[Body]]] = {
@@ -360,17 +148,12 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     for kind in (
         Recharge,
         ReverseTransaction,
-        Disconnect,
-        Reconnect,
-        ConfirmReconnect,
         OpenAccount,
         PublishTariff,
-        CommissionPoint,
-        ReleaseQuarantine,
-        ReplaceMeter,
-        ReleaseHalt,
-        ReleaseRecovery,
-        ConfirmClock,
+        IssueVoucher,
+        RedeemVoucher,
+        CancelVoucher,
+        UnlockVouchers,
         ConfigureAccount,
         AddPoint,
         RemovePoint,
@@ -383,6 +166,15 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ServeNotice,
         OpenShift,
         CloseShift,
+        Disconnect,
+        Reconnect,
+        ConfirmReconnect,
+        CommissionPoint,
+        ReleaseQuarantine,
+        ReplaceMeter,
+        ReleaseHalt,
+        ReleaseRecovery,
+        ConfirmClock,
         AcknowledgeChanges,
     )
 }
@@ -448,6 +240,14 @@ def encode_body(body: Body) -> dict[str, object]:
         for name, value in asdict(body).items()
         if name not in later or value != defaults[name]
     }
+
+
+def audited_body(body: Body) -> dict[str, object]:
+    """The body as it may stand in the audit record: what is worth money to know is masked."""
+    plain = encode_body(body)
+    if isinstance(body, RedeemVoucher):
+        plain["token"] = masked(body.token)
+    return plain
 
 
 def body_hash(body: Body) -> str:

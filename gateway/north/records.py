@@ -47,6 +47,7 @@ from gateway.store.shifts import (
     shifts_before,
 )
 from gateway.store.telemetry_reader import StoredEvent, TelemetryReader
+from gateway.store.vouchers import SoldVoucher, read_voucher, vouchers_before
 from gateway.store.watch import WatchKind, WatchState, read_watch_states
 
 T = TypeVar("T")
@@ -243,6 +244,30 @@ class Records:
             return sorted(found.values(), key=lambda command: command.number)
 
         return await self._ledger.read(look)
+
+    async def vouchers(
+        self, service_point_id: str | None, before_number: int, limit: int
+    ) -> Found[SoldVoucher]:
+        """Vouchers that were sold, of one point or all, newest first, before a number."""
+
+        def look(connection: Connection) -> Found[SoldVoucher]:
+            def fetch(start: int, count: int) -> list[SoldVoucher]:
+                return vouchers_before(
+                    connection,
+                    service_point_id=service_point_id,
+                    before_number=start,
+                    limit=count,
+                )
+
+            return Found(*_page(fetch, before_number, limit, lambda sold: sold.number))
+
+        return await self._ledger.read(look)
+
+    async def voucher(self, service_point_id: str, counter: int) -> SoldVoucher | None:
+        """One voucher that was sold, or None."""
+        return await self._ledger.read(
+            lambda connection: read_voucher(connection, service_point_id, counter)
+        )
 
     async def events(self, before_seq: int, limit: int) -> Found[StoredEvent]:
         """Events newest first, before a sequence."""

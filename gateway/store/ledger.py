@@ -195,13 +195,15 @@ def append_transaction(connection: sqlite3.Connection, transaction: Transaction)
             for line, entry in enumerate(transaction.entries, start=1)
         ),
     )
-    connection.executemany(
-        f"INSERT INTO settlement VALUES ({', '.join('?' * 16)})",  # noqa: S608 - constant
-        (
-            (seq, line, *_settlement_columns(settlement))
-            for line, settlement in enumerate(transaction.settlements, start=1)
-        ),
-    )
+    if transaction.settlements:
+        connection.executemany(
+            f"INSERT INTO settlement (seq, line, {_SETTLEMENT_COLUMNS}) "  # noqa: S608 - constants
+            f"VALUES ({', '.join('?' * 16)})",
+            (
+                (seq, line, *_settlement_columns(settlement))
+                for line, settlement in enumerate(transaction.settlements, start=1)
+            ),
+        )
     _move_balances(connection, transaction.entries)
     return seq
 

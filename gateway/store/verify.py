@@ -42,6 +42,7 @@ from gateway.store.ledger import (
     read_transactions,
 )
 from gateway.store.rows import as_bytes, as_int, mapping
+from gateway.store.vouchers import voucher_problem
 
 # A slice ends at the first of these: 2,000 settlement lines are proved in about 100 ms, and no
 # snapshot may be held for a second.
@@ -144,6 +145,10 @@ def verify_ledger(
             done = last >= head.seq
             if done and whole:
                 proof.check_balances(connection, head.seq)
+            if done and since is None:
+                problem = voucher_problem(connection)
+                if problem is not None:
+                    findings.add(problem)
         finally:
             connection.execute("ROLLBACK")
         if progress is not None:

@@ -7,11 +7,9 @@ from zoneinfo import ZoneInfo
 from gateway.app.config import Config, load_config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import provision, restore
-from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
-from gateway.app.control.executor import Executor
 from gateway.app.control.keeper import TelemetryKeeper
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.process import shown_meters
@@ -19,6 +17,7 @@ from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.till import counter_rules
 from gateway.app.control.watch_requests import watchman_of
+from gateway.app.control.wiring import office_of
 from gateway.app.paths import paths_of
 from gateway.app.stores import create_stores
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
@@ -151,16 +150,17 @@ class ControlSite:
         self.own_ledger = StoreReader(paths.ledger, LEDGER)
         recovery = RecoveryWatch(desk, self.display, self.own_ledger, self.requests)
         recovery.begin()
-        self.counter = CounterRequests(desk, self.display)
-        self.counter.begin(self.own_ledger)
         self.watchman = watchman_of(config, self.display, writer, self.books)
-        self.executor = Executor(
+        self.office = office_of(
+            config,
             desk,
             sweeper=self.sweeper,
             recovery=recovery,
-            counter=self.counter,
             watchman=self.watchman,
+            display=self.display,
+            ledger=self.own_ledger,
         )
+        self.counter, self.executor = self.office.counter, self.office.executor
 
     def crash(self) -> None:
         """Let go of everything as a killed process would: nothing is written any more."""

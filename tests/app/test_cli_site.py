@@ -13,6 +13,7 @@ from gateway.app.cli.meter import awaited_of
 from gateway.app.config import load_config
 from gateway.app.north import north_settings
 from gateway.app.paths import make_runtime_dir, paths_of
+from gateway.app.voucher_key import load_voucher_keys
 from gateway.core.reading import Quality
 from gateway.core.requests import ReplaceMeter
 from gateway.core.switching import ControlState, Fault, Reason
@@ -330,3 +331,72 @@ async def test_an_output_that_does_not_obey_is_still_refused(desk: Desk, peer: P
     assert ended.status == 1
     assert "OUTPUT_MODE: output 0.0 has type of use 4; set it to 2 (switching" in ended.err
     assert desk.executor.executed == 0
+
+
+async def test_a_voucher_is_sold_printed_and_redeemed(desk: Desk, tmp_path: Path) -> None:
+    """The digits on the terminal, on the slip with its QR code, in files; then credit."""
+    sold = await desk.run("voucher", "issue", "flat-1", "500.00", "--reference", "R-1")
+    assert (sold.status, sold.err) == (0, "")
+    title, digits = sold.out.splitlines()
+    assert title == "voucher 1 of flat-1 over 500 INR"
+    assert len(digits) == 24
+    files = {kind: tmp_path / f"qr.{kind}" for kind in ("svg", "png")}
+    words = [*("--width", "40", "--qr"), *("--svg", str(files["svg"]), "--png", str(files["png"]))]
+    slip = await desk.run("voucher", "print", "flat-1", "1", *words)
+    assert (slip.status, slip.err) == (0, "")
+    for part in ("Palm", digits, "500.00 INR", "R-1", "█"):
+        assert part in slip.out
+    assert max(len(line) for line in slip.out.splitlines()) <= 40
+    assert files["svg"].read_bytes().startswith(b"<?xml")
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    again = await desk.run("voucher", "print", "flat-1", "1", "--svg", str(files["svg"]))
+    assert (again.status, again.err.partition(":")[0]) == (1, "FILE_EXISTS")
+    taken = await desk.run("voucher", "redeem", "flat-1", *digits.split())
+    assert taken == Ended(0, "500 INR credited to flat-1, balance 500\n", "")
+    twice = await desk.run("voucher", "redeem", "flat-1", digits)
+    assert (twice.status, twice.err.partition(":")[0]) == (1, "VOUCHER_REDEEMED")
+    nothing = await desk.run("voucher", "print", "flat-1", "1")
+    assert (nothing.status, nothing.err.partition(":")[0]) == (1, "VOUCHER_STATE")
+
+
+async def test_vouchers_are_listed_and_taken_back(desk: Desk) -> None:
+    """The list has no digits; a taken back voucher says what to pay out."""
+    sold = await desk.run("voucher", "issue", "flat-1", "20", "--provider", "kiosk", "--json")
+    token = json.loads(sold.out)["result"]["token"]
+    back = await desk.run("voucher", "cancel", "flat-1", "1", "--reason", "wrong flat")
+    assert back == Ended(
+        0, "voucher 1 of flat-1 is worth nothing any more: pay out 20 INR (kiosk)\n", ""
+    )
+    listed = await desk.run("voucher", "list", "flat-1")
+    assert "cancelled" in listed.out
+    assert token not in listed.out
+    everything = json.loads((await desk.run("voucher", "list", "--json")).out)
+    assert [(item["counter"], item["state"]) for item in everything] == [(1, "cancelled")]
+    assert json.loads((await desk.run("voucher", "list", "flat-2", "--json")).out) == []
+
+
+async def test_wrong_vouchers_and_unlocking(desk: Desk) -> None:
+    """What is no voucher, what is not locked, what has no subject."""
+    wrong = await desk.run("voucher", "redeem", "flat-1", "1845", "1462")
+    assert (wrong.status, wrong.err) == (
+        1,
+        "VOUCHER_FORMAT: a voucher has 20 digits, these are 8\n",
+    )
+    open_ = await desk.run("voucher", "unlock", "flat-1", "--reason", "torn slip")
+    assert (open_.status, open_.err.partition(":")[0]) == (1, "VOUCHER_NOT_LOCKED")
+    usage = await desk.run("voucher", "print", "flat-1", "1", "--width", "20")
+    assert usage.status == 2
+
+
+async def test_the_voucher_key_is_exchanged(desk: Desk, config: Path) -> None:
+    """A new first line; without a file there is nothing to exchange."""
+    missing = await desk.run("voucher", "rotate-key")
+    assert (missing.status, missing.err.partition(":")[0]) == (1, "KEY_ELSEWHERE")
+    control = paths_of(load_config(config)).control_dir
+    before = load_voucher_keys(control)
+    done = await desk.run("voucher", "rotate-key")
+    assert done.status == 0
+    after = load_voucher_keys(control)
+    assert after.former == (before.current,)
+    assert after.mark in done.out
+    assert after.current.hex() not in done.out

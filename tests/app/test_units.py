@@ -178,8 +178,10 @@ def test_neither_user_can_write_what_the_other_owns(
     for store in ("control/ledger.db", "north/north.db"):
         path = f"/var/lib/prepaid-gateway/{store}"
         assert machine.as_user(user, [group], "test", "-r", path) == 0
-    key = "/var/lib/prepaid-gateway/control/site-key.pem"
-    assert machine.as_user("prepaid-north", ["prepaid-control"], "test", "-r", key) != 0
+    for name in ("site-key.pem", "voucher-key"):
+        key = f"/var/lib/prepaid-gateway/control/{name}"
+        assert machine.run("test", "-f", key).returncode == 0
+        assert machine.as_user("prepaid-north", ["prepaid-control"], "test", "-r", key) != 0
     assert machine.as_user("nobody", [], "ls", f"/var/lib/prepaid-gateway/{foreign}") != 0
 
 

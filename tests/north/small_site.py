@@ -32,13 +32,11 @@ from gateway.core.reading import Quality
 from gateway.core.requests import (
     AcknowledgeChanges,
     Body,
-    CloseShift,
     CommissionPoint,
     ConfirmClock,
     ConfirmReconnect,
     Disconnect,
     OpenAccount,
-    OpenShift,
     Outcome,
     OutcomeStatus,
     PublishTariff,
@@ -89,7 +87,7 @@ from gateway.store.registry import (
 from gateway.store.requests import RequestReader, StoredRequest
 from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
-from tests.north.small_counter import at_counter
+from tests.north.small_counter import AT_COUNTER, at_counter
 
 INR = Currency("INR")
 NAMES = ("AcActivePowerTotal", "AcVoltageL1N", "AcCurrentL1")
@@ -145,13 +143,14 @@ class Ledger:
 
 
 # What `_decide` carries out.
-DECISIONS = (
-    CommissionPoint,
-    ReleaseHalt,
-    ReleaseRecovery,
-    ReleaseQuarantine,
-    ReplaceMeter,
-    ConfirmClock,
+Decision = (
+    CommissionPoint
+    | ReleaseHalt
+    | ReleaseRecovery
+    | ReleaseQuarantine
+    | ReplaceMeter
+    | ConfirmClock
+    | AcknowledgeChanges
 )
 
 
@@ -320,9 +319,8 @@ class Executor:
         self, connection: Connection, request: Request, body: Body, now: int
     ) -> dict[str, object]:
         if isinstance(body, Recharge | ReverseTransaction):
-            post = self._recharge if isinstance(body, Recharge) else self._reverse
-            return post(connection, request, body, now)  # type: ignore[arg-type]
-        if isinstance(body, OpenShift | CloseShift):
+            return self._money(connection, request, body, now)
+        if isinstance(body, AT_COUNTER):
             return at_counter(connection, request, body, now)
         if isinstance(body, OpenAccount):
             if not read_tariff(connection, body.tariff_id):
@@ -336,22 +334,12 @@ class Executor:
             return self._publish(connection, request, body, now)
         if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
             return self._switch(connection, request, body, now)
-        if isinstance(body, DECISIONS):
+        if isinstance(body, Decision):
             return self._decide(connection, request, body, now)
         raise RefusedError("NOT_HERE", f"this site carries out no {body.TYPE}")
 
     def _decide(
-        self,
-        connection: Connection,
-        request: Request,
-        body: CommissionPoint
-        | ReleaseHalt
-        | ReleaseRecovery
-        | ReleaseQuarantine
-        | ReplaceMeter
-        | ConfirmClock
-        | AcknowledgeChanges,
-        now: int,
+        self, connection: Connection, request: Request, body: Decision, now: int
     ) -> dict[str, object]:
         if isinstance(body, ReleaseRecovery):
             released = release_recovery(
@@ -374,6 +362,17 @@ class Executor:
         if isinstance(body, ReleaseQuarantine):
             return {"charged_wh": list(guard.release(accept=body.accept))}
         return {"charged_wh": list(guard.replace(body.closing_wh, body.opening_wh))}
+
+    def _money(
+        self,
+        connection: Connection,
+        request: Request,
+        body: Recharge | ReverseTransaction,
+        now: int,
+    ) -> dict[str, object]:
+        if isinstance(body, Recharge):
+            return self._recharge(connection, request, body, now)
+        return self._reverse(connection, request, body, now)
 
     def _recharge(
         self, connection: Connection, request: Request, body: Recharge, now: int

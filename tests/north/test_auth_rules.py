@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.address import site_of
 from gateway.core.errors import RefusedError
 from gateway.core.requests import Role
 from gateway.north.http.auth import (
@@ -14,7 +15,6 @@ from gateway.north.http.auth import (
     bearer_of,
     hash_secret,
     new_secret,
-    site_of,
     write_secret,
 )
 from gateway.store.tokens import ApiToken

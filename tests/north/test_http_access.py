@@ -75,6 +75,12 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "POST /api/v1/shifts": DESK,
     "GET /api/v1/shifts/{shift_number}": MONEY,
     "POST /api/v1/shifts/{shift_number}/closing": DESK,
+    "GET /api/v1/vouchers": MONEY,
+    "POST /api/v1/vouchers": DESK,
+    "POST /api/v1/vouchers/redemptions": DESK | FIELD,
+    "POST /api/v1/vouchers/unlock": MANAGER,
+    "GET /api/v1/vouchers/{service_point_id}/{counter}": MONEY,
+    "POST /api/v1/vouchers/{service_point_id}/{counter}/cancellation": MANAGER,
     "GET /api/v1/api-keys": ADMIN,
     "POST /api/v1/api-keys": ADMIN,
     "DELETE /api/v1/api-keys/{key_id}": ADMIN,
@@ -119,6 +125,10 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/shifts/{shift_number}/closing": {"counted": {"counter": "0"}},
     "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
     "POST /api/v1/meters/{meter_id}/changes-acknowledgement": {"reason": "x"},
+    "POST /api/v1/vouchers": {"service_point_id": "flat-1", "amount": "1"},
+    "POST /api/v1/vouchers/redemptions": {"service_point_id": "flat-1", "token": "1" * 20},
+    "POST /api/v1/vouchers/unlock": {"address": "10.0.0.7", "reason": "x"},
+    "POST /api/v1/vouchers/{service_point_id}/{counter}/cancellation": {"reason": "x"},
 }
 PLACES = {
     "meter_id": "flat-1",
@@ -127,9 +137,10 @@ PLACES = {
     "transaction_id": "99",
     "shift_number": "99",
     "command_id": "none",
+    "service_point_id": "flat-1",
+    "counter": "1",
     "key": "none",
     "key_id": "0" * 26,
-    "service_point_id": "flat-1",
 }
 
 

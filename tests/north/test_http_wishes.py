@@ -86,6 +86,10 @@ async def test_key_is_required_and_checked(site: Served) -> None:
         },
         f"{API}/clock/confirmation": {"reason": "x"},
         f"{API}/tariffs": {"id": "x"},
+        f"{API}/vouchers": {"service_point_id": "flat-1", "amount": "1"},
+        f"{API}/vouchers/redemptions": {"service_point_id": "flat-1", "token": "1" * 20},
+        f"{API}/vouchers/unlock": {"service_point_id": "flat-1", "reason": "x"},
+        f"{API}/vouchers/flat-1/1/cancellation": {"reason": "x"},
     }
     for path, form in forms.items():
         answer = await client.post(path, json=form)

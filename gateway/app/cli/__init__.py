@@ -28,6 +28,7 @@ from gateway.app.cli import (
     simulate,
     stores,
     tariff,
+    voucher,
 )
 from gateway.app.cli.output import EXIT_FAILED, EXIT_USAGE, complain
 from gateway.core.errors import (
@@ -78,6 +79,7 @@ for _group in (
     operations,
     backup,
     counter,
+    voucher,
 ):
     _group.register(app)
 

@@ -1,6 +1,9 @@
 """Requests about accounts themselves: opened, changed, given other points or tariffs, closed."""
 
+from collections.abc import Mapping
+
 from gateway.app.control.books import Operation
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk, json_object
 from gateway.core import requests as wishes
 from gateway.core.account import Account
@@ -22,6 +25,18 @@ class AccountRequests:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.OpenAccount: self.open_account,
+            wishes.ConfigureAccount: self.configure,
+            wishes.AddPoint: self.add_point,
+            wishes.RemovePoint: self.remove_point,
+            wishes.ChangeTariff: self.change_tariff,
+            wishes.CloseAccount: self.close_account,
+        }
 
     async def open_account(self, body: wishes.OpenAccount, request: Request) -> None:
         """Open an account on a point that was read just now, from whose registers it is charged.

@@ -1,10 +1,12 @@
 """Requests of the counter: open a shift, count and close it; who forgot to."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import structlog
 
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.core import requests as wishes
 from gateway.core.civil import local_date
@@ -76,6 +78,14 @@ class CounterRequests:
             over.set()
 
     # -- requests --------------------------------------------------------------------------
+
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.OpenShift: self.open,
+            wishes.CloseShift: self.close,
+        }
 
     async def open(self, body: wishes.OpenShift, request: Request) -> None:
         """Begin a shift. Refuses AMOUNT_RANGE, SHIFT_OPEN."""

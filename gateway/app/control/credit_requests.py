@@ -1,7 +1,9 @@
 """Requests about a customer's credit: money in, corrections, transfers, debts, notices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from gateway.app.control.crediting import commit_credit
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.core import requests as wishes
 from gateway.core.account import Account
@@ -40,6 +42,19 @@ class CreditRequests:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.Recharge: self.recharge,
+            wishes.ReverseTransaction: self.reverse,
+            wishes.Transfer: self.transfer,
+            wishes.InvokeEmergency: self.invoke_emergency,
+            wishes.AddDebt: self.add_debt,
+            wishes.WriteOff: self.write_off,
+            wishes.ServeNotice: self.serve_notice,
+        }
+
     async def recharge(self, body: wishes.Recharge, request: Request) -> None:
         """Credit an account, in the order of domain.md section 5.
 
@@ -75,6 +90,12 @@ class CreditRequests:
             raise RefusedError(
                 "NOT_REVERSIBLE",
                 f"transaction {seq} is a {original.kind}; only a recharge can be reversed",
+                "transaction_seq",
+            )
+        if "voucher" in dict(original.memo):
+            raise RefusedError(
+                "NOT_REVERSIBLE",
+                f"transaction {seq} redeemed a voucher, which is redeemed for good",
                 "transaction_seq",
             )
         last = await desk.books.commit(last_recovery)
@@ -233,20 +254,11 @@ class CreditRequests:
         amount_nano: int,
         accounts: Sequence[Account],
     ) -> None:
-        """Commit a transaction with its outcome, then let credit and supply follow.
-
-        What was used so far was posted in a commit of its own: the transaction may still be
-        refused, consumption may not. Nothing else is posted to these accounts meanwhile.
-        """
-        desk, day = self._desk, self._desk.local_day()
-        after = [(account, account.copy()) for account in accounts]
-        for account, copy in after:
-            copy.received(transaction, day, account.running_nano)
-        states = {copy.account_id: copy.snapshot() for _, copy in after}
+        """Append a transaction through the till, with its outcome; credit and supply follow."""
+        desk = self._desk
 
         def effect(connection: Connection) -> dict[str, object]:
             seq = desk.till.append(connection, request, transaction)
-            save_account_states(connection, states)
             name = wallet(transaction.account_id or "")
             return {
                 "transaction_seq": seq,
@@ -254,12 +266,7 @@ class CreditRequests:
                 "balance_nano": read_balance(connection, name),
             }
 
-        with desk.holding(*accounts):
-            await desk.commit(request, effect)
-            for account, copy in after:
-                account.take_over(copy)
-        for account in accounts:
-            await desk.settle_supply(account)
+        await commit_credit(desk, request, transaction, accounts, effect)
 
     def _check_positive(self, amount_nano: int) -> None:
         if amount_nano <= 0:

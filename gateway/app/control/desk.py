@@ -102,12 +102,22 @@ class Desk:
         future.add_done_callback(counted)
         return future
 
-    async def close(self, request: Request, status: OutcomeStatus, code: str, message: str) -> None:
-        """Record that a request was refused or came too late."""
+    async def close(
+        self,
+        request: Request,
+        status: OutcomeStatus,
+        code: str,
+        message: str,
+        *,
+        also: Callable[[Connection], object] | None = None,
+    ) -> None:
+        """Record that a request was refused or came too late, and `also` in the same commit."""
         outcome = self.outcome(request, status, code, message)
         log.info("request.closed", key=request.key, type=outcome.type, status=status, code=code)
 
         def operate(connection: Connection) -> None:
+            if also is not None:
+                also(connection)
             record_outcome(connection, outcome)
             append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, code))
 
@@ -188,6 +198,10 @@ class Desk:
             )
         return index
 
+    def index_of_point(self, service_point_id: str) -> int | None:
+        """A service point; None when no meter serves it."""
+        return self._by_point.get(service_point_id)
+
     def meter(self, meter_id: str) -> int:
         """The point of a meter. Raises RefusedError METER_UNKNOWN."""
         index = self._by_meter.get(meter_id)
@@ -259,7 +273,7 @@ def _audit(request: Request, result: str) -> dict[str, object]:
         "source": request.source,
         "approver": request.approver,
         "action": request.body.TYPE,
-        "object": wishes.encode_body(request.body),
+        "object": wishes.audited_body(request.body),
         "request": request.key,
         "result": result,
     }

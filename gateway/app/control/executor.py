@@ -1,28 +1,18 @@
 """Requests executed exactly once: checked, in order per account or point, each with an outcome."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from gateway.app.control.account_requests import AccountRequests
-from gateway.app.control.counter_requests import CounterRequests
-from gateway.app.control.credit_requests import CreditRequests
+from gateway.app.control.department import Department, Method
 from gateway.app.control.desk import Desk
-from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sharing import SharedLock
-from gateway.app.control.supply_requests import SupplyRequests
-from gateway.app.control.sweeper import Sweeper
-from gateway.app.control.tariff_requests import TariffRequests
-from gateway.app.control.watch_requests import WatchRequests
-from gateway.app.control.watchman import Watchman
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
 
-# What may end that a point is cut for credit.
-LIFTING: Final = (wishes.Recharge, wishes.InvokeEmergency, wishes.WriteOff, wishes.ConfigureAccount)
 # Fields that name what a request works on.
 LOCKING: Final = (
     "account_id",
@@ -34,6 +24,16 @@ LOCKING: Final = (
 # These start a pricer: they and a version that is published must not miss one another.
 STARTING: Final = (wishes.OpenAccount, wishes.AddPoint, wishes.ChangeTariff)
 PUBLISHING: Final = (wishes.PublishTariff,)
+# One at a time at the whole site: a wrong try is counted before the next one is looked at.
+VOUCHERS: Final = "vouchers"
+VOUCHER_WISHES: Final = (
+    wishes.IssueVoucher,
+    wishes.RedeemVoucher,
+    wishes.CancelVoucher,
+    wishes.UnlockVouchers,
+)
+# What may end that a point is cut for credit.
+LIFTING: Final = (wishes.Recharge, wishes.InvokeEmergency, wishes.WriteOff, wishes.ConfigureAccount)
 COMMITTED_MAX: Final = 10_000
 # Late switching is worse than none: these are only taken with an end.
 MUST_EXPIRE: Final = (
@@ -45,55 +45,46 @@ MUST_EXPIRE: Final = (
 )
 
 
+class Counter(Protocol):
+    """Hears of every request that comes in and has its outcome."""
+
+    def begun(self, request: Request) -> None:
+        """It came in."""
+        ...
+
+    def ended(self, request: Request) -> None:
+        """It has an outcome."""
+        ...
+
+
 class Executor:
-    """Carries out the vocabulary of core/requests.py at a desk."""
+    """Carries out the vocabulary of core/requests.py at a desk.
+
+    `check` refuses what another rule forbids; `may_lift` says which point a voucher may lift.
+    """
 
     def __init__(
         self,
         desk: Desk,
+        departments: Iterable[Department],
         *,
-        sweeper: Sweeper,
-        recovery: RecoveryWatch,
-        counter: CounterRequests,
-        watchman: Watchman,
+        counter: Counter,
+        check: Callable[[wishes.Body], None],
+        may_lift: Callable[[wishes.RedeemVoucher], int | None],
     ) -> None:
         self._desk = desk
+        self._counter = counter
+        self._check = check
+        self._may_lift = may_lift
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tariffs = SharedLock()
-        self._counter = counter
-        credit, accounts = CreditRequests(desk), AccountRequests(desk)
-        tariffs, supply = TariffRequests(desk), SupplyRequests(desk, sweeper)
-        watch = WatchRequests(desk, watchman, supply)
-        self._watch = watch
-        self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
-            wishes.Recharge: credit.recharge,
-            wishes.ReverseTransaction: credit.reverse,
-            wishes.OpenAccount: accounts.open_account,
-            wishes.PublishTariff: tariffs.publish_tariff,
-            wishes.CommissionPoint: supply.commission,
-            wishes.Disconnect: supply.disconnect,
-            wishes.Reconnect: supply.reconnect,
-            wishes.ConfirmReconnect: supply.confirm,
-            wishes.ReleaseQuarantine: supply.release_quarantine,
-            wishes.ReplaceMeter: watch.replace_meter,
-            wishes.ReleaseHalt: supply.release_halt,
-            wishes.ReleaseRecovery: recovery.release,
-            wishes.ConfirmClock: supply.confirm_clock,
-            wishes.ConfigureAccount: accounts.configure,
-            wishes.AddPoint: accounts.add_point,
-            wishes.RemovePoint: accounts.remove_point,
-            wishes.ChangeTariff: accounts.change_tariff,
-            wishes.CloseAccount: accounts.close_account,
-            wishes.Transfer: credit.transfer,
-            wishes.InvokeEmergency: credit.invoke_emergency,
-            wishes.AddDebt: credit.add_debt,
-            wishes.WriteOff: credit.write_off,
-            wishes.ServeNotice: credit.serve_notice,
-            wishes.OpenShift: counter.open,
-            wishes.CloseShift: counter.close,
-            wishes.AcknowledgeChanges: watch.acknowledge,
-        }
+        self._methods: dict[type, Method] = {}
+        for department in departments:
+            self._methods.update(department.methods)
+        missing = [kind for kind, body in wishes.BODIES.items() if body not in self._methods]
+        if missing:
+            raise ValueError(f"nobody carries out {', '.join(missing)}")
 
     async def execute(self, request: Request) -> None:
         """Carry out one request; its outcome is durable when this returns.
@@ -107,13 +98,13 @@ class Executor:
         try:
             check_role(request.body, request.role)
             _check_expiry(request)
-            async with AsyncExitStack() as locks:
-                for lock in self._guards(request):
-                    await locks.enter_async_context(lock)
+            async with AsyncExitStack() as guards:
+                for guard in self._guards(request):
+                    await guards.enter_async_context(guard)
                 if self._has_expired(request):
                     await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
                     return
-                self._watch.check(request.body)
+                self._check(request.body)
                 await self._methods[type(request.body)](request.body, request)
         except RefusedError as refused:
             if request.key in desk.committed:
@@ -138,12 +129,15 @@ class Executor:
     def lifts(self, request: Request) -> Sequence[int]:
         """The points whose credit this request may lift; none for other requests."""
         body = request.body
-        account_id = None
+        account_id = ""
         if isinstance(body, LIFTING):
             account_id = body.account_id
         elif isinstance(body, wishes.Transfer):
             account_id = body.to_account_id
-        return () if account_id is None else self._desk.indices_of(account_id)
+        elif isinstance(body, wishes.RedeemVoucher):
+            index = self._may_lift(body)
+            account_id = "" if index is None else self._desk.engine.points[index].account_id
+        return self._desk.indices_of(account_id) if account_id else ()
 
     def _has_expired(self, request: Request) -> bool:
         expires = request.expires_utc_ms
@@ -161,6 +155,8 @@ class Executor:
             if isinstance(value := getattr(body, field, None), str) and value
         }
         names |= {payer for name in names if (payer := self._desk.payer_at(name))}
+        if isinstance(body, VOUCHER_WISHES):
+            names.add(VOUCHERS)
         guards: list[AbstractAsyncContextManager[object]] = []
         if isinstance(body, STARTING):
             guards.append(self._tariffs.shared())

@@ -15,11 +15,9 @@ from gateway.app.checkpoints import key_trust
 from gateway.app.config import Config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import Restored, boot_id, provision, restore
-from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
-from gateway.app.control.executor import Executor
 from gateway.app.control.gauges import Gauges
 from gateway.app.control.inlet import Inlet
 from gateway.app.control.keeper import TelemetryKeeper
@@ -34,6 +32,7 @@ from gateway.app.control.tallies import Tallies
 from gateway.app.control.till import counter_rules
 from gateway.app.control.watch_requests import watchman_of
 from gateway.app.control.watchman import Watchman
+from gateway.app.control.wiring import Office, office_of
 from gateway.app.limits import descriptors_needed, raise_descriptor_limit
 from gateway.app.notify import Notifier, Watchdog
 from gateway.app.paths import make_runtime_dir, paths_of
@@ -244,15 +243,19 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     owned.callback(own_ledger.close)
     recovery = RecoveryWatch(desk, display, own_ledger, requests)
     recovery.begin()
-    counter = CounterRequests(desk, display)
-    counter.begin(own_ledger)
-    executor = Executor(
-        desk, sweeper=sweeper, recovery=recovery, counter=counter, watchman=watchman
+    office = office_of(
+        config,
+        desk,
+        sweeper=sweeper,
+        recovery=recovery,
+        watchman=watchman,
+        display=display,
+        ledger=own_ledger,
     )
     inlet = Inlet(
         requests,
         own_ledger,
-        executor=executor,
+        executor=office.executor,
         engine=engine,
         books=books,
         clock=clock,
@@ -265,10 +268,8 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         books,
         sweeper,
         inlet,
-        recovery,
-        counter,
+        office,
         display,
-        watchman,
         opened.writer,
         _gauges(config, engine, opened, clock, watchman),
         _prover(config, books, engine, display, clock),
@@ -350,10 +351,8 @@ class _Control:
     books: Books
     sweeper: Sweeper
     inlet: Inlet
-    recovery: RecoveryWatch
-    counter: CounterRequests
+    office: Office
     display: Display
-    watchman: Watchman
     writer: GroupCommitWriter
     gauges: Gauges
     prover: Prover
@@ -409,9 +408,7 @@ class _Control:
 
     def _after_sweep(self) -> None:
         self.inlet.keep_cursor()
-        self.recovery.look()
-        self.counter.look()
-        self.watchman.keep()
+        self.office.after_sweep()
 
     async def _watch(self, stop: asyncio.Event, reconfiguration: Reconfiguration) -> Config | None:
         """Until `stop` or a reload: a failure that nobody awaited ends the process."""

@@ -4,10 +4,12 @@ An output that is open at its first reading, with no reason on file, is not clos
 meter's restart: the word of whoever opened it, perhaps to work there, may be what is lost.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import structlog
 
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreAwayError
@@ -88,6 +90,13 @@ class RecoveryWatch:
             # In force at once; a commit that fails ends the process.
             self._tell(entered)
             self._desk.books.commit(lambda connection: enter_recovery(connection, entered))
+
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.ReleaseRecovery: self.release,
+        }
 
     async def release(self, body: wishes.ReleaseRecovery, request: Request) -> None:
         """A manager has reconciled: cuts for credit go on. Refuses NO_RECOVERY, REASON_MISSING."""

@@ -1,5 +1,8 @@
 """Requests about supply and meters: switching, commissioning, held energy, exchange, clock."""
 
+from collections.abc import Mapping
+
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.app.control.sweeper import Sweeper
 from gateway.core import requests as wishes
@@ -22,6 +25,19 @@ class SupplyRequests:
     def __init__(self, desk: Desk, sweeper: Sweeper) -> None:
         self._desk = desk
         self._sweeper = sweeper
+
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.CommissionPoint: self.commission,
+            wishes.Disconnect: self.disconnect,
+            wishes.Reconnect: self.reconnect,
+            wishes.ConfirmReconnect: self.confirm,
+            wishes.ReleaseQuarantine: self.release_quarantine,
+            wishes.ReleaseHalt: self.release_halt,
+            wishes.ConfirmClock: self.confirm_clock,
+        }
 
     async def disconnect(self, body: wishes.Disconnect, request: Request) -> None:
         """Open a supply for a stated reason. Refuses NOT_ENFORCED, REASON_MISSING."""

@@ -1,5 +1,8 @@
 """Requests about tariffs: published as immutable versions."""
 
+from collections.abc import Mapping
+
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk, json_object
 from gateway.core import requests as wishes
 from gateway.core.requests import Request
@@ -14,6 +17,13 @@ class TariffRequests:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.PublishTariff: self.publish_tariff,
+        }
 
     async def publish_tariff(self, body: wishes.PublishTariff, request: Request) -> None:
         """Publish the next version of a tariff.

@@ -1,6 +1,7 @@
 """The watchman in control: made, kept, and asked by requests (acknowledged changes, exchange)."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -8,6 +9,7 @@ import structlog
 
 from gateway.app.config import Config
 from gateway.app.control.books import Books
+from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.supply_requests import SupplyRequests
@@ -50,7 +52,7 @@ class WatchRequests:
 
     def check(self, body: Body) -> None:
         """Refuse what a check meter is not for. Raises RefusedError CHECK_METER, POINT_UNKNOWN."""
-        if not isinstance(body, wishes.OpenAccount | wishes.CommissionPoint):
+        if not isinstance(body, wishes.OpenAccount | wishes.AddPoint | wishes.CommissionPoint):
             return
         if self._watchman.is_check(self._desk.point(body.service_point_id)):
             raise RefusedError(
@@ -59,6 +61,14 @@ class WatchRequests:
                 "never switched",
                 "service_point_id",
             )
+
+    @property
+    def methods(self) -> Mapping[type, Method]:
+        """What this carries out, by the type of the body."""
+        return {
+            wishes.AcknowledgeChanges: self.acknowledge,
+            wishes.ReplaceMeter: self.replace_meter,
+        }
 
     async def acknowledge(self, body: wishes.AcknowledgeChanges, request: Request) -> None:
         """Answer for changes at a meter.

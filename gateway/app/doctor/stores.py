@@ -10,6 +10,7 @@ from gateway.app.config import Config
 from gateway.app.doctor.findings import Finding, fine, named, warn, wrong
 from gateway.app.paths import Paths, paths_of
 from gateway.app.site_key import KEY_NAME
+from gateway.app.voucher_key import VOUCHER_KEY_NAME
 from gateway.core.clock import Clock
 from gateway.core.errors import GatewayError
 from gateway.store.backup import opened_store
@@ -62,6 +63,9 @@ def _directory(name: str, directory: Path) -> Iterator[Finding]:
     key = directory / KEY_NAME
     if key.exists() and key.stat().st_mode & 0o077:
         yield wrong("stores", "Others may read the site's key.", f"chmod 600 {key}")
+    vouchers = directory / VOUCHER_KEY_NAME
+    if vouchers.exists() and vouchers.stat().st_mode & 0o077:
+        yield wrong("stores", "Others may read the voucher key.", f"chmod 600 {vouchers}")
     if not loose and not foreign:
         yield fine("stores", f"{directory} belongs to one user and is closed to others.")
     holder = holder_of(directory / LOCK_NAME)

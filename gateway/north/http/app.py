@@ -20,6 +20,7 @@ from gateway.north.http import (
     stream,
     system,
     tariffs,
+    vouchers,
     watch,
 )
 from gateway.north.http.auth import ALL_ROLES, access
@@ -43,6 +44,7 @@ AREAS: Final = (
     keys,
     shifts,
     watch,
+    vouchers,
 )
 
 

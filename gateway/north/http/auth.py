@@ -5,7 +5,6 @@ A token is 256 random bits; north.db holds only its SHA-256, so the file gives n
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import secrets
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from typing import Annotated, Final, TypedDict
 from fastapi import Depends, Request
 from fastapi.params import Depends as DependsParameter
 
+from gateway.core.address import site_of
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError
 from gateway.core.requests import Role
@@ -26,7 +26,6 @@ TOKEN_PREFIX: Final = "pgw_"  # noqa: S105 a mark for secret scanners, not a sec
 TOKEN_BYTES: Final = 32
 MAX_LABEL: Final = 80
 NS_PER_S: Final = 1_000_000_000
-IPV6_SITE_BITS: Final = 64
 
 ALL_ROLES: Final = frozenset(Role)
 # Money is not the administrator's; a tenant's own view needs tokens that are bound to an account,
@@ -135,19 +134,6 @@ def write_secret(path: Path, secret: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secret + "\n")
-
-
-def site_of(address: str) -> str:
-    """The unit that failures are counted by: an IPv4 address, or an IPv6 /64."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, IPV6_SITE_BITS), strict=False))
-    return address
 
 
 def bearer_of(header: str) -> str:

@@ -93,6 +93,15 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "SHIFT_REQUIRED": 409,
     "PAYMENT_KNOWN": 409,
     "DAILY_LIMIT": 409,
+    "VOUCHER_FORMAT": 400,
+    "VOUCHER_UNKNOWN": 404,
+    "VOUCHER_ACCOUNT": 409,
+    "VOUCHER_CANCELLED": 409,
+    "VOUCHER_KEY": 409,
+    "VOUCHER_LOCKED": 409,
+    "VOUCHER_NOT_LOCKED": 409,
+    "VOUCHER_RECOVERY": 409,
+    "VOUCHER_REDEEMED": 409,
 }
 SUFFIX_STATUS: Final[tuple[tuple[str, int], ...]] = (
     ("_NOT_FOUND", 404),

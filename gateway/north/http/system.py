@@ -9,6 +9,7 @@ from starlette.responses import Response
 from gateway import __version__
 from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.core.reading import Quality
+from gateway.core.requests import IssueVoucher
 from gateway.north.context import ControlState
 from gateway.north.http.auth import ALL_ROLES, MONEY_VIEWERS, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
@@ -163,7 +164,11 @@ async def show_request(
     outcome = await context.records.outcome(key)
     if outcome is None:
         return model_response(RequestStatus(key=key, type=wish.request.body.TYPE, state=PENDING))
-    return model_response(status_of_outcome(outcome, context.settings.currency))
+    shown = status_of_outcome(outcome, context.settings.currency)
+    if shown.result is not None and not caller.roles & IssueVoucher.ROLES:
+        # The digits of a voucher are for those who sell them.
+        shown.result.pop("token", None)
+    return model_response(shown)
 
 
 async def _ledger_readable(request: Request) -> bool:

@@ -1,0 +1,77 @@
+"""Everybody who carries out requests, at one desk."""
+
+from dataclasses import dataclass
+
+from gateway.app.config import Config
+from gateway.app.control.account_requests import AccountRequests
+from gateway.app.control.counter_requests import CounterRequests
+from gateway.app.control.credit_requests import CreditRequests
+from gateway.app.control.desk import Desk
+from gateway.app.control.display import Display
+from gateway.app.control.executor import Executor
+from gateway.app.control.forecaster import Forecaster
+from gateway.app.control.recovery import RecoveryWatch
+from gateway.app.control.supply_requests import SupplyRequests
+from gateway.app.control.sweeper import Sweeper
+from gateway.app.control.tariff_requests import TariffRequests
+from gateway.app.control.voucher_book import voucher_terms
+from gateway.app.control.voucher_requests import VoucherRequests
+from gateway.app.control.watch_requests import WatchRequests
+from gateway.app.control.watchman import Watchman
+from gateway.store.forecasts import load_profiles
+from gateway.store.reader import StoreReader
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """Who carries out requests, and those of them that look at their own things after a sweep."""
+
+    executor: Executor
+    recovery: RecoveryWatch
+    counter: CounterRequests
+    watchman: Watchman
+    forecaster: Forecaster
+
+    def after_sweep(self) -> None:
+        """Look at what time brings."""
+        self.recovery.look()
+        self.counter.look()
+        self.watchman.keep()
+        self.forecaster.look()
+
+
+def office_of(
+    config: Config,
+    desk: Desk,
+    *,
+    sweeper: Sweeper,
+    recovery: RecoveryWatch,
+    watchman: Watchman,
+    display: Display,
+    ledger: StoreReader,
+) -> Office:
+    """Wire everybody. `ledger` is a read-only view of what control has committed."""
+    counter = CounterRequests(desk, display)
+    counter.begin(ledger)
+    supply = SupplyRequests(desk, sweeper)
+    watch = WatchRequests(desk, watchman, supply)
+    vouchers = VoucherRequests(desk, voucher_terms(config, desk.currency))
+    forecaster = Forecaster(desk, display, desk.till.rules.zone, ledger.read(load_profiles))
+    display.learned = forecaster.learn
+    executor = Executor(
+        desk,
+        [
+            CreditRequests(desk),
+            AccountRequests(desk),
+            TariffRequests(desk),
+            supply,
+            recovery,
+            counter,
+            watch,
+            vouchers,
+        ],
+        counter=counter,
+        check=watch.check,
+        may_lift=vouchers.may_lift,
+    )
+    return Office(executor, recovery, counter, watchman, forecaster)
