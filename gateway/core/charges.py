@@ -28,7 +28,6 @@ from gateway.core.tariff import (
 )
 
 VersionKey = tuple[str, int]  # tariff id and version
-_NO_LIMIT_WH: Final = 2**62
 
 
 @dataclass(slots=True)
@@ -53,7 +52,8 @@ def rebates_nano(
     left_nano = sum(bases_nano)
     given: list[int] = []
     for rule in rates.rebates:
-        amount_nano = min(left_nano, _rebate_nano(rule, rates, wh, bases_nano, earlier))
+        amount_nano = _rebate_nano(rule, rates, wh, bases_nano, earlier)
+        amount_nano = min(amount_nano, left_nano)
         given.append(amount_nano)
         left_nano -= amount_nano
     return given
@@ -67,17 +67,18 @@ def _rebate_nano(
     earlier: Earlier,
 ) -> int:
     if rule.rate_ppm:
-        base_nano = sum(
-            amount
-            for base, amount in zip((ENERGY, FIXED, MINIMUM), bases_nano, strict=True)
-            if base in rule.bases
-        )
+        energy_nano, fixed_nano, minimum_nano = bases_nano
+        base_nano = energy_nano if ENERGY in rule.bases else 0
+        if FIXED in rule.bases:
+            base_nano += fixed_nano
+        if MINIMUM in rule.bases:
+            base_nano += minimum_nano
         return base_nano * rule.rate_ppm // PPM
     if rule.per_kwh_micro:
-        limit_wh = _NO_LIMIT_WH if rule.limit_wh is None else rule.limit_wh
-        before_wh = min(limit_wh, earlier.used_wh(rule.source))
         used_wh = sum(wh[rates.span_of(rule.source)])
-        return min(limit_wh - before_wh, used_wh) * rule.per_kwh_micro
+        if rule.limit_wh is not None:
+            used_wh = min(used_wh, max(0, rule.limit_wh - earlier.used_wh(rule.source)))
+        return used_wh * rule.per_kwh_micro
     return max(0, rule.amount_nano - earlier.granted_nano.get(rule.name, 0))
 
 

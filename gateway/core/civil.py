@@ -116,6 +116,7 @@ def local_instant(zone: ZoneInfo, day: date, minutes_of_day: int) -> int:
     return change
 
 
+@lru_cache(maxsize=4_096)
 def midnight(zone: ZoneInfo, day: int) -> int:
     """The instant at which a civil day (counted from 1970-01-01) begins."""
     return local_instant(zone, date.fromordinal(day + _EPOCH_ORDINAL), 0)

@@ -19,6 +19,7 @@ class PeriodBooks:
 
     `unclosed` is the period that is open at `accrued_utc_ms`; `due_utc_ms` is when a fee may fall
     due next or that period closes. `label_utc_ms`, up to when energy is known, is an argument.
+    `changes` counts how often fees or a minimum changed what is owed.
     """
 
     def __init__(self, schedule: Schedule, start_utc_ms: int) -> None:
@@ -28,6 +29,7 @@ class PeriodBooks:
         self.start_utc_ms = start_utc_ms
         self.accrued_utc_ms = start_utc_ms
         self.ended_utc_ms = 0
+        self.changes = 0
         self.unclosed = schedule.period_at(start_utc_ms)
         self.due_utc_ms = self._next_due()
 
@@ -79,7 +81,9 @@ class PeriodBooks:
         if not self.schedule.has_dues:
             return
         book = self.by_label.get(period.label) or PeriodBook(period)
+        before_nano = book.dues_nano
         book.accrue(self.schedule, self.start_utc_ms, self.facts(book, label_utc_ms))
+        self.changes += book.dues_nano != before_nano
         if book.tallies and period.label not in self.by_label:
             self.by_label = dict(sorted({**self.by_label, period.label: book}.items()))
 

@@ -100,6 +100,14 @@ class Pricer:
         """Up to which instant fees were accrued; none falls due between it and now."""
         return self._books.accrued_utc_ms
 
+    @property
+    def fee_changes(self) -> int:
+        """How often fees or a minimum charge changed what is owed, since this object was made.
+
+        A step of it between two looks says that a charge was no second's use of energy.
+        """
+        return self._books.changes
+
     def advance(
         self,
         wh_by_source: Mapping[str, int] | Iterable[tuple[str, int]],

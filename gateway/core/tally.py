@@ -266,6 +266,11 @@ class PeriodBook:
         """Whether what this tally counts changes charges of a later one."""
         return self._has_rebates and tally is not next(reversed(self.tallies.values()))
 
+    @property
+    def dues_nano(self) -> int:
+        """Fee and minimum of the period so far, of all versions."""
+        return sum(tally.fixed_nano + tally.minimum_nano for tally in self.tallies.values())
+
     def accrue(self, schedule: Schedule, start_utc_ms: int, facts: Facts) -> None:
         """Set fees and minimum to what these facts make due."""
         for tally in self.tallies.values():

@@ -290,7 +290,7 @@ def summed(postings: Sequence[Posting]) -> Charges:
     return {key: amount for key, amount in sums.items() if amount}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(world=worlds())
 def test_everything_that_a_tariff_charges_is_what_the_slow_model_charges(world: World) -> None:
     """I3: by period, version and component, however often posted, restarted and run ahead."""
@@ -298,7 +298,7 @@ def test_everything_that_a_tariff_charges_is_what_the_slow_model_charges(world: 
     assert summed(postings) == all_charges(story)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(world=worlds())
 def test_every_posting_is_f_after_less_f_before(world: World) -> None:
     """I14: cells and facts that postings carry are enough to compute every charge again."""
@@ -334,7 +334,7 @@ def test_every_posting_is_f_after_less_f_before(world: World) -> None:
     assert set(wh_by_source.values()) == {0}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(world=worlds())
 def test_postings_in_between_change_no_sum(world: World) -> None:
     """I3 without the model: one posting at the end equals all the postings on the way."""
@@ -344,7 +344,7 @@ def test_postings_in_between_change_no_sum(world: World) -> None:
     assert once.charged_nano() == often.charged_nano()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(world=worlds(), available=st.integers(-5, 10**12), source=st.sampled_from(SOURCES))
 def test_remaining_energy_is_never_more_than_credit_buys(
     world: World, available: int, source: str
@@ -359,7 +359,7 @@ def test_remaining_energy_is_never_more_than_credit_buys(
         assert pricer.running_nano() <= max(0, available)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(world=worlds())
 def test_a_random_tariff_survives_its_document(world: World) -> None:
     """A version without contained taxes that contradict its prices is written and read back."""
