@@ -93,8 +93,7 @@ def version_charges(
         charges[f"{ENERGY}:{source}"] = amount_nano
         energy_nano += amount_nano
     charges[FIXED] = fixed_nano
-    if minimum_nano:
-        charges[MINIMUM] = minimum_nano
+    charges[MINIMUM] = minimum_nano
     rebate_nano = 0
     given = rebates_nano(rates, wh, (energy_nano, fixed_nano, minimum_nano), earlier)
     for rule, amount_nano in zip(rates.rebates, given, strict=True):

@@ -150,17 +150,15 @@ class Tally:
     def settle(self, period: str, facts: Facts) -> Posting:
         """Mark everything as posted; the difference to what was posted before."""
         charges = self.charges()
-        # A fee that was paid ahead may be taken back whole: what was posted counts too.
-        names = {**charges, **self.posted_charges}
         posting = Posting(
             period=period,
             tariff_id=self.rates.tariff.tariff_id,
             tariff_version=self.rates.tariff.version,
             cells=tuple(self._unposted_cells()),
             charges=tuple(
-                (component, charges.get(component, 0) - self.posted_charges.get(component, 0))
-                for component in names
-                if charges.get(component, 0) != self.posted_charges.get(component, 0)
+                (component, amount_nano - self.posted_charges.get(component, 0))
+                for component, amount_nano in charges.items()
+                if amount_nano != self.posted_charges.get(component, 0)
             ),
             flags=tuple(sorted(self.flags)),
             facts=facts,
