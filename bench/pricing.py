@@ -1,4 +1,4 @@
-"""Microseconds to price one reading: flat, blocks with time of use and tax, and at boundaries.
+"""Microseconds to price one reading: flat, blocks with time of use and tax, everything at once.
 
 Run by `make bench`, or alone: `python bench/pricing.py`.
 """
@@ -46,6 +46,37 @@ FULL: dict[str, object] = {
     "fixed": {"amount": "50.00"},
     "taxes": [{"name": "VAT", "rate_percent": "18", "on": ["energy", "fixed"]}],
 }
+EVERYTHING: dict[str, object] = {
+    **COMMON,
+    "seasons": {"summer": {"from": "04-01", "to": "09-30"}},
+    "holidays": ["01-01", "2026-01-26"],
+    "grid": {
+        "bands": {
+            "peak": {
+                "price": "9.00",
+                "when": [
+                    {"season": "summer", "from": "12:00", "to": "16:00"},
+                    {"days": ["mon", "tue", "wed", "thu", "fri"], "from": "18:00", "to": "22:00"},
+                ],
+            },
+            "offpeak": {"blocks": BLOCKS},
+        }
+    },
+    "generator": {"price": "25.00"},
+    "period": {"day": 15},
+    "fixed": {"amount": "50.00", "collect": "daily"},
+    "minimum": {"amount": "100"},
+    "rebates": [
+        {"name": "Senior", "percent": "5", "of": ["energy"]},
+        {"name": "Relief", "amount": "20"},
+        {"name": "Lifeline", "per_kwh": "1", "upto_kwh": 50, "source": "grid"},
+    ],
+    "taxes": [
+        {"name": "VAT", "rate_percent": "18", "on": ["energy", "fixed", "minimum", "rebate"]},
+        {"name": "Duty", "per_kwh": "0.10"},
+        {"name": "Levy", "rate_percent": "5", "on_recharge": True},
+    ],
+}
 
 
 def price_readings(tariff: Tariff, step_ms: int, count: int) -> None:
@@ -91,6 +122,7 @@ def main() -> None:
     """Print the table."""
     flat = tariff_from_document(FLAT, INR)
     full = tariff_from_document(FULL, INR)
+    everything = tariff_from_document(EVERYTHING, INR)
     few = READINGS // 20
     rows = (
         ("flat, 1 s", lambda: price_readings(flat, 1_000, READINGS), READINGS),
@@ -100,8 +132,12 @@ def main() -> None:
             READINGS,
         ),
         ("the same, 30 min apart", lambda: price_readings(full, HALF_HOUR_MS, few), few),
+        ("everything at once, 1 s", lambda: price_readings(everything, 1_000, few), few),
+        ("the same, 30 min apart", lambda: price_readings(everything, HALF_HOUR_MS, few), few),
         ("remaining Wh", lambda: predict(full, few), few),
+        ("the same with everything", lambda: predict(everything, few), few),
         ("snapshot", lambda: keep(full, few), few),
+        ("the same with everything", lambda: keep(everything, few), few),
     )
     print(f"pricing, Python {platform.python_version()} on {platform.machine()}, target 10 us")
     for name, run, count in rows:

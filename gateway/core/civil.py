@@ -25,9 +25,9 @@ _THURSDAY: Final = 3  # 1970-01-01
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A billing period: a local calendar month, half-open [start, end) in UTC milliseconds.
+    """A billing period, half-open [start, end) in UTC milliseconds.
 
-    `label` is `YYYY-MM`.
+    `label` is `YYYY-MM` for a calendar month, else the local date `YYYY-MM-DD` of its first day.
     """
 
     label: str
@@ -116,33 +116,67 @@ def local_instant(zone: ZoneInfo, day: date, minutes_of_day: int) -> int:
     return change
 
 
+@lru_cache(maxsize=4_096)
+def midnight(zone: ZoneInfo, day: int) -> int:
+    """The instant at which a civil day (counted from 1970-01-01) begins."""
+    return local_instant(zone, date.fromordinal(day + _EPOCH_ORDINAL), 0)
+
+
+def civil_day(zone: ZoneInfo, utc_ms: int) -> int:
+    """The civil day that holds an instant: the last one that has begun by then.
+
+    Where clocks fall back over midnight the label repeats the old day; the new one goes on.
+    """
+    day = local_time(zone, utc_ms).day
+    return day + 1 if midnight(zone, day + 1) <= utc_ms else day
+
+
+def date_of_day(day: int) -> date:
+    """The date of a civil day counted from 1970-01-01."""
+    return date.fromordinal(day + _EPOCH_ORDINAL)
+
+
+def period_at(zone: ZoneInfo, utc_ms: int, anniversary: int = 0) -> Period:
+    """The billing period that holds this instant: a month, or from that day of it (1 to 28) on."""
+    day = local_date(zone, utc_ms)
+    index = day.year * 12 + day.month - 1 - (day.day < anniversary)
+    period = _period(zone, index, anniversary)
+    # Where clocks fall back over midnight a label repeats the old day after the new one began.
+    return period if utc_ms < period.end_utc_ms else _period(zone, index + 1, anniversary)
+
+
+def labelled_period(zone: ZoneInfo, label: str, anniversary: int = 0) -> Period:
+    """The period of a label. Raises ValueError for another text."""
+    year, month = label.split("-")[:2]
+    period = _period(zone, int(year) * 12 + int(month) - 1, anniversary)
+    if period.label != label:
+        raise ValueError(f"{label!r} is no label of a period")
+    return period
+
+
 def month_period(zone: ZoneInfo, utc_ms: int) -> Period:
     """The local month that holds this instant."""
-    day = local_date(zone, utc_ms)
-    index = day.year * 12 + day.month - 1
-    period = _month(zone, index)
-    # Where clocks fall back over midnight a label repeats the old month after the new one began.
-    return period if utc_ms < period.end_utc_ms else _month(zone, index + 1)
+    return period_at(zone, utc_ms)
 
 
 def labelled_month(zone: ZoneInfo, label: str) -> Period:
     """The local month of a label `YYYY-MM`. Raises ValueError for another text."""
-    year, month = label.split("-")
-    period = _month(zone, int(year) * 12 + int(month) - 1)
-    if period.label != label:
-        raise ValueError(f"{label!r} is no month label")
-    return period
+    return labelled_period(zone, label)
 
 
-@lru_cache(maxsize=1_024)
-def _month(zone: ZoneInfo, index: int) -> Period:
-    year, month = divmod(index, 12)
-    next_year, next_month = divmod(index + 1, 12)
+@lru_cache(maxsize=4_096)
+def _period(zone: ZoneInfo, index: int, anniversary: int) -> Period:
+    first, following = _first_day(index, anniversary), _first_day(index + 1, anniversary)
     return Period(
-        label=f"{year:04d}-{month + 1:02d}",
-        start_utc_ms=local_instant(zone, date(year, month + 1, 1), 0),
-        end_utc_ms=local_instant(zone, date(next_year, next_month + 1, 1), 0),
+        label=first.isoformat() if anniversary else f"{first.year:04d}-{first.month:02d}",
+        start_utc_ms=local_instant(zone, first, 0),
+        end_utc_ms=local_instant(zone, following, 0),
     )
+
+
+def _first_day(index: int, anniversary: int) -> date:
+    year, month = divmod(index, 12)
+    return date(year, month + 1, anniversary or 1)
 
 
 def half_hour_start(zone: ZoneInfo, utc_ms: int) -> int:

@@ -365,9 +365,9 @@ class Point:
         names: tuple[str, ...] = ()
         if known:
             gap_ms = round(self.terms.gap_s * 1000)
-            period = self.pricer.period_label
+            fees = self.pricer.fee_changes
             flags = self.pricer.advance(shares, from_utc_ms, to_utc_ms, gap_ms=gap_ms)
-            self._fee_charged = self._fee_charged or self.pricer.period_label != period
+            self._fee_charged = self._fee_charged or self.pricer.fee_changes != fees
             names = tuple(sorted(flag.value for flag in flags))
         else:
             self.pricer.charge_at_label(shares)

@@ -1,33 +1,32 @@
 """Energy into money: what an account owes, exactly, however often it is posted.
 
-All that is not linear (blocks, tax, the fixed fee) is a function F of a period's cumulative
-counts, and a posting is F now less F at the last posting. So the sums do not depend on when
-postings happen (invariant I3). The one choice made per reading is how energy between two readings
-falls on both sides of a boundary: linear in time, floored to the earlier side.
+All that is not linear (blocks, taxes, fees, rebates) is a function F of a period's cumulative
+counts (`charges.py`), and a posting is F now less F at the last posting. So the sums do not depend
+on when postings happen (invariant I3). The one choice made per reading is how energy between two
+readings falls on both sides of a boundary: linear in time, floored to the earlier side.
 
 A `Pricer` belongs to one account and is advanced by every good reading; that takes about a
 microsecond while the reading stays inside one rate segment, which is nearly always.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from itertools import pairwise
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from gateway.core.bands import band_run
-from gateway.core.civil import DAY_MS, Period, labelled_month, month_period, zone_of
+from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
-from gateway.core.pricing_state import SavedPricing, parse_state
-from gateway.core.tally import Cell, Lane, PeriodBook, Posting, Rates, Tally, rates_of
-from gateway.core.tariff import ENERGY, PPM, Tariff
+from gateway.core.period_books import MAX_STEP_MS, PeriodBooks
+from gateway.core.pricing_state import parse_state
+from gateway.core.rates import Cell
+from gateway.core.remaining import remaining_wh
+from gateway.core.schedule import Schedule, check_schedule
+from gateway.core.tally import Lane, PeriodBook, Posting, Tally
+from gateway.core.tariff import Tariff
 
-__all__ = ["Cell", "Flag", "Posting", "Pricer"]
+__all__ = ["MAX_STEP_MS", "Cell", "Flag", "Posting", "Pricer", "check_schedule"]
 
 GAP_MS: Final = 60_000
-# A label further ahead than this is a broken clock; every month in between would be charged.
-MAX_STEP_MS: Final = 10 * 366 * DAY_MS
 
 
 class Flag(StrEnum):
@@ -40,15 +39,15 @@ class Flag(StrEnum):
 _NO_FLAGS: Final[frozenset[Flag]] = frozenset()
 _STEPPED: Final = frozenset({Flag.CLOCK_STEPPED})
 _ESTIMATED: Final = frozenset({Flag.ESTIMATED_ALLOCATION})
-_NEVER_MS: Final = 2**62
 
 
 class Pricer:
     """What one account has used and owes under a schedule of tariff versions.
 
-    `versions` take effect one after the other, in one zone and currency; the first must be in
-    force at `start_utc_ms`, from which on energy is charged. `sources` are those behind the meter's
-    registers; every version must price each of them.
+    `versions` take effect one after the other, in one zone, currency and billing period; the first
+    must be in force at `start_utc_ms`, from which on energy and fees are charged. `sources` are
+    those behind the meter's registers; every version must price each of them. `opening_day` is the
+    local day of the month on which the account was opened (None: that of the start).
 
     Raises RefusedError: TARIFF_ORDER, TARIFF_MIXED, TARIFF_NOT_EFFECTIVE, SOURCE_UNPRICED.
     """
@@ -59,21 +58,24 @@ class Pricer:
         *,
         start_utc_ms: int,
         sources: Iterable[str] = ("grid",),
+        opening_day: int | None = None,
     ) -> None:
         self._sources = tuple(dict.fromkeys(sources))
-        self._schedule = check_schedule(versions, self._sources)
-        self._zone: ZoneInfo = zone_of(versions[0].zone)
-        if self._schedule[0].tariff.effective_from_utc_ms > start_utc_ms:
+        if opening_day is None and versions:
+            opening_day = _day_of_month(versions[0], start_utc_ms)
+        self._opening_day = opening_day or 1
+        self._schedule = Schedule(versions, self._sources, self._opening_day)
+        if versions[0].effective_from_utc_ms > start_utc_ms:
             raise RefusedError(
                 "TARIFF_NOT_EFFECTIVE",
                 f"{versions[0].tariff_id} takes effect after the account starts",
                 "effective_from",
             )
-        self._books: dict[str, PeriodBook] = {}
+        self._books = PeriodBooks(self._schedule, start_utc_ms)
         self._label_utc_ms = start_utc_ms
-        self._unclosed = month_period(self._zone, start_utc_ms)
         self._posted_nano = 0
         self._posted_snapshot: list[object] | None = None
+        self._books.accrue(self._books.unclosed, start_utc_ms)
         self._enter(start_utc_ms)
 
     # -- energy ----------------------------------------------------------------------------
@@ -86,12 +88,25 @@ class Pricer:
     @property
     def period_label(self) -> str:
         """The billing period that is open, such as `2026-02`."""
-        return self._unclosed.label
+        return self._books.unclosed.label
 
     @property
     def next_boundary_utc_ms(self) -> int:
         """When another band, tariff version or period begins."""
         return self._segment_end_ms
+
+    @property
+    def accrued_utc_ms(self) -> int:
+        """Up to which instant fees were accrued; none falls due between it and now."""
+        return self._books.accrued_utc_ms
+
+    @property
+    def fee_changes(self) -> int:
+        """How often fees or a minimum charge changed what is owed, since this object was made.
+
+        A step of it between two looks says that a charge was no second's use of energy.
+        """
+        return self._books.changes
 
     def advance(
         self,
@@ -118,7 +133,7 @@ class Pricer:
         start_ms = max(from_utc_ms, label_ms)
         if to_utc_ms <= start_ms:
             return self._charge_stepped(shares)
-        if to_utc_ms < self._segment_end_ms:
+        if to_utc_ms < self._calm_until_ms:
             for source, wh in shares:
                 if wh:
                     lanes[source].charge(wh)
@@ -143,43 +158,70 @@ class Pricer:
                 self._lanes[source].charge(wh)
 
     def close_periods(self, now_utc_ms: int) -> int:
-        """Let time pass without energy: close the periods that ended by now; how many.
+        """Let time pass without energy: accrue fees, close periods; above zero if that did either.
 
-        Closing charges the fixed fee of the version in force at the end. Energy that flowed in a
-        closed period may still come late (a meter that was out of reach) and is charged there.
+        Closing charges the fee that is due at the close, of the version in force at the end. Energy
+        that flowed in a closed period may still come late (a meter that was out of reach) and is
+        charged there; the minimum charge waits for it. Raises RefusedError CLOCK_IMPLAUSIBLE.
         """
-        if now_utc_ms < self._unclosed.end_utc_ms:
+        if now_utc_ms < self._books.due_utc_ms:
             return 0
-        if now_utc_ms - self._unclosed.end_utc_ms > MAX_STEP_MS:
-            raise RefusedError("CLOCK_IMPLAUSIBLE", f"{now_utc_ms} is years ahead of the account")
-        closed = 0
-        while self._unclosed.end_utc_ms <= now_utc_ms:
-            end_ms = self._unclosed.end_utc_ms
-            self._charge_fixed_fee(self._unclosed)
-            self._unclosed = month_period(self._zone, end_ms)
-            closed += 1
+        before_nano = self.running_nano()
+        closed = self._books.pass_time(now_utc_ms, self._label_utc_ms)
         self._recount()
-        return closed
+        return closed or int(self.running_nano() != before_nano)
+
+    def recharged(self, utc_ms: int) -> bool:
+        """The account was recharged: a fee that waits for the first recharge of a period is due.
+
+        Time passes up to then. True when something was charged.
+        """
+        before_nano = self.running_nano()
+        books = self._books
+        if utc_ms - books.due_utc_ms <= MAX_STEP_MS:
+            self.close_periods(utc_ms)
+        book = books.book(books.unclosed)
+        if not book.recharged:
+            book.recharged = True
+            books.accrue(books.unclosed, self._label_utc_ms)
+            self._recount()
+        return self.running_nano() != before_nano
+
+    def end(self, utc_ms: int) -> bool:
+        """Close the account: fees and minimum for the days it lasted; True if that changed charges.
+
+        Its last day is paid for. An `utc_ms` before the label or before what is accrued counts as
+        those. No energy may come afterwards. Raises RefusedError CLOCK_IMPLAUSIBLE.
+        """
+        before_nano = self.running_nano()
+        end_utc_ms = max(utc_ms, self._label_utc_ms, self._books.accrued_utc_ms)
+        self.close_periods(end_utc_ms)
+        self._books.end(end_utc_ms, self._label_utc_ms)
+        self._recount()
+        return self.running_nano() != before_nano
 
     def add_version(self, tariff: Tariff) -> None:
-        """Append a version that takes effect after the label.
+        """Append a version that takes effect after the label and what is accrued.
 
         Raises RefusedError: TARIFF_RETROACTIVE, TARIFF_ORDER, TARIFF_MIXED, SOURCE_UNPRICED.
         """
-        if tariff.effective_from_utc_ms < self._label_utc_ms:
+        if tariff.effective_from_utc_ms < max(self._label_utc_ms, self._books.accrued_utc_ms):
             raise RefusedError(
                 "TARIFF_RETROACTIVE",
-                f"version {tariff.version} would take effect before energy already charged",
+                f"version {tariff.version} would take effect before what is already charged",
                 "effective_from",
             )
-        versions = [*(rates.tariff for rates in self._schedule), tariff]
-        self._schedule = check_schedule(versions, self._sources)
+        versions = [*self._schedule.tariffs, tariff]
+        self._schedule = Schedule(versions, self._sources, self._opening_day)
+        self._books.renew(self._schedule)
         self._enter(self._label_utc_ms)
 
     # -- money -----------------------------------------------------------------------------
 
     def running_nano(self) -> int:
         """Charged and not yet posted: F now less F at the last posting."""
+        if self._linked:
+            self._recount()
         tally = self._tally
         return self._elsewhere_nano + tally.total_nano() - tally.posted_nano
 
@@ -190,20 +232,22 @@ class Pricer:
     @property
     def has_unposted(self) -> bool:
         """Whether `settle` would return something."""
-        return any(tally.dirty for book in self._books.values() for tally in book.tallies.values())
+        self._books.link()
+        return any(tally.dirty for _, tally in self._books.tallies())
 
     def settle(self) -> list[Posting]:
         """What was charged since the last call, per period and tariff version, now posted."""
+        self._books.link()
         postings = [
-            tally.settle(book.period.label)
-            for book in self._books.values()
-            for tally in book.tallies.values()
+            tally.settle(book.period.label, self._books.facts(book, self._label_utc_ms))
+            for book, tally in list(self._books.tallies())
             if tally.dirty
         ]
         if postings:
             self._posted_nano += sum(posting.total_nano for posting in postings)
             self._posted_snapshot = None
-        self._forget_passed()
+        if self._books.forget_passed(self._label_utc_ms):
+            self._posted_snapshot = None
         self._recount()
         return postings
 
@@ -214,24 +258,10 @@ class Pricer:
     def remaining_wh(self, available_nano: int, source: str, utc_ms: int) -> float:
         """Wh of one source that `available_nano` buys, by the band and blocks at an instant.
 
-        Tax is included, later bands are not; never more than the truth, infinite where energy is
-        free. It schedules polls; a cut waits for the registers.
+        Taxes and rebates are included, later bands and fees are not; never more than the truth,
+        infinite where energy is free. It schedules polls; a cut waits for the registers.
         """
-        lane = self._lane_at(source, utc_ms)
-        rules = [rule for rule in lane.rates.tariff.taxes if ENERGY in rule.bases]
-        factor = PPM + sum(rule.rate_ppm for rule in rules)
-        # A tax that was floored so far may add up to one nano more than its rate says.
-        left = (available_nano - len(rules)) * PPM
-        if left <= 0:
-            return 0.0
-        whole_wh = 0
-        for room_wh, price_micro in lane.ahead():
-            unit = price_micro * factor
-            if room_wh is None or unit * room_wh >= left:
-                return _floored_ratio(whole_wh * unit + left, unit) if unit else math.inf
-            left -= unit * room_wh
-            whole_wh += room_wh
-        return math.inf
+        return remaining_wh(self._lane_at(source, utc_ms), available_nano)
 
     # -- persistence -----------------------------------------------------------------------
 
@@ -240,25 +270,35 @@ class Pricer:
 
         Cheap enough for every sweep: the posted part is built once per posting.
         """
+        self._books.link()
         if self._posted_snapshot is None:
             self._posted_snapshot = [
                 tally.posted_state(book.period.label)
-                for book in self._books.values()
-                for tally in book.tallies.values()
+                for book, tally in self._books.tallies()
                 if tally.posted
             ]
-        return {
+        books = self._books
+        state: dict[str, object] = {
             "label_utc_ms": self._label_utc_ms,
-            "closed_utc_ms": self._unclosed.start_utc_ms,
+            "closed_utc_ms": books.unclosed.start_utc_ms,
+            "start_utc_ms": books.start_utc_ms,
+            "accrued_utc_ms": books.accrued_utc_ms,
             "posted_nano": self._posted_nano,
             "posted": self._posted_snapshot,
             "unposted": [
                 tally.unposted_state(book.period.label)
-                for book in self._books.values()
-                for tally in book.tallies.values()
+                for book, tally in self._books.tallies()
                 if tally.dirty
             ],
         }
+        recharged = [book.period.label for book in books.by_label.values() if book.recharged]
+        if recharged:
+            state["recharged"] = recharged
+        if self._schedule.by_occupancy:
+            state["occupancy_wh"] = [list(item) for item in books.occupancy_wh.items()]
+        if books.ended_utc_ms:
+            state["ended_utc_ms"] = books.ended_utc_ms
+        return state
 
     @classmethod
     def restore(
@@ -267,35 +307,26 @@ class Pricer:
         state: Mapping[str, object],
         *,
         sources: Iterable[str] = ("grid",),
+        opening_day: int | None = None,
+        start_utc_ms: int | None = None,
     ) -> "Pricer":
         """A pricer that goes on where `snapshot` was taken.
 
-        Raises RefusedError PRICING_STATE when the state does not fit itself or the tariffs.
+        States of older programs do not tell when the account started; `start_utc_ms` says it for
+        them (None: before all fees). Raises RefusedError PRICING_STATE when the state does not fit
+        itself or the tariffs.
         """
         saved = parse_state(state)
-        pricer = cls(versions, start_utc_ms=saved.label_utc_ms, sources=sources)
-        pricer._load(saved)
+        start = saved.start_utc_ms if saved.start_utc_ms is not None else start_utc_ms
+        if opening_day is None and start is not None and versions:
+            opening_day = _day_of_month(versions[0], start)
+        pricer = cls(
+            versions, start_utc_ms=saved.label_utc_ms, sources=sources, opening_day=opening_day
+        )
+        pricer._posted_nano = saved.posted_nano
+        pricer._books.load(saved, start or 0)
+        pricer._enter(saved.label_utc_ms)
         return pricer
-
-    def _load(self, saved: SavedPricing) -> None:
-        self._posted_nano = saved.posted_nano
-        self._unclosed = month_period(self._zone, saved.closed_utc_ms)
-        versions = {(r.tariff.tariff_id, r.tariff.version): r for r in self._schedule}
-        for line in saved.lines:
-            rates = versions.get((line.tariff_id, line.version))
-            if rates is None:
-                raise RefusedError(
-                    "PRICING_STATE", f"version {line.version} of {line.tariff_id} is missing"
-                )
-            try:
-                period = labelled_month(self._zone, line.period)
-            except ValueError as error:
-                raise RefusedError("PRICING_STATE", str(error)) from error
-            self._book(period).load(rates, line)
-        for book in list(self._books.values()):
-            if book.period.end_utc_ms <= self._unclosed.start_utc_ms:
-                self._charge_fixed_fee(book.period)
-        self._enter(saved.label_utc_ms)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -304,7 +335,8 @@ class Pricer:
     ) -> frozenset[Flag]:
         """Spread energy linearly over (start, to], floored to the earlier segments."""
         span_ms = to_ms - start_ms
-        if to_ms - self._label_utc_ms > MAX_STEP_MS:
+        label_ms = self._label_utc_ms
+        if to_ms - label_ms > MAX_STEP_MS:
             raise RefusedError("CLOCK_IMPLAUSIBLE", f"{to_ms} is years ahead of the account")
         if start_ms >= self._segment_end_ms:
             self._enter(start_ms)
@@ -327,6 +359,7 @@ class Pricer:
         if to_ms == self._segment_end_ms:
             self._enter(to_ms)
         self.close_periods(to_ms)
+        self._books.accrue_left(label_ms, to_ms)
         self._recount()
         if segments == 1 or span_ms <= gap_ms or not charged:
             return _NO_FLAGS
@@ -343,14 +376,17 @@ class Pricer:
 
     def _enter(self, utc_ms: int) -> None:
         """Make the rate segment that holds this instant the current one."""
-        book = self._book(month_period(self._zone, utc_ms))
-        rates, self._segment_end_ms = self._in_force(utc_ms)
-        self._segment_end_ms = min(self._segment_end_ms, book.period.end_utc_ms)
+        schedule = self._schedule
+        book = self._current = self._books.book(schedule.period_at(utc_ms))
+        rates, self._segment_end_ms = schedule.in_force(utc_ms)
+        period_end_ms = book.period.end_utc_ms
+        self._segment_end_ms = min(self._segment_end_ms, period_end_ms)
         self._tally = book.tally(rates)
+        counter_wh = self._books.counter_wh(book)
         self._lanes: dict[str, Lane] = {}
         for source in self._sources:
-            band, end_ms = band_run(rates.plans[source], self._zone, utc_ms, book.period.end_utc_ms)
-            self._lanes[source] = Lane(book, self._tally, source, band)
+            band, end_ms = band_run(rates.plans[source], schedule.zone, utc_ms, period_end_ms)
+            self._lanes[source] = Lane(counter_wh, self._tally, source, band)
             self._segment_end_ms = min(self._segment_end_ms, end_ms)
         self._recount()
 
@@ -360,79 +396,28 @@ class Pricer:
             raise _unusable(source, 0)
         if utc_ms < self._segment_end_ms:
             return self._lanes[source]
-        period = month_period(self._zone, utc_ms)
-        rates, _ = self._in_force(utc_ms)
-        band, _ = band_run(rates.plans[source], self._zone, utc_ms, period.end_utc_ms)
-        return Lane(self._books.get(period.label) or PeriodBook(period), Tally(rates), source, band)
-
-    def _in_force(self, utc_ms: int) -> tuple[Rates, int]:
-        """The version in force at an instant, and when the next one takes effect."""
-        for index in range(len(self._schedule) - 1, 0, -1):
-            rates = self._schedule[index]
-            if rates.tariff.effective_from_utc_ms <= utc_ms:
-                return rates, self._next_effective_ms(index)
-        return self._schedule[0], self._next_effective_ms(0)
-
-    def _next_effective_ms(self, index: int) -> int:
-        if index + 1 == len(self._schedule):
-            return _NEVER_MS
-        return self._schedule[index + 1].tariff.effective_from_utc_ms
-
-    def _book(self, period: Period) -> PeriodBook:
-        book = self._books.get(period.label)
-        if book is None:
-            book = self._books[period.label] = PeriodBook(period)
-            self._books = dict(sorted(self._books.items()))
-        return book
-
-    def _charge_fixed_fee(self, period: Period) -> None:
-        rates, _ = self._in_force(period.end_utc_ms - 1)
-        if rates.tariff.fixed_fee_nano:
-            self._book(period).tally(rates).fixed_nano = rates.tariff.fixed_fee_nano
+        schedule = self._schedule
+        period = schedule.period_at(utc_ms)
+        rates, _ = schedule.in_force(utc_ms)
+        band, _ = band_run(rates.plans[source], schedule.zone, utc_ms, period.end_utc_ms)
+        book = self._books.by_label.get(period.label) or PeriodBook(period)
+        counter_wh = self._books.counter_wh(book)
+        return Lane(counter_wh, book.tally_ahead(rates), source, band)
 
     def _recount(self) -> None:
-        """What is charged and unposted outside the current tally, which alone keeps changing."""
+        """What is charged and unposted outside the current tally, which alone keeps changing.
+
+        Up to `_calm_until_ms` a reading only adds to the lanes; `_linked` says that the current
+        tally also changes later ones.
+        """
+        self._books.link()
         self._elsewhere_nano = sum(
             tally.total_nano() - tally.posted_nano
-            for book in self._books.values()
-            for tally in book.tallies.values()
+            for _, tally in self._books.tallies()
             if tally is not self._tally
         )
-
-    def _forget_passed(self) -> None:
-        """Drop what can no longer change: periods that the label has left and that are closed."""
-        settled_ms = min(self._label_utc_ms, self._unclosed.start_utc_ms)
-        for label, book in list(self._books.items()):
-            if book.period.end_utc_ms <= settled_ms:
-                del self._books[label]
-                self._posted_snapshot = None
-
-
-def check_schedule(versions: Sequence[Tariff], sources: Sequence[str]) -> tuple[Rates, ...]:
-    """The versions ready for use, once they fit one another and the sources."""
-    if not versions:
-        raise RefusedError("TARIFF_ORDER", "an account needs a tariff", "tariff_id")
-    first = versions[0]
-    for earlier, later in pairwise(versions):
-        if later.effective_from_utc_ms <= earlier.effective_from_utc_ms:
-            raise RefusedError(
-                "TARIFF_ORDER",
-                f"version {later.version} must take effect after version {earlier.version}",
-                "effective_from",
-            )
-    if any((item.zone, item.currency) != (first.zone, first.currency) for item in versions):
-        raise RefusedError("TARIFF_MIXED", "zone and currency may not change with a version")
-    if len({(item.tariff_id, item.version) for item in versions}) < len(versions):
-        raise RefusedError("TARIFF_ORDER", "a version stands twice", "version")
-    for item in versions:
-        for source in sources:
-            if item.source(source) is None:
-                raise RefusedError(
-                    "SOURCE_UNPRICED",
-                    f"version {item.version} of {item.tariff_id} has no price for {source}",
-                    source,
-                )
-    return tuple(rates_of(item) for item in versions)
+        self._linked = self._current.is_linked(self._tally)
+        self._calm_until_ms = min(self._segment_end_ms, self._books.due_utc_ms)
 
 
 def _unusable(source: str, wh: int) -> Exception:
@@ -441,8 +426,5 @@ def _unusable(source: str, wh: int) -> Exception:
     return RefusedError("SOURCE_UNPRICED", f"this account has no source {source!r}", source)
 
 
-def _floored_ratio(numerator: int, denominator: int) -> float:
-    """The largest float not above the fraction."""
-    ratio = numerator / denominator
-    top, bottom = ratio.as_integer_ratio()
-    return math.nextafter(ratio, 0.0) if top * denominator > numerator * bottom else ratio
+def _day_of_month(tariff: Tariff, utc_ms: int) -> int:
+    return date_of_day(civil_day(zone_of(tariff.zone), utc_ms)).day

@@ -24,12 +24,21 @@ class SavedLine:
 
 @dataclass(frozen=True, slots=True)
 class SavedPricing:
-    """A pricer's state: periods that ended by `closed_utc_ms` are closed."""
+    """A pricer's state: periods that ended by `closed_utc_ms` are closed.
+
+    The rest came later; in an older state the account started before everything (0), fees are
+    accrued up to the open period, and no period saw a recharge. `occupancy_wh` is (source, Wh).
+    """
 
     label_utc_ms: int
     closed_utc_ms: int
     posted_nano: int
     lines: tuple[SavedLine, ...]
+    start_utc_ms: int | None = None
+    accrued_utc_ms: int | None = None
+    ended_utc_ms: int = 0
+    recharged: tuple[str, ...] = ()
+    occupancy_wh: tuple[tuple[str, int], ...] | None = None
 
 
 def parse_state(state: Mapping[str, object]) -> SavedPricing:
@@ -39,16 +48,28 @@ def parse_state(state: Mapping[str, object]) -> SavedPricing:
         charges = tuple((_text(item[0]), _integer(item[1])) for item in _rows(row[4], 2))
         lines.append(_line(row, posted=True, charges=charges))
     for row in _rows(state.get("unposted"), 5):
-        if not isinstance(row[4], list | tuple):
-            raise _damaged(row[4])
-        flags = tuple(_text(flag) for flag in row[4])
+        flags = tuple(_text(flag) for flag in _list(row[4]))
         lines.append(_line(row, posted=False, flags=flags))
     return SavedPricing(
         label_utc_ms=_integer(state.get("label_utc_ms")),
         closed_utc_ms=_integer(state.get("closed_utc_ms")),
         posted_nano=_integer(state.get("posted_nano")),
         lines=tuple(lines),
+        start_utc_ms=_optional(state, "start_utc_ms"),
+        accrued_utc_ms=_optional(state, "accrued_utc_ms"),
+        ended_utc_ms=_optional(state, "ended_utc_ms") or 0,
+        recharged=tuple(_text(label) for label in _list(state.get("recharged", ()))),
+        occupancy_wh=_occupancy(state),
     )
+
+
+def _occupancy(state: Mapping[str, object]) -> tuple[tuple[str, int], ...] | None:
+    if "occupancy_wh" not in state:
+        return None
+    found = tuple((_text(row[0]), _integer(row[1])) for row in _rows(state["occupancy_wh"], 2))
+    if any(wh < 0 for _, wh in found):
+        raise _damaged(found)
+    return found
 
 
 def _line(
@@ -72,11 +93,15 @@ def _line(
     )
 
 
-def _rows(value: object, width: int) -> list[tuple[object, ...]]:
+def _list(value: object) -> list[object]:
     if not isinstance(value, list | tuple):
         raise _damaged(value)
+    return list(value)
+
+
+def _rows(value: object, width: int) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
-    for item in value:
+    for item in _list(value):
         if not isinstance(item, list | tuple) or len(item) != width:
             raise _damaged(item)
         rows.append(tuple(item))
@@ -93,6 +118,10 @@ def _integer(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _damaged(value)
     return value
+
+
+def _optional(state: Mapping[str, object], name: str) -> int | None:
+    return _integer(state[name]) if name in state else None
 
 
 def _damaged(value: object) -> RefusedError:

@@ -25,6 +25,7 @@ from gateway.core.wishes_money import (
     CloseAccount,
     CloseShift,
     ConfigureAccount,
+    DecideTariff,
     InvokeEmergency,
     IssueVoucher,
     OpenAccount,
@@ -68,6 +69,7 @@ __all__ = [
     "ConfigureAccount",
     "ConfirmClock",
     "ConfirmReconnect",
+    "DecideTariff",
     "Disconnect",
     "InvokeEmergency",
     "IssueVoucher",
@@ -120,6 +122,7 @@ Body = (
     | RedeemVoucher
     | CancelVoucher
     | UnlockVouchers
+    | DecideTariff
     | ConfigureAccount
     | AddPoint
     | RemovePoint
@@ -154,6 +157,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         RedeemVoucher,
         CancelVoucher,
         UnlockVouchers,
+        DecideTariff,
         ConfigureAccount,
         AddPoint,
         RemovePoint,

@@ -2,38 +2,35 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
-from gateway.core.bands import BandPlan, band_plan
+from gateway.core.charges import (
+    NOTHING_EARLIER,
+    Earlier,
+    granted_by,
+    rebates_nano,
+    version_charges,
+)
 from gateway.core.civil import Period
 from gateway.core.errors import RefusedError
+from gateway.core.fees import Facts, fixed_fees, minimum_charge
 from gateway.core.pricing_state import SavedLine
-from gateway.core.tariff import ENERGY, FIXED, PPM, SourceTariff, Tariff
+from gateway.core.rates import Cell, Rates
+from gateway.core.schedule import Schedule
+from gateway.core.tariff import PPM
 
+_NO_FACTS: Final = Facts(0)
 _OPEN_WH: Final = 2**62  # room of the last block: more than any meter counts
-
-
-class Cell(NamedTuple):
-    """Where a Wh is counted: one price of one tariff version."""
-
-    tariff_version: int
-    source: str
-    band: str
-    block: int
-
-    @property
-    def key(self) -> str:
-        """`version/source/band/block`, as settlement lines name it."""
-        return f"{self.tariff_version}/{self.source}/{self.band}/{self.block}"
 
 
 @dataclass(frozen=True, slots=True)
 class Posting:
     """What one posting adds for one period and tariff version.
 
-    `cells` are Wh, `charges` nano-units per component (`energy:<source>`, `fixed`,
-    `tax:<name>`); zeros are left out. `flags` tell what is estimated about it.
+    `cells` are Wh, `charges` nano-units per component (`energy:<source>`, `fixed`, `minimum`,
+    `rebate:<name>`, `tax:<name>`, `contained:<name>`); zeros are left out. `flags` tell what is
+    estimated about it. `facts` is what was known of the period: with them and the counts up to
+    here `charges_of` gives the charges up to here.
     """
 
     period: str
@@ -42,63 +39,33 @@ class Posting:
     cells: tuple[tuple[Cell, int], ...]
     charges: tuple[tuple[str, int], ...]
     flags: tuple[str, ...] = ()
+    facts: Facts = _NO_FACTS
 
     @property
     def total_nano(self) -> int:
         """Sum of the charges."""
         return sum(amount_nano for _, amount_nano in self.charges)
 
+    @property
+    def accrued_utc_ms(self) -> int:
+        """Up to which instant fees were accrued."""
+        return self.facts.accrued_utc_ms
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rates:
-    """A tariff version laid out for charging: one number per cell, in one row.
-
-    The cells of a source start at `first[source]`, band by band and block by block.
-    """
-
-    tariff: Tariff
-    cells: tuple[Cell, ...]
-    prices_micro: tuple[int, ...]
-    index: dict[Cell, int]
-    first: dict[str, int]
-    plans: dict[str, BandPlan]
-    sources: dict[str, SourceTariff]
-    taxes: tuple[tuple[int, bool, bool], ...]
-
-
-@lru_cache(maxsize=512)
-def rates_of(tariff: Tariff) -> Rates:
-    """The layout of a version, shared by all accounts under it."""
-    cells: list[Cell] = []
-    prices: list[int] = []
-    first: dict[str, int] = {}
-    for source in tariff.sources:
-        first[source.source] = len(cells)
-        for band, row in zip(source.bands, source.prices_micro, strict=True):
-            for block, price_micro in enumerate(row):
-                cells.append(Cell(tariff.version, source.source, band, block))
-                prices.append(price_micro)
-    return Rates(
-        tariff=tariff,
-        cells=tuple(cells),
-        prices_micro=tuple(prices),
-        index={cell: index for index, cell in enumerate(cells)},
-        first=first,
-        plans={source.source: band_plan(source) for source in tariff.sources},
-        sources={source.source: source for source in tariff.sources},
-        taxes=tuple(
-            (rule.rate_ppm, ENERGY in rule.bases, FIXED in rule.bases) for rule in tariff.taxes
-        ),
-    )
+    @property
+    def recharged(self) -> bool:
+        """Whether the period had seen its first recharge."""
+        return self.facts.recharged
 
 
 class Tally:
     """Counts and charges of one tariff version in one period, and what of them is posted."""
 
     __slots__ = (
+        "earlier",
         "energy_nano",
         "fixed_nano",
         "flags",
+        "minimum_nano",
         "posted_charges",
         "posted_nano",
         "posted_wh",
@@ -112,45 +79,75 @@ class Tally:
         self.posted_wh = [0] * len(rates.cells)
         self.energy_nano = 0
         self.fixed_nano = 0
+        self.minimum_nano = 0
+        self.earlier = NOTHING_EARLIER
         self.posted_nano = 0
         self.posted_charges: dict[str, int] = {}
         self.flags: set[str] = set()
 
     def total_nano(self) -> int:
         """F: everything charged in this tally, each tax floored on its own."""
+        rates = self.rates
         energy_nano, fixed_nano = self.energy_nano, self.fixed_nano
+        if not rates.plain:
+            return self._total_with_rules()
         total_nano = energy_nano + fixed_nano
-        for rate_ppm, on_energy, on_fixed in self.rates.taxes:
+        for rate_ppm, on_energy, on_fixed in rates.taxes:
             base_nano = (energy_nano if on_energy else 0) + (fixed_nano if on_fixed else 0)
             total_nano += base_nano * rate_ppm // PPM
         return total_nano
 
+    def _total_with_rules(self) -> int:
+        """The same sum as that of `charges`, without taking it apart by component."""
+        rates, wh = self.rates, self.wh
+        energy_nano, fixed_nano, minimum_nano = self.energy_nano, self.fixed_nano, self.minimum_nano
+        rebate_nano = 0
+        if rates.rebates:
+            bases_nano = (energy_nano, fixed_nano, minimum_nano)
+            rebate_nano = sum(rebates_nano(rates, wh, bases_nano, self.earlier))
+        total_nano = energy_nano + fixed_nano + minimum_nano - rebate_nano
+        for rate_ppm, on_energy, on_fixed, on_minimum, on_rebate in rates.rate_taxes:
+            base_nano = energy_nano if on_energy else 0
+            if on_fixed:
+                base_nano += fixed_nano
+            if on_minimum:
+                base_nano += minimum_nano
+            if on_rebate:
+                base_nano -= rebate_nano
+            if base_nano > 0:
+                total_nano += base_nano * rate_ppm // PPM
+        for per_kwh_micro, source in rates.kwh_taxes:
+            total_nano += sum(wh[rates.span_of(source)]) * per_kwh_micro
+        return total_nano
+
     def charges(self) -> dict[str, int]:
-        """F by component: `energy:<source>`, `fixed`, `tax:<name>`."""
-        charges: dict[str, int] = {}
-        for cell, wh, price_micro in zip(
-            self.rates.cells, self.wh, self.rates.prices_micro, strict=True
-        ):
-            component = f"energy:{cell.source}"
-            charges[component] = charges.get(component, 0) + wh * price_micro
-        bases = {ENERGY: sum(charges.values()), FIXED: self.fixed_nano}
-        charges[FIXED] = self.fixed_nano
-        for rule in self.rates.tariff.taxes:
-            base_nano = sum(bases[base] for base in rule.bases)
-            charges[f"tax:{rule.name}"] = base_nano * rule.rate_ppm // PPM
-        return charges
+        """F by component."""
+        return version_charges(
+            self.rates, self.wh, self.fixed_nano, self.minimum_nano, self.earlier
+        )
 
     @property
     def dirty(self) -> bool:
-        """Whether there is something to post."""
-        return self.wh != self.posted_wh or self.total_nano() != self.posted_nano
+        """Whether there is something to post, be it two parts that cancel each other out."""
+        if self.wh != self.posted_wh or self.total_nano() != self.posted_nano:
+            return True
+        if self.rates.plain:
+            return False
+        charges = self.charges()
+        return {name: amount for name, amount in charges.items() if amount} != self.posted_charges
 
     @property
     def posted(self) -> bool:
         """Whether something was posted."""
         return bool(self.posted_charges) or any(self.posted_wh)
 
-    def settle(self, period: str) -> Posting:
+    def later(self) -> Earlier:
+        """What the next version of the period finds used up of rebates that count per period."""
+        bases_nano = (self.energy_nano, self.fixed_nano, self.minimum_nano)
+        given = rebates_nano(self.rates, self.wh, bases_nano, self.earlier)
+        return granted_by(self.rates, self.wh, given, self.earlier)
+
+    def settle(self, period: str, facts: Facts) -> Posting:
         """Mark everything as posted; the difference to what was posted before."""
         charges = self.charges()
         posting = Posting(
@@ -164,6 +161,7 @@ class Tally:
                 if amount_nano != self.posted_charges.get(component, 0)
             ),
             flags=tuple(sorted(self.flags)),
+            facts=facts,
         )
         self.posted_wh = list(self.wh)
         self.posted_charges = {name: amount for name, amount in charges.items() if amount}
@@ -219,22 +217,33 @@ def _effective_ms(item: tuple[tuple[str, int], Tally]) -> int:
 class PeriodBook:
     """One billing period: cumulative Wh per source, which blocks count, and its tallies."""
 
-    __slots__ = ("cumulative_wh", "period", "tallies")
+    __slots__ = ("_has_rebates", "cumulative_wh", "period", "recharged", "tallies")
 
     def __init__(self, period: Period) -> None:
         self.period = period
+        self.recharged = False
         self.cumulative_wh: dict[str, int] = {}
         self.tallies: dict[tuple[str, int], Tally] = {}
+        self._has_rebates = False
 
     def tally(self, rates: Rates) -> Tally:
         """The tally of a version, begun when it is not there."""
-        key = (rates.tariff.tariff_id, rates.tariff.version)
-        tally = self.tallies.get(key)
+        tally = self.tallies.get(rates.key)
         if tally is None:
-            tally = self.tallies[key] = Tally(rates)
+            tally = self.tallies[rates.key] = Tally(rates)
             # A fee may come before the energy of an older version: postings stay in time's order.
             self.tallies = dict(sorted(self.tallies.items(), key=_effective_ms))
+            self._has_rebates = self._has_rebates or bool(rates.rebates)
         return tally
+
+    def tally_ahead(self, rates: Rates) -> Tally:
+        """The tally of a version, or one as it would begin, which is not kept."""
+        found = self.tallies.get(rates.key)
+        if found is None:
+            found = Tally(rates)
+            if self.tallies:
+                found.earlier = next(reversed(self.tallies.values())).later()
+        return found
 
     def load(self, rates: Rates, line: SavedLine) -> None:
         """Add a saved line to the tally of its version."""
@@ -242,25 +251,59 @@ class PeriodBook:
         for source, _, _, wh in line.cells:
             self.cumulative_wh[source] = self.cumulative_wh.get(source, 0) + wh
 
+    def link(self) -> None:
+        """Hand on to each version what earlier ones used up of rebates that count per period."""
+        if not self._has_rebates or len(self.tallies) < 2:
+            return
+        earlier = NOTHING_EARLIER
+        for tally in self.tallies.values():
+            tally.earlier = earlier
+            earlier = tally.later()
+
+    def is_linked(self, tally: Tally) -> bool:
+        """Whether what this tally counts changes charges of a later one."""
+        return self._has_rebates and tally is not next(reversed(self.tallies.values()))
+
+    @property
+    def dues_nano(self) -> int:
+        """Fee and minimum of the period so far, of all versions."""
+        return sum(tally.fixed_nano + tally.minimum_nano for tally in self.tallies.values())
+
+    def accrue(self, schedule: Schedule, start_utc_ms: int, facts: Facts) -> None:
+        """Set fees and minimum to what these facts make due."""
+        for tally in self.tallies.values():
+            tally.fixed_nano = tally.minimum_nano = 0
+        stay = (schedule.tariffs, schedule.zone, self.period, start_utc_ms, facts)
+        for due in fixed_fees(*stay):
+            if due.amount_nano:
+                self.tally(schedule.rates[due.version]).fixed_nano = due.amount_nano
+        least = minimum_charge(*stay)
+        if least is not None:
+            charged = sum(tally.energy_nano + tally.fixed_nano for tally in self.tallies.values())
+            if charged < least.amount_nano:
+                tally = self.tally(schedule.rates[least.version])
+                tally.minimum_nano = least.amount_nano - charged
+
 
 class Lane:
     """Where energy of one source goes while its band and tariff version last.
 
     Blocks are half-open in exact Wh: the Wh that reaches a limit still belongs to the block below
-    it. `room_wh` is what the present block still takes, never zero.
+    it. `room_wh` is what the present block still takes, never zero. `counter_wh` holds the Wh per
+    source that choose the block: those of the period, or of the whole occupancy.
     """
 
-    __slots__ = ("_book", "_cell", "_first", "_limits_wh", "price_micro", "room_wh", "source",
-                 "tally")  # fmt: skip
+    __slots__ = ("_cell", "_counter_wh", "_first", "_limits_wh", "price_micro", "room_wh",
+                 "source", "tally")  # fmt: skip
 
-    def __init__(self, book: PeriodBook, tally: Tally, source: str, band: int) -> None:
+    def __init__(self, counter_wh: dict[str, int], tally: Tally, source: str, band: int) -> None:
         rates = tally.rates
         self.source = source
         self.tally = tally
-        self._book = book
+        self._counter_wh = counter_wh
         self._limits_wh = rates.sources[source].block_limits_wh
         self._first = rates.first[source] + band * (len(self._limits_wh) + 1)
-        book.cumulative_wh.setdefault(source, 0)
+        counter_wh.setdefault(source, 0)
         self._find_block()
 
     @property
@@ -291,12 +334,12 @@ class Lane:
         yield None, prices[self._first + len(self._limits_wh)]
 
     def _count(self, wh: int) -> None:
-        self._book.cumulative_wh[self.source] += wh
+        self._counter_wh[self.source] += wh
         self.tally.wh[self._cell] += wh
         self.tally.energy_nano += wh * self.price_micro
 
     def _find_block(self) -> None:
-        cumulative_wh = self._book.cumulative_wh[self.source]
+        cumulative_wh = self._counter_wh[self.source]
         self.room_wh = _OPEN_WH
         block = len(self._limits_wh)
         for index, limit_wh in enumerate(self._limits_wh):

@@ -236,3 +236,14 @@ class CloseShift:
     providers: tuple[str, ...]
     counted_nano: tuple[int, ...]
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DecideTariff:
+    """The second person's word on a tariff whose prices rise much."""
+
+    TYPE: ClassVar[str] = "decide_tariff"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    draft: int
+    accept: bool
+    reason: str = ""

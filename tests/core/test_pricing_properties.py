@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.bands import day_pieces
+from gateway.core.bands import DayKey, day_pieces
 from gateway.core.money import Currency
 from gateway.core.pricing import Posting, Pricer
 from gateway.core.tariff import SourceTariff, Tariff, TaxRule, Window
@@ -69,7 +69,8 @@ def overlap(windows: Sequence[Window]) -> bool:
     """Whether two of the windows share a minute of the week."""
     for day_type in range(7):
         minute = 0
-        for piece in day_pieces(tuple(windows), day_type, (day_type - 1) % 7):
+        before = DayKey(None, (day_type - 1) % 7)
+        for piece in day_pieces(tuple(windows), DayKey(None, day_type), before):
             if piece.from_minute < minute:
                 return True
             minute = piece.to_minute

@@ -14,7 +14,7 @@ from gateway.core.tariff_document import TariffProblemsError, tariff_from_docume
 from gateway.core.tariff_writer import tariff_to_document
 
 INR = Currency("INR")
-EVERY_DAY = frozenset(range(7))
+EVERY_DAY = frozenset(range(8))
 
 EXAMPLE = """
 id: home
@@ -226,7 +226,7 @@ def during(start: object, end: object, **more: object) -> dict[str, object]:
         (bands(a=during("08:00", "09:00", days=["mon", "mon"]), b=PRICED),
          "grid.bands.a.when[0].days[1]", "twice"),
         (bands(a=during("08:00", "09:00", days=[]), b=PRICED), "grid.bands.a.when[0].days",
-         "list of 1 to 7"),
+         "list of 1 to 8"),
         (bands(**{"Peak time": PRICED}), "grid.bands.Peak time", "band name"),
         (bands(a={**PRICED, "blocks": []}), "grid.bands.a", "exactly one of price, blocks"),
         (bands(), "grid.bands", "named bands"),
@@ -247,7 +247,7 @@ def during(start: object, end: object, **more: object) -> dict[str, object]:
          "grid.blocks[0].upto_kwh", "finer than 3 decimals"),
         (base(grid={"price": 8.5}), "grid.price", "binary fraction"),
         (base(fixed={"amount": "-1"}), "fixed.amount", "negative"),
-        (base(fixed={"amount": "1", "collect": "daily"}), "fixed.collect", "only period_close"),
+        (base(fixed={"amount": "1", "collect": "weekly"}), "fixed.collect", "none of period_close"),
         (base(fixed={}), "fixed.amount", "missing"),
         (base(taxes=[{"name": "A:B", "rate_percent": "1", "on": ["energy"]}]), "taxes[0].name",
          "tax name"),

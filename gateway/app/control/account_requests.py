@@ -270,6 +270,8 @@ class AccountRequests:
         point.attach_account(account, tariff_id, pricer)
         point.begin_line()
         desk.engine.set_flat(index, flat=desk.shelf.is_flat(tariff_id))
+        # A fee may be due from the first moment.
+        desk.engine.due.add(index)
         await desk.enforce(index)
 
     def _last_posting(self, indices: list[int], label: int) -> Operation[None]:
@@ -278,7 +280,7 @@ class AccountRequests:
         for index in indices:
             pricer = points[index].pricer
             if pricer is not None:
-                pricer.close_periods(label)
+                pricer.end(label)
         return self._desk.books.posting(indices)
 
     def _terms(self, text: str) -> CreditTerms:

@@ -300,7 +300,10 @@ def _restore_payer(
     sources = point.terms.sources
     if pricing and kept is not None:
         pricer = Pricer.restore(
-            versions, {**pricing, "posted": kept.posted.get("posted", [])}, sources=sources
+            versions,
+            {**pricing, "posted": kept.posted.get("posted", [])},
+            sources=sources,
+            start_utc_ms=stay.from_utc_ms,
         )
     else:
         # The process died between opening the account and its first record: from here on.

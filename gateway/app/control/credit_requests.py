@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gateway.app.control.crediting import commit_credit
+from gateway.app.control.crediting import commit_credit, credited_entries, note_recharge
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.core import requests as wishes
@@ -68,12 +68,13 @@ class CreditRequests:
             body.account_id,
             body.amount_nano,
             body.provider,
-            account.credit.split(body.amount_nano, desk.local_day()),
+            credited_entries(desk, account, body.amount_nano),
             utc_ms=desk.books.label(),
             request_key=request.key,
             reference=body.payment_reference,
         )
         await self._commit(request, transaction, body.amount_nano, [account])
+        note_recharge(desk, account)
 
     async def reverse(self, body: wishes.ReverseTransaction, request: Request) -> None:
         """Undo a recharge, once.

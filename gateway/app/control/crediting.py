@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 from gateway.app.control.desk import Desk
 from gateway.core.account import Account
-from gateway.core.ledger import Transaction
+from gateway.core.charges import recharge_tax_entries
+from gateway.core.ledger import Entry, Transaction
 from gateway.core.requests import Request
+from gateway.core.tariff import Tariff
 from gateway.store.db import Connection
 from gateway.store.state import save_account_states
 
@@ -41,3 +43,30 @@ async def commit_credit(
             account.take_over(copy)
     for account in accounts:
         await desk.settle_supply(account)
+
+
+def credited_entries(desk: Desk, account: Account, amount_nano: int) -> tuple[Entry, ...]:
+    """Where money for an account goes now: taxes on recharges that it contains, then debts and the
+    wallet in the order of domain.md section 5."""
+    taxes = recharge_tax_entries(_versions(desk, account), amount_nano, desk.books.label())
+    net_nano = amount_nano - sum(entry.amount_nano for entry in taxes)
+    return (*taxes, *account.credit.split(net_nano, desk.local_day()))
+
+
+def note_recharge(desk: Desk, account: Account) -> None:
+    """A fee that waits for the first recharge of a period is due now, and posted."""
+    label = desk.books.label()
+    indices = desk.indices_of(account.account_id)
+    is_charged = False
+    for index in indices:
+        pricer = desk.engine.points[index].pricer
+        is_charged |= pricer is not None and pricer.recharged(label)
+    if is_charged:
+        desk.books.post(indices)
+
+
+def _versions(desk: Desk, account: Account) -> Sequence[Tariff]:
+    """The tariff of an account's first point."""
+    for index in desk.indices_of(account.account_id):
+        return desk.shelf.versions(desk.engine.points[index].tariff_id)
+    return ()

@@ -23,7 +23,7 @@ LOCKING: Final = (
 )
 # These start a pricer: they and a version that is published must not miss one another.
 STARTING: Final = (wishes.OpenAccount, wishes.AddPoint, wishes.ChangeTariff)
-PUBLISHING: Final = (wishes.PublishTariff,)
+PUBLISHING: Final = (wishes.PublishTariff, wishes.DecideTariff)
 # One at a time at the whole site: a wrong try is counted before the next one is looked at.
 VOUCHERS: Final = "vouchers"
 VOUCHER_WISHES: Final = (

@@ -36,10 +36,8 @@ class TariffShelf:
         return found
 
     def is_flat(self, tariff_id: str) -> bool:
-        """Whether no version's price depends on the time of day."""
-        return all(
-            len(source.bands) == 1 for tariff in self.known(tariff_id) for source in tariff.sources
-        )
+        """Whether no version's price of a Wh depends on the time of day, the day or the season."""
+        return not any(tariff.depends_on_time for tariff in self.known(tariff_id))
 
     def check_next(
         self,

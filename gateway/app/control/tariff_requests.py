@@ -1,14 +1,17 @@
-"""Requests about tariffs: published as immutable versions."""
+"""Requests about tariffs: published as immutable versions, a big rise by two persons."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk, json_object
 from gateway.core import requests as wishes
+from gateway.core.errors import RefusedError
 from gateway.core.requests import Request
 from gateway.core.tariff import Tariff
+from gateway.core.tariff_change import biggest_rise, needs_second_person
 from gateway.core.tariff_document import tariff_from_document
 from gateway.store.db import Connection
+from gateway.store.drafts import decide_draft, open_drafts, put_draft
 from gateway.store.registry import publish_tariff
 
 
@@ -23,27 +26,112 @@ class TariffRequests:
         """What this carries out, by the type of the body."""
         return {
             wishes.PublishTariff: self.publish_tariff,
+            wishes.DecideTariff: self.decide,
         }
 
     async def publish_tariff(self, body: wishes.PublishTariff, request: Request) -> None:
-        """Publish the next version of a tariff.
+        """Publish the next version of a tariff, or keep it as a draft where its price rises much.
 
         Refuses TARIFF_INVALID and the codes of its problems, TARIFF_ORDER, TARIFF_MIXED,
         TARIFF_RETROACTIVE, SOURCE_UNPRICED.
         """
         desk = self._desk
         document = json_object(body.document, "TARIFF_INVALID")
+        tariff = self._next(document)
+        rise = self._rise(tariff)
+        if not rise:
+            await self._publish(tariff, document, request, {})
+            return
+        label = desk.books.label()
+
+        def effect(connection: Connection) -> dict[str, object]:
+            number = put_draft(
+                connection,
+                tariff_id=tariff.tariff_id,
+                content=document,
+                rise=rise,
+                utc_ms=label,
+                actor=request.actor,
+            )
+            return {"tariff_id": tariff.tariff_id, "draft": number, "rise": rise}
+
+        await desk.commit(request, effect)
+
+    async def decide(self, body: wishes.DecideTariff, request: Request) -> None:
+        """The second person's word on a draft.
+
+        Refuses DRAFT_UNKNOWN, SAME_PERSON, REASON_MISSING, and what publishing refuses.
+        """
+        desk = self._desk
+        drafts = await desk.books.commit(open_drafts)
+        draft = next((one for one in drafts if one.number == body.draft), None)
+        if draft is None:
+            raise RefusedError(
+                "DRAFT_UNKNOWN", f"no draft {body.draft} waits for a decision", "draft"
+            )
+        if body.accept and draft.actor == request.actor:
+            raise RefusedError("SAME_PERSON", "another manager decides on this draft")
+        if not body.reason:
+            raise RefusedError("REASON_MISSING", "say why", "reason")
+        label = desk.books.label()
+
+        def decided(connection: Connection) -> None:
+            decide_draft(
+                connection,
+                body.draft,
+                accepted=body.accept,
+                reason=body.reason,
+                utc_ms=label,
+                actor=request.actor,
+            )
+
+        if body.accept:
+            tariff = self._next(draft.document)
+            await self._publish(tariff, draft.document, request, {"draft": body.draft}, decided)
+            return
+
+        def effect(connection: Connection) -> dict[str, object]:
+            decided(connection)
+            return {"tariff_id": draft.tariff_id, "draft": body.draft, "accepted": False}
+
+        await desk.commit(request, effect)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _next(self, document: Mapping[str, object]) -> Tariff:
+        """The version that a document would be, once it fits everything that is in force."""
+        desk = self._desk
         draft = tariff_from_document(document, desk.currency)
         number = len(desk.shelf.known(draft.tariff_id)) + 1
         tariff = tariff_from_document(document, desk.currency, version=number)
         # Whatever could fail for an account under this tariff has to fail now, not after COMMIT.
         sources = {desk.engine.points[index].terms.sources for index in self._users(tariff)}
         desk.shelf.check_next(tariff, label_utc_ms=desk.books.label(), users_sources=sources)
+        return tariff
+
+    def _rise(self, tariff: Tariff) -> str:
+        """What rises so much that a second person decides; empty for nothing."""
+        versions = self._desk.shelf.known(tariff.tariff_id)
+        if not versions or not needs_second_person(versions[-1], tariff):
+            return ""
+        rise = biggest_rise(versions[-1], tariff)
+        return "" if rise is None else rise.text
+
+    async def _publish(
+        self,
+        tariff: Tariff,
+        document: Mapping[str, object],
+        request: Request,
+        facts: Mapping[str, object],
+        also: Callable[[Connection], None] = lambda _: None,
+    ) -> None:
+        desk = self._desk
         version = desk.shelf.version_of(tariff, document, desk.books.label(), request.actor)
 
         def effect(connection: Connection) -> dict[str, object]:
+            also(connection)
             publish_tariff(connection, version)
-            return {"tariff_id": tariff.tariff_id, "version": tariff.version}
+            return {"tariff_id": tariff.tariff_id, "version": tariff.version, **facts}
 
         await desk.commit(request, effect)
         desk.shelf.add(tariff)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.app.control.crediting import commit_credit
+from gateway.app.control.crediting import commit_credit, credited_entries, note_recharge
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.app.control.voucher_book import (
@@ -125,7 +125,7 @@ class VoucherRequests:
         account = desk.account(holder.account_id)
         desk.books.post(desk.indices_of(holder.account_id))
         utc_ms = desk.books.label()
-        split = account.credit.split(credit.amount_nano, desk.local_day())
+        split = credited_entries(desk, account, credit.amount_nano)
         transaction = redemption_of(credit, holder, split, utc_ms=utc_ms, request_key=request.key)
         await commit_credit(
             desk,
@@ -136,6 +136,7 @@ class VoucherRequests:
                 connection, body, request, holder, (credit, transaction)
             ),
         )
+        note_recharge(desk, account)
 
     async def _close_wrong(
         self, wrong: WrongVoucherError, point: str, request: Request, utc_ms: int

@@ -36,7 +36,7 @@ router = APIRouter(tags=["tariffs"])
 TariffId = Annotated[str, Path(pattern=ID_EXPRESSION, max_length=63)]
 Document = Annotated[
     dict[str, JsonValue],
-    Body(description="A tariff document as docs/tariffs describe it; money as decimal text"),
+    Body(description="A tariff document as docs/tariffs.md describes it; money as decimal text"),
 ]
 
 

@@ -1,0 +1,75 @@
+"""Tariffs that wait for a second person in `ledger.db`."""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.core.errors import RefusedError
+from gateway.store.rows import as_int, as_text, document, mapping
+
+
+@dataclass(frozen=True, slots=True)
+class TariffDraft:
+    """A tariff that a first person wants to publish; `rise` says in words what rises most."""
+
+    number: int
+    tariff_id: str
+    document: Mapping[str, object]
+    rise: str
+    utc_ms: int
+    actor: str
+
+
+def put_draft(
+    connection: sqlite3.Connection,
+    *,
+    tariff_id: str,
+    content: Mapping[str, object],
+    rise: str,
+    utc_ms: int,
+    actor: str,
+) -> int:
+    """Keep a draft; its number."""
+    row = connection.execute(
+        "INSERT INTO tariff_draft (tariff_id, document, rise, utc_ms, actor) "
+        "VALUES (?, ?, ?, ?, ?) RETURNING number",
+        (tariff_id, document(dict(content)), rise, utc_ms, actor),
+    ).fetchone()
+    return as_int(row[0])
+
+
+def decide_draft(
+    connection: sqlite3.Connection,
+    number: int,
+    *,
+    accepted: bool,
+    reason: str,
+    utc_ms: int,
+    actor: str,
+) -> None:
+    """Record the second person's word. Raises RefusedError DRAFT_UNKNOWN (none, or decided)."""
+    if number not in {draft.number for draft in open_drafts(connection)}:
+        raise RefusedError("DRAFT_UNKNOWN", f"no draft {number} waits for a decision", "draft")
+    connection.execute(
+        "INSERT INTO tariff_decision VALUES (?, ?, ?, ?, ?)",
+        (number, int(accepted), reason, utc_ms, actor),
+    )
+
+
+def open_drafts(connection: sqlite3.Connection) -> list[TariffDraft]:
+    """Drafts that wait for a second person, oldest first."""
+    rows = connection.execute(
+        "SELECT number, tariff_id, document, rise, utc_ms, actor FROM tariff_draft "
+        "WHERE number NOT IN (SELECT number FROM tariff_decision) ORDER BY number"
+    )
+    return [
+        TariffDraft(
+            as_int(row[0]),
+            as_text(row[1]),
+            mapping(row[2]),
+            as_text(row[3]),
+            as_int(row[4]),
+            as_text(row[5]),
+        )
+        for row in rows
+    ]
