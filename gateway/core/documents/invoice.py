@@ -23,7 +23,7 @@ NUMBER_DIGITS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class ExactLine:
-    """A charge before rounding. `component` as in the ledger; `rate` and `wh` where it is energy."""
+    """A charge before rounding, by its name in the ledger; energy has `rate` and `wh` too."""
 
     component: str
     exact_nano: int
