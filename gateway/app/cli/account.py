@@ -1,9 +1,10 @@
-"""`account`: open, show, recharge, confirm a reconnection."""
+"""`account`: open, show, recharge, confirm a reconnection; its documents are in `bills.py`."""
 
 from typing import Annotated, cast
 
 import typer
 
+from gateway.app.cli import bills
 from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group.command("open")(open_account)
     group.command()(recharge)
     group.command()(confirm)
+    bills.register(group)
     app.add_typer(group, name="account")
 
 

@@ -9,6 +9,7 @@ from gateway import __version__
 from gateway.north.context import NorthContext
 from gateway.north.http import (
     accounts,
+    bills,
     commands,
     decisions,
     keys,
@@ -37,6 +38,7 @@ AREAS: Final = (
     operations,
     metrics,
     keys,
+    bills,
 )
 
 

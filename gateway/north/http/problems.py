@@ -74,6 +74,9 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "BUSY": 503,
     "CONTROL_AWAY": 503,
     "REQUEST_EXPIRED": 409,
+    "PERIOD_INVALID": 400,
+    "PERIOD_UNKNOWN": 404,
+    "NO_RECEIPT": 404,
     "EXPIRED": 409,
 }
 SUFFIX_STATUS: Final[tuple[tuple[str, int], ...]] = (

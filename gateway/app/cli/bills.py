@@ -1,0 +1,319 @@
+"""`account statement`, `explain` and `receipt`: documents as tables with units."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, cast
+from urllib.parse import quote
+
+import typer
+
+from gateway.app.cli.local import local_client
+from gateway.app.cli.output import (
+    EXIT_FAILED,
+    ConfigOption,
+    JsonOption,
+    complain,
+    show_json,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from gateway.north.client import LocalClient
+
+Item = Mapping[str, object]
+AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
+MonthOption = Annotated[
+    str | None,
+    typer.Option("--month", metavar="YYYY-MM", help="The month; without it the one that runs."),
+]
+TransactionOption = Annotated[
+    int | None, typer.Option("--transaction", metavar="N", help="Only this transaction.")
+]
+PAGE: Final = 100
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to the group of accounts."""
+    group.command()(statement)
+    group.command()(explain)
+    group.command()(receipt)
+
+
+def statement(
+    account: AccountArgument,
+    config: ConfigOption,
+    month: MonthOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a month's statement: where the balance came from."""
+    with local_client(config) as north:
+        bill = _bill(north, config, account, month)
+    if as_json:
+        show_json(bill)
+        return
+    show_table(_title(bill), ("what", "energy", "price", str(bill["currency"])), list(_rows(bill)))
+    _show_registers(bill)
+    flags = _items(bill, "flags")
+    if flags:
+        rows = [(flag["flag"], flag["lines"], _kwh(flag["energy_wh"])) for flag in flags]
+        show_table("To be known", ("flag", "postings", "energy"), rows)
+    off = _items(bill, "off_supply")
+    if off:
+        show_table(
+            "Without supply",
+            ("cause", "minutes", "times"),
+            [(item["cause"], item["minutes"], item["times"]) for item in off],
+        )
+
+
+def explain(
+    account: AccountArgument,
+    config: ConfigOption,
+    transaction: TransactionOption = None,
+    month: MonthOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trace every amount of a month, or of one transaction, to registers and prices.
+
+    Exit 1 when something does not add up.
+    """
+    with local_client(config) as north:
+        items = list(_explained(north, config, account, transaction, month))
+    if as_json:
+        show_json(items)
+    else:
+        for item in items:
+            _show_explained(item)
+        if not items:
+            typer.echo("nothing was posted")
+    wrong = [item["transaction"] for item in items if not item["adds_up"]]
+    if wrong:
+        complain(f"these transactions do not add up: {', '.join(map(str, wrong))}")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def receipt(
+    account: AccountArgument,
+    transaction: Annotated[int, typer.Argument(metavar="N", help="The recharge's transaction.")],
+    config: ConfigOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the receipt of a recharge."""
+    with local_client(config) as north:
+        found = north.call("GET", f"/accounts/{_part(account)}/recharges/{transaction}/receipt")
+    if as_json:
+        show_json(found)
+        return
+    rows: list[tuple[object, ...]] = [
+        ("paid", found["amount"]),
+        *((f"from {e['ledger_account']}", e["amount"]) for e in _items(found, "came_from")),
+        *((f"to {e['ledger_account']}", e["amount"]) for e in _items(found, "went_to")),
+        ("balance before", found["balance_before"]),
+        ("balance after", found["balance_after"]),
+        ("at", found["at"]),
+        ("provider", found["provider"]),
+        ("reference", found["reference"]),
+        ("key", found["request_key"]),
+    ]
+    if found["reversed_by"] is not None:
+        rows.append(("REVERSED by transaction", found["reversed_by"]))
+    title = f"Receipt {transaction} of account {account}, amounts in {found['currency']}"
+    show_table(title, ("what", "value"), rows)
+
+
+# -- asking ----------------------------------------------------------------------------------
+
+
+def _bill(
+    north: "LocalClient", config: ConfigOption, account: str, month: str | None
+) -> dict[str, object]:
+    label = month or _present_month(config)
+    return north.call("GET", f"/accounts/{_part(account)}/bills/{_part(label)}")
+
+
+def _explained(
+    north: "LocalClient",
+    config: ConfigOption,
+    account: str,
+    transaction: int | None,
+    month: str | None,
+) -> Iterator[dict[str, object]]:
+    path = f"/accounts/{_part(account)}/explanation"
+    if transaction is not None:
+        page = north.call("GET", f"{path}?transaction={transaction}")
+        yield from cast("list[dict[str, object]]", page["items"])
+        return
+    period = cast("Item", _bill(north, config, account, month)["period"])
+    asked = f"from={_part(str(period['starts_at']))}&to={_part(str(period['ends_at']))}"
+    cursor = ""
+    while True:
+        page = north.call("GET", f"{path}?{asked}&limit={PAGE}&cursor={cursor}")
+        yield from cast("list[dict[str, object]]", page["items"])
+        cursor = str(page["next_cursor"] or "")
+        if not cursor:
+            return
+
+
+def _present_month(config: ConfigOption) -> str:
+    """The month that runs at the site, by the clock that all processes share."""
+    from gateway.app.cli.serve import clock_of_environment
+    from gateway.app.config import load_config
+    from gateway.core.civil import month_period, zone_of
+
+    zone = zone_of(load_config(config).site.timezone)
+    return month_period(zone, clock_of_environment().utc_ms()).label
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+# -- showing ---------------------------------------------------------------------------------
+
+
+def _title(bill: Item) -> str:
+    period = cast("Item", bill["period"])
+    name = f", {bill['name']}" if bill["name"] else ""
+    state = {
+        "open": "the month runs",
+        "settling": f"may still change until {period['final_at']}",
+        "final": "final",
+    }[str(bill["state"])]
+    return f"Statement {period['label']} of account {bill['account_id']}{name} ({state})"
+
+
+def _rows(bill: Item) -> Iterator[tuple[object, ...]]:
+    """The statement from opening to closing, as shown; the amounts foot."""
+    label = cast("Item", bill["period"])["label"]
+    yield ("opening balance", "", "", bill["opening_shown"])
+    for line in _items(bill, "money"):
+        yield (_money_text(line), "", "", line["shown"])
+    for line in _items(bill, "energy"):
+        name = f"{line['source']}, {line['time_of_use']}{_block_text(line)}"
+        price = f"{line['price_per_kwh']}/kWh"
+        yield (_late(line, label) + name, _kwh(line["energy_wh"]), price, line["shown"])
+    for line in _items(bill, "charges"):
+        yield (_late(line, label) + str(line["name"]), "", "", line["shown"])
+    for line in _items(bill, "moved"):
+        yield (f"to {line['ledger_account']}, now {line['closing']}", "", "", line["shown"])
+    if str(bill["rounding_shown"]).strip("-0."):
+        yield ("rounding of what is shown", "", "", bill["rounding_shown"])
+    yield ("closing balance", _kwh(bill["energy_wh"]), "", bill["closing_shown"])
+
+
+def _money_text(line: Item) -> str:
+    what = f"{line['kind']} {line['transaction']}, {str(line['at'])[:10]}"
+    source = " ".join(str(line[name]) for name in ("provider", "reference") if line[name])
+    if source:
+        what += f", {source}"
+    if line["reverses"] is not None:
+        what += f", of {line['reverses']}"
+    if line["reversed_by"] is not None:
+        what += f", reversed by {line['reversed_by']}"
+    return what
+
+
+def _block_text(line: Item) -> str:
+    """Which block, where there is more than one."""
+    low, high = cast("int", line["block_from_wh"]), cast("int | None", line["block_upto_wh"])
+    if high is not None:
+        return f", {low / 1000:g} to {high / 1000:g} kWh"
+    return f", over {low / 1000:g} kWh" if low else ""
+
+
+def _late(line: Item, label: object) -> str:
+    return "" if line["period"] == label else f"{line['period']}: "
+
+
+def _show_registers(bill: Item) -> None:
+    rows: list[tuple[object, ...]] = []
+    for meter in _items(bill, "meters"):
+        registers = (meter["opening_wh"], meter["closing_wh"], meter["advance_wh"])
+        columns = zip(*(cast("list[int]", wh) for wh in registers), strict=True)
+        for number, (opening, closing, advance) in enumerate(columns, start=1):
+            name = f"{meter['meter_id']} T{number}"
+            rows.append((name, _kwh(opening), _kwh(closing), _kwh(advance)))
+        for rebase in _items(meter, "rebases"):
+            flags = ", ".join(cast("list[str]", rebase["flags"])) or "no flag"
+            rows.append((f"  {str(rebase['at'])[:10]} {flags}",
+                         _kwhs(rebase["from_wh"]), _kwhs(rebase["to_wh"]),
+                         _kwhs(rebase["advance_wh"])))  # fmt: skip
+    if rows:
+        show_table("Registers", ("meter", "from", "to", "settled"), rows)
+
+
+def _show_explained(item: Item) -> None:
+    for entry in _items(item, "entries"):
+        typer.echo(_heading(item, entry))
+    for entry in _items(item, "other_side"):
+        typer.echo(f"    other side: {entry['ledger_account']} {entry['amount']}")
+    memo = cast("dict[str, str]", item["memo"])
+    if memo:
+        typer.echo("    " + ", ".join(f"{key} {value}" for key, value in memo.items() if value))
+    for line in _items(item, "lines"):
+        typer.echo(f"    {line['starts_at']} to {line['ends_at']}, period {line['period']}")
+        typer.echo(f"    meter {line['meter_id']}: {_registers_text(line)}{_flags_text(line)}")
+        columns = (f"tariff {line['tariff_id']}", "what it is made of", "amount")
+        show_table("", columns, list(_parts(line)))
+    for problem in cast("list[str]", item["problems"]):
+        typer.echo(f"    DOES NOT ADD UP: {problem}")
+
+
+def _heading(item: Item, entry: Item) -> str:
+    text = f"{item['transaction']} {item['kind']} {item['at']}: {entry['ledger_account']} "
+    text += str(entry["amount"])
+    if str(entry["ledger_account"]).startswith("wallet:"):
+        text += f", then {item['balance_after']}"
+    if item["reverses"] is not None:
+        text += f", reverses {item['reverses']}"
+    if item["reversed_by"] is not None:
+        text += f", reversed by {item['reversed_by']}"
+    return text
+
+
+def _parts(line: Item) -> Iterator[tuple[object, ...]]:
+    """Each charge of a line with its calculation, and their sum."""
+    for part in _items(line, "energy"):
+        price = part["price_per_kwh"]
+        made = "no price is known" if price is None else f"{_kwh(part['energy_wh'])} x {price}"
+        yield (part["cell"], made, part["amount"])
+    for part in _items(line, "charges"):
+        basis = cast("Item | None", part["basis"])
+        made = f"{part['after']} - {part['before']} in the period"
+        if basis is not None:
+            within = "contained in" if basis["inclusive"] else "of"
+            of = " + ".join(cast("list[str]", basis["of"]))
+            made = (
+                f"{basis['rate_percent']} % {within} {of}: of {basis['after']} is {part['after']}, "
+                f"of {basis['before']} was {part['before']}"
+            )
+        yield (part["name"], made, part["amount"])
+    yield ("sum", "", line["amount"])
+
+
+def _registers_text(line: Item) -> str:
+    registers = (line["from_wh"], line["to_wh"], line["advance_wh"])
+    columns = zip(*(cast("list[int]", wh) for wh in registers), strict=True)
+    return "; ".join(
+        f"T{number} {low} to {high} Wh" + ("" if high - low == wh else f", settled {wh} Wh")
+        for number, (low, high, wh) in enumerate(columns, start=1)
+    )
+
+
+def _flags_text(line: Item) -> str:
+    flags = cast("list[str]", line["flags"])
+    return f" [{', '.join(flags)}]" if flags else ""
+
+
+def _kwh(wh: object) -> str:
+    """Wh as kWh with all three decimals, by integers."""
+    value = cast("int", wh)
+    whole, part = divmod(abs(value), 1000)
+    return f"{'-' if value < 0 else ''}{whole}.{part:03d} kWh"
+
+
+def _kwhs(registers: object) -> str:
+    return " / ".join(_kwh(wh) for wh in cast("Sequence[int]", registers))
+
+
+def _items(holder: Item, name: str) -> Sequence[Item]:
+    return cast("Sequence[Item]", holder[name])
