@@ -133,6 +133,20 @@ class DocumentReader:
         first, last = await self._range(scope, from_utc_ms, to_utc_ms)
         return await self._explained(scope, max(first, after_seq), last, limit)
 
+    async def explain_period(
+        self, account_id: str, label: str, *, after_seq: int, limit: int
+    ) -> ExplainedPage:
+        """What stands in the statement of a period, explained; a page may hold fewer.
+
+        Raises RefusedError PERIOD_INVALID.
+        """
+        scope = await self._scope(account_id)
+        period = document_period(scope.zone, label)
+        first, last = await self._range(scope, period.start_utc_ms, period.final_utc_ms)
+        page = await self._explained(scope, max(first, after_seq), last, limit)
+        items = tuple(item for item in page.items if _stands_in(period, item[0].posted))
+        return ExplainedPage(items, page.next_seq)
+
     async def explain_one(self, account_id: str, seq: int) -> ExplainedPage:
         """One transaction explained. Raises RefusedError TRANSACTION_UNKNOWN."""
         scope = await self._scope(account_id)
@@ -321,6 +335,12 @@ class DocumentReader:
 
         switched = [one for one in await self._ledger.read(look) if one.service_point_id == point]
         return off_supply(sorted(switched, key=lambda one: one.utc_ms), from_ms, to_ms)
+
+
+def _stands_in(period: DocumentPeriod, posted: Posted) -> bool:
+    """Whether any part of a transaction belongs to the documents of a period."""
+    labels = [line.period for line in posted.lines] or [""]
+    return any(period.place(posted.utc_ms, label) == 0 for label in labels)
 
 
 def _begin_of(zone: ZoneInfo, label: str) -> int:

@@ -142,8 +142,7 @@ def _explained(
         page = north.call("GET", f"{path}?transaction={transaction}")
         yield from cast("list[dict[str, object]]", page["items"])
         return
-    period = cast("Item", _bill(north, config, account, month)["period"])
-    asked = f"from={_part(str(period['starts_at']))}&to={_part(str(period['ends_at']))}"
+    asked = f"period={_part(month or _present_month(config))}"
     cursor = ""
     while True:
         page = north.call("GET", f"{path}?{asked}&limit={PAGE}&cursor={cursor}")

@@ -43,12 +43,18 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ExplanationQuery(BaseModel):
-    """What is to be explained: one transaction, or a range of time [from, to)."""
+    """What is to be explained: one transaction, what a bill holds, or a range of time [from, to).
+
+    Without any of them everything from the beginning.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     transaction: int | None = Field(
         default=None, ge=1, le=INT64_MAX, description="Only this transaction"
+    )
+    period: str | None = Field(
+        default=None, pattern=PERIOD_EXPRESSION, description="What stands in the bill of it"
     )
     since: AwareDatetime | None = Field(
         default=None, alias="from", description="Posted at or after"
@@ -82,12 +88,15 @@ async def explain_account(
     context = context_of(request)
     currency = context.settings.currency
     after_seq = decode_number("explanation", asked.cursor, 0)
+    ranged = asked.since is not None or asked.until is not None
+    if sum((asked.transaction is not None, asked.period is not None, ranged)) > 1:
+        raise RefusedError("VALIDATION", "name a transaction, a period, or a range of time")
     if asked.transaction is not None:
-        if asked.since is not None or asked.until is not None or asked.cursor:
-            raise RefusedError(
-                "VALIDATION", "name a transaction, or a range of time", "query.transaction"
-            )
         page = await context.documents.explain_one(account_id, asked.transaction)
+    elif asked.period is not None:
+        page = await context.documents.explain_period(
+            account_id, asked.period, after_seq=after_seq, limit=asked.limit
+        )
     else:
         page = await context.documents.explain(
             account_id,
