@@ -1,6 +1,8 @@
 """`account statement`, `explain` and `receipt`: documents as tables with units."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 from urllib.parse import quote
 
@@ -45,17 +47,20 @@ def statement(
     as_json: JsonOption = False,
 ) -> None:
     """Show a month's statement: where the balance came from."""
+    civil = _Civil(config)
     with local_client(config) as north:
-        bill = _bill(north, config, account, month)
+        label = month or civil.month_now()
+        bill = north.call("GET", f"/accounts/{_part(account)}/bills/{_part(label)}")
     if as_json:
         show_json(bill)
         return
-    show_table(_title(bill), ("what", "energy", "price", str(bill["currency"])), list(_rows(bill)))
-    _show_registers(bill)
+    columns = ("what", "energy", "price", str(bill["currency"]))
+    show_table(_title(bill, civil), columns, list(_rows(bill, civil)), figures=columns[1:])
+    _show_registers(bill, civil)
     flags = _items(bill, "flags")
     if flags:
         rows = [(flag["flag"], flag["lines"], _kwh(flag["energy_wh"])) for flag in flags]
-        show_table("To be known", ("flag", "postings", "energy"), rows)
+        show_table("To be known", ("flag", "postings", "energy"), rows, figures=("energy",))
     off = _items(bill, "off_supply")
     if off:
         show_table(
@@ -76,13 +81,20 @@ def explain(
 
     Exit 1 when something does not add up.
     """
+    if transaction is not None and month is not None:
+        raise typer.BadParameter("name a month or a transaction, not both")
+    civil = _Civil(config)
     with local_client(config) as north:
-        items = list(_explained(north, config, account, transaction, month))
+        if transaction is None:
+            items = list(_month(north, account, month or civil.month_now()))
+        else:
+            path = f"/accounts/{_part(account)}/explanation?transaction={transaction}"
+            items = list(_items(north.call("GET", path), "items"))
     if as_json:
         show_json(items)
     else:
         for item in items:
-            _show_explained(item)
+            _show_explained(item, civil)
         if not items:
             typer.echo("nothing was posted")
     wrong = [item["transaction"] for item in items if not item["adds_up"]]
@@ -109,7 +121,7 @@ def receipt(
         *((f"to {e['ledger_account']}", e["amount"]) for e in _items(found, "went_to")),
         ("balance before", found["balance_before"]),
         ("balance after", found["balance_after"]),
-        ("at", found["at"]),
+        ("at", _Civil(config).time(found["at"])),
         ("provider", found["provider"]),
         ("reference", found["reference"]),
         ("key", found["request_key"]),
@@ -123,43 +135,41 @@ def receipt(
 # -- asking ----------------------------------------------------------------------------------
 
 
-def _bill(
-    north: "LocalClient", config: ConfigOption, account: str, month: str | None
-) -> dict[str, object]:
-    label = month or _present_month(config)
-    return north.call("GET", f"/accounts/{_part(account)}/bills/{_part(label)}")
+class _Civil:
+    """The site's own time: what people read, and which month runs."""
+
+    def __init__(self, config: Path) -> None:
+        from gateway.app.config import load_config
+        from gateway.core.civil import zone_of
+
+        self._zone = zone_of(load_config(config).site.timezone)
+
+    def month_now(self) -> str:
+        """The month that runs, by the clock that all processes share."""
+        from gateway.app.cli.serve import clock_of_environment
+        from gateway.core.civil import month_period
+
+        return month_period(self._zone, clock_of_environment().utc_ms()).label
+
+    def time(self, moment: object) -> str:
+        """Local date and time of an RFC 3339 moment, to the second."""
+        return f"{datetime.fromisoformat(str(moment)).astimezone(self._zone):%Y-%m-%d %H:%M:%S}"
+
+    def date(self, moment: object) -> str:
+        """Its local date."""
+        return self.time(moment)[:10]
 
 
-def _explained(
-    north: "LocalClient",
-    config: ConfigOption,
-    account: str,
-    transaction: int | None,
-    month: str | None,
-) -> Iterator[dict[str, object]]:
-    path = f"/accounts/{_part(account)}/explanation"
-    if transaction is not None:
-        page = north.call("GET", f"{path}?transaction={transaction}")
-        yield from cast("list[dict[str, object]]", page["items"])
-        return
-    asked = f"period={_part(month or _present_month(config))}"
+def _month(north: "LocalClient", account: str, label: str) -> Iterator[Item]:
+    """Everything that stands in the statement of a period, page by page."""
+    path = f"/accounts/{_part(account)}/explanation?period={_part(label)}&limit={PAGE}"
     cursor = ""
     while True:
-        page = north.call("GET", f"{path}?{asked}&limit={PAGE}&cursor={cursor}")
-        yield from cast("list[dict[str, object]]", page["items"])
+        page = north.call("GET", f"{path}&cursor={cursor}")
+        yield from _items(page, "items")
         cursor = str(page["next_cursor"] or "")
         if not cursor:
             return
-
-
-def _present_month(config: ConfigOption) -> str:
-    """The month that runs at the site, by the clock that all processes share."""
-    from gateway.app.cli.serve import clock_of_environment
-    from gateway.app.config import load_config
-    from gateway.core.civil import month_period, zone_of
-
-    zone = zone_of(load_config(config).site.timezone)
-    return month_period(zone, clock_of_environment().utc_ms()).label
 
 
 def _part(text: str) -> str:
@@ -169,29 +179,29 @@ def _part(text: str) -> str:
 # -- showing ---------------------------------------------------------------------------------
 
 
-def _title(bill: Item) -> str:
+def _title(bill: Item, civil: _Civil) -> str:
     period = cast("Item", bill["period"])
     name = f", {bill['name']}" if bill["name"] else ""
     state = {
         "open": "the month runs",
-        "settling": f"may still change until {period['final_at']}",
+        "settling": f"may still change until {civil.time(period['final_at'])}",
         "final": "final",
     }[str(bill["state"])]
     return f"Statement {period['label']} of account {bill['account_id']}{name} ({state})"
 
 
-def _rows(bill: Item) -> Iterator[tuple[object, ...]]:
+def _rows(bill: Item, civil: _Civil) -> Iterator[tuple[object, ...]]:
     """The statement from opening to closing, as shown; the amounts foot."""
     label = cast("Item", bill["period"])["label"]
     yield ("opening balance", "", "", bill["opening_shown"])
     for line in _items(bill, "money"):
-        yield (_money_text(line), "", "", line["shown"])
+        yield (_money_text(line, civil), "", "", line["shown"])
     for line in _items(bill, "energy"):
-        name = f"{line['source']}, {line['time_of_use']}{_block_text(line)}"
-        price = f"{line['price_per_kwh']}/kWh"
+        name, price = _rate_text(line), f"{line['price_per_kwh']}/kWh"
         yield (_late(line, label) + name, _kwh(line["energy_wh"]), price, line["shown"])
     for line in _items(bill, "charges"):
-        yield (_late(line, label) + str(line["name"]), "", "", line["shown"])
+        name = str(line["name"]).replace(":", " ")
+        yield (_late(line, label) + name, "", "", line["shown"])
     for line in _items(bill, "moved"):
         yield (f"to {line['ledger_account']}, now {line['closing']}", "", "", line["shown"])
     if str(bill["rounding_shown"]).strip("-0."):
@@ -199,8 +209,8 @@ def _rows(bill: Item) -> Iterator[tuple[object, ...]]:
     yield ("closing balance", _kwh(bill["energy_wh"]), "", bill["closing_shown"])
 
 
-def _money_text(line: Item) -> str:
-    what = f"{line['kind']} {line['transaction']}, {str(line['at'])[:10]}"
+def _money_text(line: Item, civil: _Civil) -> str:
+    what = f"{line['kind']} {line['transaction']}, {civil.date(line['at'])}"
     source = " ".join(str(line[name]) for name in ("provider", "reference") if line[name])
     if source:
         what += f", {source}"
@@ -211,19 +221,20 @@ def _money_text(line: Item) -> str:
     return what
 
 
-def _block_text(line: Item) -> str:
-    """Which block, where there is more than one."""
+def _rate_text(line: Item) -> str:
+    """Source, time of use, and which block where there is more than one."""
+    name = f"{line['source']}, {line['time_of_use']}"
     low, high = cast("int", line["block_from_wh"]), cast("int | None", line["block_upto_wh"])
     if high is not None:
-        return f", {low / 1000:g} to {high / 1000:g} kWh"
-    return f", over {low / 1000:g} kWh" if low else ""
+        return f"{name}, {low / 1000:g} to {high / 1000:g} kWh"
+    return f"{name}, over {low / 1000:g} kWh" if low else name
 
 
 def _late(line: Item, label: object) -> str:
     return "" if line["period"] == label else f"{line['period']}: "
 
 
-def _show_registers(bill: Item) -> None:
+def _show_registers(bill: Item, civil: _Civil) -> None:
     rows: list[tuple[object, ...]] = []
     for meter in _items(bill, "meters"):
         registers = (meter["opening_wh"], meter["closing_wh"], meter["advance_wh"])
@@ -233,35 +244,45 @@ def _show_registers(bill: Item) -> None:
             rows.append((name, _kwh(opening), _kwh(closing), _kwh(advance)))
         for rebase in _items(meter, "rebases"):
             flags = ", ".join(cast("list[str]", rebase["flags"])) or "no flag"
-            rows.append((f"  {str(rebase['at'])[:10]} {flags}",
+            rows.append((f"  {civil.date(rebase['at'])} {flags}",
                          _kwhs(rebase["from_wh"]), _kwhs(rebase["to_wh"]),
                          _kwhs(rebase["advance_wh"])))  # fmt: skip
     if rows:
-        show_table("Registers", ("meter", "from", "to", "settled"), rows)
+        show_table(
+            "Registers",
+            ("meter", "from", "to", "settled"),
+            rows,
+            figures=("from", "to", "settled"),
+        )
 
 
-def _show_explained(item: Item) -> None:
+def _show_explained(item: Item, civil: _Civil) -> None:
+    typer.echo(_heading(item, civil))
     for entry in _items(item, "entries"):
-        typer.echo(_heading(item, entry))
+        typer.echo(f"    {_entry_text(item, entry)}")
     for entry in _items(item, "other_side"):
         typer.echo(f"    other side: {entry['ledger_account']} {entry['amount']}")
     memo = cast("dict[str, str]", item["memo"])
-    if memo:
-        typer.echo("    " + ", ".join(f"{key} {value}" for key, value in memo.items() if value))
+    notes = [f"{key} {value}" for key, value in memo.items() if value and key != "reverses"]
+    if notes:
+        typer.echo(f"    {', '.join(notes)}")
     for line in _items(item, "lines"):
-        typer.echo(f"    {line['starts_at']} to {line['ends_at']}, period {line['period']}")
+        begun, ended = civil.time(line["starts_at"]), civil.time(line["ends_at"])
+        typer.echo(f"    {begun} to {ended}, period {line['period']}")
         typer.echo(f"    meter {line['meter_id']}: {_registers_text(line)}{_flags_text(line)}")
-        columns = (f"tariff {line['tariff_id']}", "what it is made of", "amount")
-        show_table("", columns, list(_parts(line)))
+        tariff = f"tariff {line['tariff_id']}, version {line['tariff_version']}"
+        show_table(
+            f"    {tariff}",
+            ("charge", "what it is made of", "amount"),
+            list(_parts(line)),
+            figures=("amount",),
+        )
     for problem in cast("list[str]", item["problems"]):
         typer.echo(f"    DOES NOT ADD UP: {problem}")
 
 
-def _heading(item: Item, entry: Item) -> str:
-    text = f"{item['transaction']} {item['kind']} {item['at']}: {entry['ledger_account']} "
-    text += str(entry["amount"])
-    if str(entry["ledger_account"]).startswith("wallet:"):
-        text += f", then {item['balance_after']}"
+def _heading(item: Item, civil: _Civil) -> str:
+    text = f"{item['transaction']} {item['kind']}, {civil.time(item['at'])}"
     if item["reverses"] is not None:
         text += f", reverses {item['reverses']}"
     if item["reversed_by"] is not None:
@@ -269,23 +290,32 @@ def _heading(item: Item, entry: Item) -> str:
     return text
 
 
+def _entry_text(item: Item, entry: Item) -> str:
+    text = f"{entry['ledger_account']} {entry['amount']}"
+    if str(entry["ledger_account"]).startswith("wallet:"):
+        text += f", balance then {item['balance_after']}"
+    return text
+
+
 def _parts(line: Item) -> Iterator[tuple[object, ...]]:
     """Each charge of a line with its calculation, and their sum."""
     for part in _items(line, "energy"):
         price = part["price_per_kwh"]
-        made = "no price is known" if price is None else f"{_kwh(part['energy_wh'])} x {price}"
-        yield (part["cell"], made, part["amount"])
+        if price is None:
+            yield (part["cell"], f"{_kwh(part['energy_wh'])}, no price is known", part["amount"])
+        else:
+            yield (_rate_text(part), f"{_kwh(part['energy_wh'])} x {price}/kWh", part["amount"])
     for part in _items(line, "charges"):
         basis = cast("Item | None", part["basis"])
-        made = f"{part['after']} - {part['before']} in the period"
+        made = f"in the period {part['after']}, before {part['before']}"
         if basis is not None:
             within = "contained in" if basis["inclusive"] else "of"
             of = " + ".join(cast("list[str]", basis["of"]))
             made = (
-                f"{basis['rate_percent']} % {within} {of}: of {basis['after']} is {part['after']}, "
-                f"of {basis['before']} was {part['before']}"
+                f"{basis['rate_percent']} % {within} {of} in the period: {basis['after']} gives "
+                f"{part['after']}, before it was {basis['before']} and {part['before']}"
             )
-        yield (part["name"], made, part["amount"])
+        yield (str(part["name"]).replace(":", " "), made, part["amount"])
     yield ("sum", "", line["amount"])
 
 
