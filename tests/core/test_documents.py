@@ -41,12 +41,18 @@ def ledgers(draw: st.DrawFn) -> LedgerMaker:
     recharges: list[int] = []
     for reading in world.readings:
         made.use({"grid": reading.grid_wh, "generator": reading.generator_wh}, reading.span_ms)
-        deed = draw(st.sampled_from(["settle", "settle", "recharge", "debt", "reverse", "", ""]))
+        deed = draw(
+            st.sampled_from(["settle", "settle", "recharge", "debt", "take", "reverse", ""])
+        )
         if deed == "recharge":
             recharges.append(made.recharge(draw(st.integers(1, 10**12))))
         elif deed == "debt":
             repaid = {DEBT: draw(st.integers(1, 10**9)), EMERGENCY: draw(st.integers(1, 10**9))}
             recharges.append(made.recharge(draw(st.integers(3 * 10**9, 10**12)), repaid=repaid))
+        elif deed == "take":
+            owed = draw(st.integers(1, 10**9))
+            taken = (Entry(DEBT, -owed), Entry("opening", owed))
+            made.transactions.append(adjustment(taken, made.now_ms))
         elif deed == "reverse" and recharges:
             made.reverse(recharges.pop())
         elif deed == "settle":
@@ -114,6 +120,9 @@ def test_a_final_statement_never_changes(made: LedgerMaker, more: int) -> None:
     before = [made.statement(period) for period in finals]
     made.use({"grid": more}, 1)
     made.settle()
+    for posted in made.posted():
+        if posted.kind == "recharge" and posted.reversed_by_seq is None:
+            made.reverse(posted.seq)
     assert [made.statement(period) for period in finals] == before
 
 
@@ -225,6 +234,21 @@ def test_a_reversed_recharge_shows_as_both() -> None:
     assert statement.money[0].reversed_by_seq == 3
     assert statement.money[1].reverses_seq == 1
     assert statement.closing_nano == parse_amount("-120", INR)
+
+
+def test_a_debt_that_is_taken_up_is_no_movement_of_the_wallet() -> None:
+    """It stands with the debt; what the wallet pays off stands in the statement."""
+    made = LedgerMaker([tariff({"price": "1"})], instant("2026-01-05T00:00:00+05:30"))
+    taken = (Entry(DEBT, -30), Entry("opening", 30))
+    made.transactions.append(adjustment(taken, made.now_ms))
+    made.transactions.append(adjustment((Entry(wallet(FLAT), -4), Entry(DEBT, 4)), made.now_ms))
+    made.recharge(100, repaid={DEBT: 20})
+    statement = made.statement(month("2026-01"))
+    assert [(line.kind, line.amount_nano) for line in statement.money] == [("recharge", 100)]
+    (debt,) = statement.moved
+    assert (debt.opening_nano, debt.amount_nano, debt.apart_nano) == (0, 24, -30)
+    assert debt.closing_nano == made.balance(DEBT) == -6
+    assert statement.closing_nano == made.balance(wallet(FLAT)) == 76
 
 
 def test_registers_flags_and_replacements_are_listed() -> None:

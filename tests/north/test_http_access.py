@@ -64,6 +64,9 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/api-keys": ADMIN,
     "POST /api/v1/api-keys": ADMIN,
     "DELETE /api/v1/api-keys/{key_id}": ADMIN,
+    "GET /api/v1/accounts/{account_id}/bills/{period}": MONEY,
+    "GET /api/v1/accounts/{account_id}/explanation": MONEY,
+    "GET /api/v1/accounts/{account_id}/recharges/{transaction_id}/receipt": MONEY,
 }
 ANONYMOUS = frozenset({"GET /healthz", "GET /readyz"})
 FORMS: Mapping[str, object] = {
@@ -91,6 +94,7 @@ PLACES = {
     "command_id": "none",
     "key": "none",
     "key_id": "0" * 26,
+    "period": "2025-01",
 }
 
 

@@ -203,7 +203,7 @@ def _rows(bill: Item, civil: _Civil) -> Iterator[tuple[object, ...]]:
         name = str(line["name"]).replace(":", " ")
         yield (_late(line, label) + name, "", "", line["shown"])
     for line in _items(bill, "moved"):
-        yield (f"to {line['ledger_account']}, now {line['closing']}", "", "", line["shown"])
+        yield (_moved_text(line), "", "", line["shown"])
     if str(bill["rounding_shown"]).strip("-0."):
         yield ("rounding of what is shown", "", "", bill["rounding_shown"])
     yield ("closing balance", _kwh(bill["energy_wh"]), "", bill["closing_shown"])
@@ -219,6 +219,20 @@ def _money_text(line: Item, civil: _Civil) -> str:
     if line["reversed_by"] is not None:
         what += f", reversed by {line['reversed_by']}"
     return what
+
+
+def _moved_text(line: Item) -> str:
+    """`to debt oven, 10 still owed`: where money went, or came from, and what remains."""
+    kind, _, rest = str(line["ledger_account"]).partition(":")
+    name = {
+        "emergency": "emergency credit",
+        "accumulated": "accumulated debt",
+        "debt": f"debt {rest.partition(':')[2]}",
+    }.get(kind, str(line["ledger_account"]))
+    way = "from" if str(line["amount"]).startswith("-") else "to"
+    owed = str(line["closing"])
+    left = f"{owed[1:]} still owed" if owed.startswith("-") else "nothing owed"
+    return f"{way} {name}, {left}"
 
 
 def _rate_text(line: Item) -> str:

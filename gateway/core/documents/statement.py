@@ -7,7 +7,7 @@ transactions of the period in their order, so memory does not grow with their nu
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.core.documents.outages import OffSupply
@@ -23,7 +23,11 @@ UNEXPLAINED: Final = "unexplained"
 
 @dataclass(frozen=True, slots=True)
 class MoneyLine:
-    """A transaction that is no consumption: what the account as a whole gained by it."""
+    """A transaction that is no consumption: what the account as a whole gained by it.
+
+    `reversed_by_seq` names a reversal in the same statement; a later one stands in a later
+    statement, and this one stays as it was.
+    """
 
     seq: int
     utc_ms: int
@@ -68,18 +72,20 @@ class ComponentLine:
 class Moved:
     """What the wallet gave to another of the account's ledger accounts (debt, emergency credit).
 
-    Positive: paid off; negative: taken up, as when emergency credit pays for consumption.
-    Balances are those of that account: minus what is owed.
+    Positive: paid off; negative: lent, as when emergency credit pays for consumption. Balances
+    are those of that account: minus what is owed. `apart_nano` changed them without the wallet, as
+    when a debt is taken up.
     """
 
     ledger_account: str
     opening_nano: int
     amount_nano: int
+    apart_nano: int = 0
 
     @property
     def closing_nano(self) -> int:
         """Its balance at the end."""
-        return self.opening_nano + self.amount_nano
+        return self.opening_nano + self.amount_nano + self.apart_nano
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,9 @@ class StatementFold:
         self._closing_nano = opening_nano
         self._opening_others = dict(opening_others)
         self._moved: dict[str, int] = dict.fromkeys(opening_others, 0)
+        self._apart: dict[str, int] = {}
         self._money: list[MoneyLine] = []
+        self._money_at: dict[int, int] = {}
         self._energy: dict[tuple[str, str, str], EnergyLine] = {}
         self._components: dict[tuple[str, str, int, str], int] = {}
         self._meters: dict[tuple[str, str], _Meter] = {}
@@ -236,11 +244,7 @@ class StatementFold:
                 for key, amount_nano in sorted(self._components.items(), key=_component_order)
                 if amount_nano
             ),
-            moved=tuple(
-                Moved(name, self._opening_others.get(name, 0), amount_nano)
-                for name, amount_nano in sorted(self._moved.items())
-                if amount_nano or self._opening_others.get(name, 0)
-            ),
+            moved=tuple(line for line in map(self._moved_line, sorted(self._moved)) if line),
             meters=tuple(_registers(key, meter) for key, meter in sorted(self._meters.items())),
             flags=tuple(FlagCount(flag, *count) for flag, count in sorted(self._flags.items())),
             off_supply=off_supply,
@@ -248,6 +252,11 @@ class StatementFold:
         )
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _moved_line(self, name: str) -> Moved | None:
+        """One of the account's other ledger accounts; None while nothing ever was on it."""
+        parts = (self._opening_others.get(name, 0), self._moved[name], self._apart.get(name, 0))
+        return Moved(name, *parts) if any(parts) else None
 
     def _take_others(self, posted: Posted, place: int) -> None:
         for entry in posted.own:
@@ -258,13 +267,27 @@ class StatementFold:
             if place < 0:
                 before_nano = self._opening_others.get(name, 0)
                 self._opening_others[name] = before_nano + entry.amount_nano
+            elif self._is_apart(posted):
+                self._apart[name] = self._apart.get(name, 0) + entry.amount_nano
             else:
                 self._moved[name] += entry.amount_nano
 
+    def _is_apart(self, posted: Posted) -> bool:
+        """Whether a transaction leaves the wallet alone, as a debt that is taken up does."""
+        return not posted.lines and not any(
+            entry.ledger_account == wallet(self._account_id) for entry in posted.own
+        )
+
     def _take_money(self, posted: Posted, *, settles: bool) -> None:
         amount_nano = posted.own_nano + posted.charged_nano
-        if settles and not amount_nano:
+        original = self._money_at.get(posted.reverses_seq or 0)
+        if original is not None:
+            undone = replace(self._money[original], reversed_by_seq=posted.seq)
+            self._money[original] = undone
+        # Money that only moved between the account's own ledger accounts stands with those.
+        if not amount_nano or self._is_apart(posted):
             return
+        self._money_at[posted.seq] = len(self._money)
         self._money.append(
             MoneyLine(
                 seq=posted.seq,
@@ -274,7 +297,6 @@ class StatementFold:
                 reference=posted.noted("reference"),
                 provider=posted.noted("provider"),
                 reverses_seq=posted.reverses_seq,
-                reversed_by_seq=posted.reversed_by_seq,
             )
         )
 

@@ -1,4 +1,4 @@
-"""What statements, explanations and receipts look like outside."""
+"""What statements and receipts look like outside."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -16,12 +16,10 @@ from gateway.core.documents.statement import (
     MoneyLine,
     Moved,
 )
-from gateway.core.explain import Component, ExplainedLine, Explanation, PricedEnergy, shortfalls
 from gateway.core.ledger import Entry
-from gateway.core.money import Currency, display_amount, format_price, format_scaled
-from gateway.core.tariff import PERCENT_SCALE
+from gateway.core.money import Currency, display_amount, format_price
 from gateway.north.documents import MonthlyStatement
-from gateway.north.http.forms import Page, rfc3339
+from gateway.north.http.forms import rfc3339
 from gateway.north.http.results import money
 
 L = TypeVar("L")
@@ -90,12 +88,16 @@ class ComponentLineView(BaseModel):
 
 
 class MovedView(BaseModel):
-    """What the wallet gave to a debt or to emergency credit; negative: was lent."""
+    """What the wallet gave to a debt or to emergency credit; negative: was lent.
+
+    `apart` changed that account without the wallet: closing = opening + amount + apart.
+    """
 
     ledger_account: str
     opening: str
     amount: str = Field(description=AMOUNT)
     shown: str = Field(description=SHOWN)
+    apart: str
     closing: str
 
 
@@ -187,85 +189,6 @@ class ReceiptView(BaseModel):
     reversed_by: int | None
 
 
-class PricedView(BaseModel):
-    """Energy of one rate cell: energy_wh x price_per_kwh / 1000 = amount, exactly."""
-
-    cell: str
-    source: str | None
-    time_of_use: str | None
-    block: int | None
-    block_from_wh: int | None
-    block_upto_wh: int | None
-    energy_wh: int
-    price_per_kwh: str | None
-    amount: str
-
-
-class BasisView(BaseModel):
-    """What a tax is computed from, accumulated in the period."""
-
-    of: list[str]
-    rate_percent: str
-    inclusive: bool
-    before: str
-    after: str
-
-
-class PartView(BaseModel):
-    """A charge that is no energy at a price: what the period had accumulated before and after."""
-
-    name: str
-    amount: str
-    before: str
-    after: str
-    basis: BasisView | None
-
-
-class LineView(BaseModel):
-    """A settlement line: registers from and to, and what each of its charges is made of."""
-
-    service_point_id: str
-    meter_id: str
-    tariff_id: str
-    tariff_version: int
-    period: str
-    starts_at: str
-    ends_at: str
-    from_wh: list[int]
-    to_wh: list[int]
-    advance_wh: list[int]
-    flags: list[str]
-    energy: list[PricedView]
-    charges: list[PartView]
-    amount: str
-
-
-class ExplainedView(BaseModel):
-    """A transaction, explained. `problems` is empty when it adds up to the nano-unit."""
-
-    transaction: int
-    kind: str
-    at: str
-    entries: list[EntryView] = Field(description="On the account's own ledger accounts")
-    other_side: list[EntryView] = Field(description="Left out for settlements of many accounts")
-    balance_after: str
-    request_key: str | None
-    reverses: int | None
-    reversed_by: int | None
-    memo: dict[str, str]
-    lines: list[LineView]
-    adds_up: bool
-    problems: list[str]
-
-
-class ExplanationPage(Page):
-    """Explained transactions, oldest first."""
-
-    account_id: str
-    currency: str
-    items: list[ExplainedView]
-
-
 def bill_view(found: MonthlyStatement, currency: Currency) -> BillView:
     """A statement with its exact and its shown amounts."""
     statement, sheet = found.statement, sheet_of(found.statement, currency)
@@ -312,28 +235,6 @@ def _each(
     ]
 
 
-def explained_view(
-    explanation: Explanation, balance_nano: int, currency: Currency
-) -> ExplainedView:
-    """One explained transaction, with the wallet after it."""
-    posted, problems = explanation.posted, shortfalls(explanation)
-    return ExplainedView(
-        transaction=posted.seq,
-        kind=posted.kind,
-        at=rfc3339(posted.utc_ms),
-        entries=[_entry(entry, currency) for entry in posted.own],
-        other_side=[_entry(entry, currency) for entry in posted.others],
-        balance_after=money(balance_nano, currency),
-        request_key=posted.request_key,
-        reverses=posted.reverses_seq,
-        reversed_by=posted.reversed_by_seq,
-        memo=dict(posted.memo),
-        lines=[_line(line, currency) for line in explanation.lines],
-        adds_up=not problems,
-        problems=list(problems),
-    )
-
-
 def receipt_view(receipt: Receipt, currency: Currency) -> ReceiptView:
     """A receipt with exact amounts."""
     return ReceiptView(
@@ -345,19 +246,20 @@ def receipt_view(receipt: Receipt, currency: Currency) -> ReceiptView:
         provider=receipt.provider,
         reference=receipt.reference,
         request_key=receipt.request_key,
-        came_from=[_entry(entry, currency) for entry in receipt.came_from],
-        went_to=[_entry(entry, currency) for entry in receipt.went_to],
+        came_from=[entry_view(entry, currency) for entry in receipt.came_from],
+        went_to=[entry_view(entry, currency) for entry in receipt.went_to],
         balance_before=money(receipt.balance_before_nano, currency),
         balance_after=money(receipt.balance_after_nano, currency),
         reversed_by=receipt.reversed_by_seq,
     )
 
 
-# -- inside ----------------------------------------------------------------------------------
-
-
-def _entry(entry: Entry, currency: Currency) -> EntryView:
+def entry_view(entry: Entry, currency: Currency) -> EntryView:
+    """An entry as it is shown."""
     return EntryView(ledger_account=entry.ledger_account, amount=money(entry.amount_nano, currency))
+
+
+# -- inside ----------------------------------------------------------------------------------
 
 
 def _money(line: MoneyLine, shown: str, currency: Currency) -> MoneyLineView:
@@ -409,6 +311,7 @@ def _moved(line: Moved, shown: str, currency: Currency) -> MovedView:
         opening=money(line.opening_nano, currency),
         amount=money(line.amount_nano, currency),
         shown=shown,
+        apart=money(line.apart_nano, currency),
         closing=money(line.closing_nano, currency),
     )
 
@@ -446,58 +349,4 @@ def _off(off: OffSupply) -> OffSupplyView:
         cause=off.cause,
         minutes=off.minutes,
         times=off.times,
-    )
-
-
-def _line(explained: ExplainedLine, currency: Currency) -> LineView:
-    line = explained.line
-    return LineView(
-        service_point_id=line.service_point_id,
-        meter_id=line.meter_id,
-        tariff_id=line.tariff_id,
-        tariff_version=explained.version,
-        period=line.period,
-        starts_at=rfc3339(line.from_utc_ms),
-        ends_at=rfc3339(line.to_utc_ms),
-        from_wh=list(line.from_wh),
-        to_wh=list(line.to_wh),
-        advance_wh=list(line.advance_wh),
-        flags=list(line.flags),
-        energy=[_priced(priced, currency) for priced in explained.energy],
-        charges=[_part(component, currency) for component in explained.components],
-        amount=money(sum(amount for _, amount in line.charges), currency),
-    )
-
-
-def _priced(priced: PricedEnergy, currency: Currency) -> PricedView:
-    rate = priced.rate
-    return PricedView(
-        cell=priced.key,
-        source=rate.source if rate else None,
-        time_of_use=rate.band if rate else None,
-        block=rate.block + 1 if rate else None,
-        block_from_wh=rate.from_wh if rate else None,
-        block_upto_wh=rate.upto_wh if rate else None,
-        energy_wh=priced.wh,
-        price_per_kwh=format_price(rate.price_micro, currency) if rate else None,
-        amount=money(priced.amount_nano, currency),
-    )
-
-
-def _part(component: Component, currency: Currency) -> PartView:
-    basis = component.basis
-    return PartView(
-        name=component.name,
-        amount=money(component.amount_nano, currency),
-        before=money(component.before_nano, currency),
-        after=money(component.after_nano, currency),
-        basis=None
-        if basis is None
-        else BasisView(
-            of=list(basis.terms.bases),
-            rate_percent=format_scaled(basis.terms.rate_ppm, PERCENT_SCALE),
-            inclusive=basis.terms.inclusive,
-            before=money(basis.before_nano, currency),
-            after=money(basis.after_nano, currency),
-        ),
     )

@@ -9,15 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from gateway.core.errors import RefusedError
 from gateway.north.http.accounts import AccountId, TransactionId
 from gateway.north.http.auth import MONEY_VIEWERS, access
-from gateway.north.http.bill_views import (
-    BillView,
-    ExplanationPage,
-    ReceiptView,
-    bill_view,
-    explained_view,
-    receipt_view,
-)
+from gateway.north.http.bill_views import BillView, ReceiptView, bill_view, receipt_view
 from gateway.north.http.context import context_of
+from gateway.north.http.explanation_views import ExplanationPage, explained_view
 from gateway.north.http.forms import (
     CURSOR_MAX,
     INT64_MAX,
