@@ -1,6 +1,5 @@
 """Statements and receipts: they foot to the nano-unit, join, and never change once final."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -12,12 +11,12 @@ from hypothesis import strategies as st
 from gateway.core.civil import DAY_MS, month_period
 from gateway.core.documents.outages import OffSupply, Switched, off_supply
 from gateway.core.documents.periods import DocumentPeriod, document_period
-from gateway.core.documents.posted import is_own, seen_by
+from gateway.core.documents.posted import is_own
 from gateway.core.documents.receipt import receipt_of
 from gateway.core.documents.sheet import sheet_of
 from gateway.core.documents.statement import Statement
 from gateway.core.errors import RefusedError
-from gateway.core.explain import Component, Explainer, Explanation, shortfalls
+from gateway.core.explain import Explainer, Explanation, shortfalls
 from gateway.core.ledger import Entry, wallet
 from gateway.core.money import Currency, parse_amount
 from tests.core.ledger_maker import FLAT, LedgerMaker, adjustment
@@ -339,94 +338,6 @@ def test_only_a_recharge_has_a_receipt() -> None:
 def test_whose_a_ledger_account_is(ledger_account: str, own: bool) -> None:
     """Names that only begin alike belong to somebody else."""
     assert is_own(ledger_account, FLAT) is own
-
-
-# -- explanations --------------------------------------------------------------------------
-
-
-def test_a_tax_is_shown_with_its_cumulative_basis() -> None:
-    """Case B08's remainder: each posting's tax is the difference of two floored taxes."""
-    made = LedgerMaker(
-        [tariff({"price": "7.333333"}, tax_bp="1800")], instant("2026-01-05T00:00:00+05:30")
-    )
-    for _ in range(2):
-        made.use({"grid": 1}, 1_000)
-        made.settle()
-    first, second = (one.lines[0].components[0] for one in explained(made))
-    assert (first.before_nano, first.after_nano, first.amount_nano) == (0, 1_319_999, 1_319_999)
-    assert (second.before_nano, second.after_nano) == (1_319_999, 2_639_999)
-    assert second.amount_nano == 1_320_000
-    basis = second.basis
-    assert basis is not None
-    assert (basis.before_nano, basis.after_nano) == (7_333_333, 14_666_666)
-    assert (basis.terms.rate_ppm, basis.terms.bases) == (180_000, ("energy",))
-
-
-def spoilt(explanation: Explanation) -> Sequence[Explanation]:
-    """Wrong explanations: each differs from the right one in one figure."""
-    line = explanation.lines[0]
-    energy, tax = line.energy[0], line.components[-1]
-    assert energy.rate is not None
-    assert tax.basis is not None
-    dearer = replace(energy, rate=replace(energy.rate, price_micro=energy.rate.price_micro + 1))
-    lines = [
-        replace(line, energy=(replace(energy, wh=energy.wh + 1),)),
-        replace(line, energy=(dearer,)),
-        replace(line, energy=(replace(energy, rate=None),)),
-        replace(line, components=()),
-        replace(line, components=(_moved(tax, 1),)),
-        replace(line, components=(replace(tax, before_nano=1, after_nano=tax.after_nano + 1),)),
-        replace(
-            line,
-            components=(
-                replace(tax, basis=replace(tax.basis, after_nano=tax.basis.after_nano + 100)),
-            ),
-        ),
-    ]
-    return [replace(explanation, lines=(wrong,)) for wrong in lines] + [
-        replace(explanation, lines=()),
-        replace(
-            explanation,
-            posted=replace(explanation.posted, own=(Entry(wallet(FLAT), -1),)),
-        ),
-    ]
-
-
-def _moved(tax: Component, by: int) -> Component:
-    return replace(tax, amount_nano=tax.amount_nano + by, after_nano=tax.after_nano + by)
-
-
-@pytest.mark.parametrize("index", range(9))
-def test_a_wrong_explanation_is_found(index: int) -> None:
-    """Every single figure counts: change one and the explanation no longer adds up."""
-    right = explained(january())[1]
-    assert shortfalls(right) == ()
-    assert shortfalls(spoilt(right)[index]) != ()
-
-
-def test_a_reversal_is_explained_by_its_original() -> None:
-    """It undoes every entry of it, and nothing else."""
-    made = january()
-    seq = made.recharge(10**9)
-    made.reverse(seq)
-    assert shortfalls(explained(made)[-1]) == ()
-    other = seen_by(FLAT, 1, adjustment((Entry(wallet(FLAT), 5), Entry("opening", -5)), 0))
-    assert "does not undo" in shortfalls(replace(explained(made)[-1], original=other))[0]
-
-
-def test_a_fee_is_the_version_of_the_month_it_closes() -> None:
-    """A version that begins with the new month does not tax the old month's fee."""
-    old = tariff({"price": "5"}, tax_bp="1000", taxable=["fixed"], fixed="30")
-    new = tariff(
-        {"price": "6"}, tax_bp="2000", taxable=["fixed"], fixed="90", version=2,
-        effective_from="2026-02-01",
-    )  # fmt: skip
-    made = LedgerMaker([old, new], instant("2026-01-31T23:59:00+05:30"))
-    made.use({"grid": 0}, 120_000)
-    made.settle()
-    (explanation,) = explained(made)
-    assert explanation.lines[0].version == 1
-    assert shortfalls(explanation) == ()
 
 
 # -- periods and outages -------------------------------------------------------------------
