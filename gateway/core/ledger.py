@@ -62,8 +62,9 @@ class SettlementLine:
     `from_wh`/`to_wh` are the cumulative registers (T1, T2, …) between which `cells` (key
     `version/source/band/block` -> Wh) were priced. `advance_wh` is what was settled per register;
     it differs from `to_wh - from_wh` only where `flags` say why (rollover, regression, reset,
-    replacement). `facts` is what was known of the period (`gateway/core/fees.py`): with it and the
-    cells up to here every charge can be computed again. Empty in lines of older versions.
+    replacement). `facts` are the tariff version and what was known of the period (`Facts` in
+    `gateway/core/fees.py`): with them and the cells up to here every charge can be computed again.
+    Empty in lines of older versions.
     """
 
     account_id: str

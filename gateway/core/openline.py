@@ -91,7 +91,7 @@ class OpenLine:
                     cells=tuple((cell.key, wh) for cell, wh in posting.cells),
                     charges=posting.charges,
                     flags=tuple(sorted(self._flags.union(posting.flags))),
-                    facts=tuple(int(fact) for fact in posting.facts),
+                    facts=(posting.tariff_version, *(int(fact) for fact in posting.facts)),
                 )
             )
             from_wh = to_wh

@@ -14,6 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreAwayError, StoreError
 from gateway.core.money import Currency
 from gateway.core.reading import Quality
+from gateway.north.documents import DocumentReader
 from gateway.north.http.auth import FailureLimiter, TokenBook
 from gateway.north.hub import Hub
 from gateway.north.live import LiveMeters, MeterNow
@@ -116,6 +117,7 @@ class NorthContext:
         self.ledger = Reader(settings.ledger_path, LEDGER)
         self.north = Reader(settings.north_path, NORTH)
         self.records = Records(self.ledger, self.north, settings.telemetry_dir, settings.currency)
+        self.documents = DocumentReader(self.ledger, settings.currency)
         self.watch = OutcomeWatch(self.ledger)
         self.hub = Hub(epoch)
         self.use(settings)

@@ -305,6 +305,18 @@ def transactions_of(
     return found
 
 
+def settlement_lines(
+    connection: sqlite3.Connection, account_id: str, first_seq: int, last_seq: int
+) -> list[tuple[int, SettlementLine]]:
+    """An account's settlement lines of the transactions first to last, with their numbers."""
+    rows = connection.execute(
+        f"SELECT seq, {_SETTLEMENT_COLUMNS} FROM settlement "  # noqa: S608 - a constant
+        "WHERE account_id = ? AND seq BETWEEN ? AND ? ORDER BY seq, line",
+        (account_id, first_seq, last_seq),
+    )
+    return [(as_int(seq), _settlement(columns)) for seq, *columns in rows]
+
+
 def read_balance(connection: sqlite3.Connection, ledger_account: str) -> int:
     """What a ledger account holds, in nano-units; 0 for one that was never used."""
     row = connection.execute(

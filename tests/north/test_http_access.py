@@ -87,6 +87,9 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/feeders": VIEWERS,
     "GET /api/v1/suspicions": VIEWERS,
     "POST /api/v1/meters/{meter_id}/changes-acknowledgement": FIELD,
+    "GET /api/v1/accounts/{account_id}/bills/{period}": MONEY,
+    "GET /api/v1/accounts/{account_id}/explanation": MONEY,
+    "GET /api/v1/accounts/{account_id}/recharges/{transaction_id}/receipt": MONEY,
 }
 ANONYMOUS = frozenset({"GET /healthz", "GET /readyz"})
 FORMS: Mapping[str, object] = {
@@ -141,6 +144,7 @@ PLACES = {
     "counter": "1",
     "key": "none",
     "key_id": "0" * 26,
+    "period": "2025-01",
 }
 
 

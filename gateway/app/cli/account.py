@@ -1,10 +1,10 @@
-"""`account`: open, show, recharge, confirm a reconnection, import."""
+"""`account`: open, show, recharge, confirm, import; see `bills.py` and `credit.py` for the rest."""
 
 from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli import account_import, credit
+from gateway.app.cli import account_import, bills, credit
 from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     group.command()(confirm)
     credit.add_to(group, app)
     group.command("import")(account_import.import_accounts)
+    bills.register(group)
     app.add_typer(group, name="account")
 
 

@@ -1,7 +1,7 @@
 """How commands answer: tables for people, JSON for programs, complaints on standard error."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -27,8 +27,18 @@ def show_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a title, then rows under column names; numbers stand right."""
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    figures: Collection[str] = (),
+) -> None:
+    """Print a title, then rows under column names; numbers stand right.
+
+    `figures` are columns of amounts as text: they stand right and are never broken, and the first
+    column gives way to them.
+    """
     # rich takes longer to load than most commands to run.
     from rich import box
     from rich.console import Console
@@ -38,11 +48,12 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     table = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        figure = column in figures
         # The first names the row (an address, a meter): a narrow terminal never cuts it short.
         table.add_column(
             escape(column),
-            justify="right" if numeric else "left",
-            no_wrap=index == 0,
+            justify="right" if numeric or figure else "left",
+            no_wrap=figure or (index == 0 and not figures),
             overflow="fold",
         )
     for row in rows:

@@ -9,6 +9,7 @@ from gateway import __version__
 from gateway.north.context import NorthContext
 from gateway.north.http import (
     accounts,
+    bills,
     commands,
     credit,
     decisions,
@@ -45,6 +46,7 @@ AREAS: Final = (
     shifts,
     watch,
     vouchers,
+    bills,
 )
 
 

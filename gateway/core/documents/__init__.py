@@ -1,0 +1,1 @@
+"""Documents as data: receipts, statements, invoices, credit notes. Nothing is printed here."""
