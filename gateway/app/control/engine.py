@@ -13,10 +13,11 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.presence import Presence
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
-from gateway.core.errors import MeterError, MeterExceptionError, MeterIdentityError, RefusedError
+from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
 from gateway.core.proof import NS
@@ -30,12 +31,8 @@ log = structlog.get_logger()
 SWITCH_DEADLINE_S: Final = 5.0
 # While a command waits for its proof the meter is read this often.
 PROOF_POLL_S: Final = 0.1
-# One failed poll is noise on a network; this many in a row are an absent meter.
-AWAY_AFTER: Final = 3
 # So long a switch may still be a request's doing (stagger, minimum off time).
 REQUEST_HOLDS_NS: Final = 120 * NS
-# A meter that refuses the acknowledgement of its restart is asked again after this.
-ACKNOWLEDGE_AGAIN_NS: Final = 60 * NS
 UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
 
 
@@ -127,12 +124,9 @@ class Engine:
         self._new_id = new_id
         self._stagger_ns = round(stagger_s * NS)
         self._closed_ns: dict[str, int] = {}
-        self._failures = [0] * len(self.points)
-        self._away: dict[int, str] = {}
+        self._presence = Presence(self.points, polls, journal, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, tuple[str, bool, int]] = {}
-        self._acknowledge_at_ns: dict[int, int] = {}
-        self._unsettled: set[int] = set()
         self._flat: set[int] = set()
 
     # -- from the poller -------------------------------------------------------------------
@@ -140,15 +134,14 @@ class Engine:
     def on_reading(self, index: int, reading: Reading) -> None:
         """Take one reading all the way; never raises for a meter's sake."""
         point = self.points[index]
-        if self._failures[index]:
-            self._returned(index)
+        self._presence.answered(index)
         pending = point.supply.reconnection_pending
         try:
             step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
         except (RefusedError, ValueError) as error:
-            self._unsettled_reading(index, error)
+            self._presence.unsettled(index, error)
             return
-        self._unsettled.discard(index)
+        self._presence.settled(index)
         if index in self.inherited:
             self._reconcile(index, reading)
         if step.newly_due and not step.deferred and self.gate.recovery is None:
@@ -159,7 +152,7 @@ class Engine:
         if step.posting_due or point.supply.reconnection_pending is not pending:
             self.due.add(index)
         if reading.restarted and step.settled:
-            self._acknowledge_restart(index)
+            self._presence.restarted(index, self._spawn)
         for event in step.events:
             self._journal.event(
                 event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
@@ -169,27 +162,11 @@ class Engine:
     def on_failure(self, index: int, error: MeterError) -> None:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
-        self._failures[index] += 1
-        if isinstance(error, MeterIdentityError):
-            # Another device at the address is no noise, and news even of a meter that is away.
-            is_news = self._away.get(index) != error.code
-        else:
-            is_news = index not in self._away and self._failures[index] >= AWAY_AFTER
-        if is_news:
-            self._away[index] = error.code
-            meter_id = self.points[index].terms.meter_id
-            log.warning("meter.away", meter=meter_id, code=error.code, reason=str(error))
-            self._journal.event(
-                "METER_AWAY", meter_id, "warning", code=error.code, reason=str(error)
-            )
+        self._presence.failed(index, error)
 
     def presence(self, index: int) -> str:
         """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""
-        if index in self._away:
-            return "away"
-        if self.points[index].last is None:
-            return "never"
-        return "uncertain" if self._failures[index] else "good"
+        return self._presence.of(index)
 
     # -- decisions -------------------------------------------------------------------------
 
@@ -374,33 +351,6 @@ class Engine:
             track.state = "sent"
             self._journal.command(track)
 
-    def _acknowledge_restart(self, index: int) -> None:
-        """Clear the meter's restart bit once the output is as intended, so that the next one shows.
-
-        Source: PAC3220 manual p138 (60007).
-        """
-        point = self.points[index]
-        supply = point.supply
-        settled = supply.command is None and supply.output_closed is supply.intended_closed
-        now_ns = self._clock.mono_ns()
-        not_before_ns = self._acknowledge_at_ns.get(index, 0)
-        if now_ns < not_before_ns or (supply.enforced and not settled):
-            return
-        self._acknowledge_at_ns[index] = now_ns + ACKNOWLEDGE_AGAIN_NS
-        if not_before_ns == 0:
-            self._journal.event("METER_RESTARTED", point.terms.meter_id, "notice")
-        self._spawn(self._acknowledge(index), f"acknowledge {point.terms.meter_id}")
-
-    async def _acknowledge(self, index: int) -> None:
-        client = self.polls.client(index)
-        try:
-            await client.acknowledge_diagnostics(client.model.diagnostic("restart").mask)
-        except MeterError as error:
-            # Write protection, say: the bit stays, and with it the caution it stands for.
-            log.warning("restart.unacknowledged", meter=client.endpoint.meter_id, reason=str(error))
-        else:
-            self._acknowledge_at_ns.pop(index, None)
-
     def _finish(self, index: int, order: Order) -> None:
         track = self.commands.pop(index)
         point = self.points[index]
@@ -477,21 +427,6 @@ class Engine:
         elif step.predict_s is not None:
             due_ns = (reading.asked_ns or reading.mono_ns) + round(step.predict_s * NS)
             self.polls.request_poll(index, due_ns, Lane.SHORT)
-
-    def _unsettled_reading(self, index: int, error: Exception) -> None:
-        """A reading that the rules cannot take: said once, and no other meter suffers by it."""
-        if index not in self._unsettled:
-            self._unsettled.add(index)
-            meter_id = self.points[index].terms.meter_id
-            log.error("reading.unsettled", meter=meter_id, reason=str(error))
-            self._journal.event("READING_UNSETTLED", meter_id, "critical", reason=str(error))
-
-    def _returned(self, index: int) -> None:
-        if self._away.pop(index, None) is not None:
-            meter_id = self.points[index].terms.meter_id
-            log.info("meter.back", meter=meter_id)
-            self._journal.event("METER_BACK", meter_id, "cleared")
-        self._failures[index] = 0
 
     @staticmethod
     def _note(track: CommandTrack, name: str, value: object) -> None:
