@@ -4,12 +4,14 @@ The descriptions are the documentation: `config schema` and the table in docs/co
 made of them. Keys end in their unit where they have one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.app.config_place import quote
+from gateway.app.config_section import FeederEntry, LimiterSection, Section, ShedSection, Watts
 from gateway.app.config_types import (
     Address,
     AnyModel,
@@ -31,18 +33,8 @@ from gateway.app.config_types import (
     is_loopback,
     split_listener,
 )
-
-
-class Section(BaseModel):
-    """A map of known keys; nothing in it changes after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_defaults(cls, given: Any) -> Any:
-        """`north:` with every key under it commented out is the section without keys."""
-        return {} if given is None else given
+from gateway.core.shedding import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from gateway.core.switching import Reason
 
 
 class SiteSection(Section):
@@ -116,6 +108,20 @@ class MeterSettings(Section):
     t2_source: Identifier = Field(
         default="generator", description="Source counted by tariff register 2."
     )
+    limit_t1_w: Watts | None = Field(
+        default=None, description="Load limit while register 1 counts (grid); none: no limit."
+    )
+    limit_t2_w: Watts | None = Field(
+        default=None, description="Load limit while register 2 counts (generator)."
+    )
+    limit_emergency_w: Watts | None = Field(
+        default=None, description="Load limit while emergency credit is in use, if lower."
+    )
+
+    def limits_w(self, sources: Sequence[str]) -> dict[str, int]:
+        """Load limits by source, of those that have one."""
+        both = zip(sources, (self.limit_t1_w, self.limit_t2_w), strict=False)
+        return {source: limit_w for source, limit_w in both if limit_w is not None}
 
 
 class MeterEntry(MeterSettings):
@@ -142,7 +148,13 @@ class MeterEntry(MeterSettings):
     account: Identifier | None = Field(
         default=None, description="Account of the point; the meter's id unless given."
     )
-    critical: bool = Field(default=False, description="Never cut for lack of credit.")
+    critical: bool = Field(default=False, description="Never cut for lack of credit, never shed.")
+    priority: int = Field(
+        default=PRIORITY_DEFAULT,
+        ge=PRIORITY_MIN,
+        le=PRIORITY_MAX,
+        description="When load is shed the lowest goes first and comes back last.",
+    )
 
 
 class ClientTls(Section):
@@ -309,7 +321,43 @@ class SupplySection(Section):
     stagger_s: float = Field(
         default=0.5, ge=0, le=600, description="Time between two closings on one feeder."
     )
+    reconnect_burst: int = Field(
+        default=1, ge=1, le=1_000, description="Closings that may come at once after a quiet time."
+    )
+    reconnect_jitter_s: float = Field(
+        default=0.5,
+        ge=0,
+        le=600,
+        description="Up to so much longer between closings, by chance.",
+    )
+    inrush_percent: int = Field(
+        default=30,
+        ge=0,
+        le=100,
+        description="Share of a point's limit (or p_max_w) that a reconnection is expected to "
+        "draw, where its load before is not known.",
+    )
+    generator_hold_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3_600,
+        description="No closing on a feeder for so long after its source became a generator.",
+    )
+    tamper: Literal["alarm", "cut"] = Field(
+        default="alarm", description="What inferred tampering does beside the alarm."
+    )
+    limiter: LimiterSection = Field(default=LimiterSection(), description="Load limits.")
+    shed: ShedSection = Field(default=ShedSection(), description="Load shedding.")
     mass_cut: MassCutSection = Field(default=MassCutSection(), description="The breaker.")
+
+    @property
+    def returns_by_itself(self) -> frozenset[Reason]:
+        """Reasons after which nobody has to confirm."""
+        chosen = {
+            Reason.OVERLOAD: self.limiter.auto_restore,
+            Reason.SHED: self.shed.auto_restore,
+        }
+        return frozenset(reason for reason, alone in chosen.items() if alone)
 
 
 class PostingSection(Section):
@@ -385,12 +433,24 @@ class ConfigurationFile(Section):
         description="CSV with more meters, the same keys as columns; relative to the "
         "configuration file.",
     )
+    feeders: tuple[FeederEntry, ...] = Field(
+        default=(), max_length=1_000, description="Feeders with a limit of their own."
+    )
     south: SouthSection = Field(default=SouthSection(), description="Meters that speak first.")
     north: NorthSection = Field(default=NorthSection(), description="What leaves the site.")
     supply: SupplySection = Field(default=SupplySection(), description="Cutting and restoring.")
     posting: PostingSection = Field(default=PostingSection(), description="Entries of consumption.")
     telemetry: TelemetrySection = Field(default=TelemetrySection(), description="What is kept.")
     backup: BackupSection = Field(default=BackupSection(), description="Backups.")
+
+    @field_validator("feeders")
+    @classmethod
+    def _one_entry_each(cls, given: tuple[FeederEntry, ...]) -> tuple[FeederEntry, ...]:
+        names = [feeder.id for feeder in given]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two entries for feeder {', '.join(map(quote, twice))}")
+        return given
 
 
 METER_COLUMNS: Final = tuple(MeterEntry.model_fields)

@@ -9,8 +9,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway.app.config import Config, MeterConfig
-from gateway.app.config_model import ConfigurationFile, MeterEntry, MeterSettings, Section
+from gateway.app.config_model import ConfigurationFile, MeterEntry, MeterSettings
 from gateway.app.config_problems import section_of
+from gateway.app.config_section import Section
 
 SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -46,6 +47,7 @@ def as_document(config: Config) -> dict[str, object]:
         "runtime_dir": str(config.runtime_dir),
         "create": config.create,
         "meters": [_meter(meter) for meter in config.meters] + nodes,
+        "feeders": [feeder.model_dump(mode="json") for feeder in config.feeders],
         **{name: section.model_dump(mode="json") for name, section in sections.items()},
     }
 
@@ -61,6 +63,7 @@ def _meter(meter: MeterConfig) -> dict[str, object]:
         "service_point": meter.service_point_id,
         "account": meter.account_id,
         "critical": meter.critical,
+        "priority": meter.priority,
         **meter.settings.model_dump(mode="json"),
     }
 

@@ -52,7 +52,7 @@ CONTROL: Final = Concern(
     restart="systemctl restart prepaid-gateway-control",
 )
 NORTH: Final = Concern(
-    ignored=("create", "south", "supply", "posting", "telemetry", "backup"),
+    ignored=("create", "south", "supply", "feeders", "posting", "telemetry", "backup"),
     fixed=(*FIXED, "north"),
     restart="systemctl restart prepaid-gateway-north",
 )

@@ -16,6 +16,8 @@ from gateway.core.proof import NS
 
 # Nobody means a limit of more: 10 MW, the most that a point may draw at all.
 LIMIT_MAX_W: Final = 10_000_000
+# So long a power that was read is taken to flow on (as a load before a command is).
+POWER_HOLDS_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class LimiterRules:
     restore_s: float = 120.0
     max_trips: int = 4
     window_s: float = 1_800.0
-    hold_s: float = 5.0
+    hold_s: float = POWER_HOLDS_S
 
 
 @dataclass(frozen=True, slots=True)

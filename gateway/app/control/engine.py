@@ -8,22 +8,24 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import structlog
 
+from gateway.app.control.governor import Governor, GovernorTerms
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.presence import Presence
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
 from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
+from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
 from gateway.core.proof import NS
 from gateway.core.reading import Lane, Reading
 from gateway.core.recovery import Recovery
-from gateway.core.switching import Order, OrderKind, Reason
+from gateway.core.switching import Alarm, Order, OrderKind, Reason
 
 log = structlog.get_logger()
 
@@ -107,6 +109,7 @@ class Engine:
         new_id: Callable[[], str],
         stagger_s: float,
         tallies: Tallies | None = None,
+        governor: Governor | None = None,
     ) -> None:
         self.points: Final = tuple(points)
         self.breaker: Final = breaker
@@ -122,8 +125,13 @@ class Engine:
         self._journal = journal
         self._clock = clock
         self._new_id = new_id
-        self._stagger_ns = round(stagger_s * NS)
-        self._closed_ns: dict[str, int] = {}
+        self.governor: Final = governor or Governor(
+            self.points,
+            journal,
+            clock,
+            terms=GovernorTerms(feeder=FeederRules(stagger_s=stagger_s)),
+            chance=lambda: 0.0,
+        )
         self._presence = Presence(self.points, polls, journal, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, tuple[str, bool, int]] = {}
@@ -144,7 +152,10 @@ class Engine:
         self._presence.settled(index)
         if index in self.inherited:
             self._reconcile(index, reading)
-        if step.newly_due and not step.deferred and self.gate.recovery is None:
+        self.governor.on_reading(index, step, self.polls.register_of(index, reading))
+        # What an override or friendly hours hold back is no cut, now or when it is let go.
+        falls_due = step.newly_due and Reason.CREDIT in point.supply.reasons
+        if falls_due and not step.deferred and self.gate.recovery is None:
             self._newly_due(point)
         self.carry_out(index, step.orders)
         self.decide(index, due_ns=reading.mono_ns if step.newly_due else None)
@@ -177,12 +188,14 @@ class Engine:
         """
         point = self.points[index]
         now_ns = self._clock.mono_ns()
+        self.governor.vouch(index, now_ns)
         close = point.supply.wants(now_ns)
         if close is None or self.gate.blocker() is not None:
             return
         if close:
-            if not self._take_turn(point.terms.feeder, now_ns):
+            if not self.governor.may_close(index, now_ns):
                 return
+            self.governor.closing(index, now_ns)
         elif point.supply.reasons <= {Reason.CREDIT} and not self._admit_credit_cut(index, now_ns):
             return
         track = CommandTrack(
@@ -206,7 +219,11 @@ class Engine:
     def decide_all(self) -> None:
         """One level-triggered round: deadlines of commands, then decisions."""
         now_ns = self._clock.mono_ns()
+        self.governor.pass_time(now_ns, self._clock.utc_ms() if self.gate.clock.trusted else None)
+        self.due |= self.governor.due
+        self.governor.due.clear()
         for index, point in enumerate(self.points):
+            self.carry_out(index, point.supply.look_at_age(now_ns))
             if point.supply.command is not None:
                 self.carry_out(index, point.supply.tick(now_ns))
             elif point.supply.observed is not None:
@@ -248,6 +265,33 @@ class Engine:
             for point in self.points
         )
 
+    def snapshot(self) -> dict[str, object]:
+        """JSON values that survive a restart: requests that wait for a switch, the governor's."""
+        now_ns = self._clock.mono_ns()
+        return {
+            **self.governor.snapshot(now_ns),
+            "requested": {
+                self.points[index].terms.service_point_id: [
+                    key,
+                    close,
+                    (now_ns - asked_ns) // 1_000_000,
+                ]
+                for index, (key, close, asked_ns) in self._requested.items()
+            },
+        }
+
+    def restore(self, kept: Mapping[str, object], elapsed_ms: int) -> None:
+        """Take up a snapshot that was made `elapsed_ms` ago."""
+        now_ns = self._clock.mono_ns()
+        self.governor.restore(kept, now_ns, elapsed_ms)
+        requested = cast("Mapping[str, tuple[str, bool, int]]", kept["requested"])
+        for index, point in enumerate(self.points):
+            waiting = requested.get(point.terms.service_point_id)
+            if waiting is not None:
+                key, close, age_ms = waiting
+                asked_ns = now_ns - (age_ms + elapsed_ms) * 1_000_000
+                self._requested[index] = (key, close, asked_ns)
+
     def set_flat(self, index: int, *, flat: bool) -> None:
         """Whether this point's price does not depend on the time (cuts go on without a clock)."""
         (self._flat.add if flat else self._flat.discard)(index)
@@ -271,6 +315,10 @@ class Engine:
         undated = not self.gate.clock.trusted and index not in self._flat
         if undated or self.gate.recovery is not None:
             return False
+        # Friendly hours may have begun, an override may have come, since the last sweep.
+        self.governor.refresh(index)
+        if self.points[index].supply.wants(now_ns) is not False:
+            return False
         connected = self.connected_points()
         if not self.breaker.has_room(now_ns, connected):
             return False
@@ -280,13 +328,6 @@ class Engine:
         if self.points[index].supply.wants(now_ns) is not False:
             return False
         return self.breaker.admit(now_ns, connected)
-
-    def _take_turn(self, feeder: str, now_ns: int) -> bool:
-        last_ns = self._closed_ns.get(feeder)
-        if last_ns is not None and now_ns - last_ns < self._stagger_ns:
-            return False
-        self._closed_ns[feeder] = now_ns
-        return True
 
     def _facts(self, point: Point) -> dict[str, object]:
         """What a command was decided on."""
@@ -386,6 +427,7 @@ class Engine:
         self.due.add(index)
         point_id = self.points[index].terms.service_point_id
         raised = order.kind is OrderKind.ALARM
+        severity = "warning" if order.alarm is Alarm.STALE_DATA else "critical"
         (log.error if raised else log.info)(
             "alarm.raised" if raised else "alarm.cleared",
             alarm=order.alarm.value,
@@ -395,7 +437,7 @@ class Engine:
         self._journal.event(
             order.alarm.value,
             point_id,
-            "critical" if raised else "cleared",
+            severity if raised else "cleared",
             reason=order.detail,
         )
 
@@ -424,7 +466,7 @@ class Engine:
         command = self.points[index].supply.command
         if command is not None and command.sent_ns is not None and not command.proof.shows_open:
             self.polls.request_poll(index, reading.mono_ns + round(PROOF_POLL_S * NS), Lane.FULL)
-        elif step.predict_s is not None:
+        elif step.predict_s is not None and not self.points[index].supply.blocks.held_back:
             due_ns = (reading.asked_ns or reading.mono_ns) + round(step.predict_s * NS)
             self.polls.request_poll(index, due_ns, Lane.SHORT)
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gateway.app.control.desk import Desk
+from gateway.app.control.load_requests import LoadRequests
 from gateway.app.control.money_requests import MoneyRequests
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
@@ -23,6 +24,12 @@ MUST_EXPIRE: Final = (
     wishes.ConfirmReconnect,
     wishes.ReleaseHalt,
     wishes.ReleaseRecovery,
+    wishes.UnlockOverload,
+    wishes.ShedLoad,
+    wishes.EndShed,
+    wishes.SetOverride,
+    wishes.EndOverride,
+    wishes.RestoreAll,
 )
 
 
@@ -34,6 +41,7 @@ class Executor:
         self._locks: dict[str, asyncio.Lock] = {}
         money = MoneyRequests(desk)
         supply = SupplyRequests(desk, money, sweeper)
+        load = LoadRequests(desk, supply, sweeper)
         self._methods: Final[Mapping[type, Callable[..., Awaitable[None]]]] = {
             wishes.Recharge: money.recharge,
             wishes.ReverseTransaction: money.reverse,
@@ -48,6 +56,13 @@ class Executor:
             wishes.ReleaseHalt: supply.release_halt,
             wishes.ReleaseRecovery: recovery.release,
             wishes.ConfirmClock: supply.confirm_clock,
+            wishes.SetLimits: load.set_limits,
+            wishes.UnlockOverload: load.unlock,
+            wishes.ShedLoad: load.shed,
+            wishes.EndShed: load.end_shed,
+            wishes.SetOverride: load.set_override,
+            wishes.EndOverride: load.end_override,
+            wishes.RestoreAll: load.restore_all,
         }
 
     async def execute(self, request: Request) -> None:
@@ -104,6 +119,7 @@ class Executor:
             or getattr(body, "account_id", None)
             or getattr(body, "service_point_id", None)
             or getattr(body, "meter_id", None)
+            or getattr(body, "feeder", None)
             or body.TYPE
         )
         if len(self._locks) > LOCKS_MAX:
