@@ -164,7 +164,9 @@ class Supply(SupplyMemory):
             # Whoever opened it: with a reason standing, closing it again is a reconnection.
             if not self.reconnection_pending:
                 self.reconnection_pending = True
-                self.needs_person = not self._returns_by_itself(self.reasons)
+                # Opened under our eyes and not by us: somebody may work there.
+                alone = self._disturbed and self._returns_by_itself(self.reasons)
+                self.needs_person = not alone
             self.opened_ns = seen.mono_ns if self.opened_ns is None else self.opened_ns
         orders = self._judge(seen) if self.command is not None else []
         if self.command is None:
@@ -280,7 +282,9 @@ class Supply(SupplyMemory):
     def look_at_age(self, now_ns: int) -> list[Order]:
         """Say once when a supply cannot be judged for want of good readings, and when it can."""
         good_ns, max_age_s = self._good_ns, self.policy.max_reading_age_s
-        if good_ns is None or not self.enforced or self.output_closed is False:
+        if good_ns is None:
+            return []
+        if not self.enforced or self.output_closed is False:
             return self._clear(Alarm.STALE_DATA)
         if now_ns - good_ns <= max_age_s * NS:
             return self._clear(Alarm.STALE_DATA)

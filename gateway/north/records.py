@@ -8,6 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from gateway.core.errors import StoreAwayError
 from gateway.core.ledger import wallet
+from gateway.core.override import Override
 from gateway.core.requests import Outcome
 from gateway.north.reader import READ_DEADLINE_S, Reader
 from gateway.store.commands import (
@@ -35,6 +36,7 @@ from gateway.store.registry import (
     read_tariffs,
 )
 from gateway.store.requests import StoredRequest, find_request
+from gateway.store.supply_orders import PointLimits, limits_of, standing_overrides
 from gateway.store.telemetry_reader import StoredEvent, TelemetryReader
 
 T = TypeVar("T")
@@ -93,6 +95,14 @@ class Records:
             return None if account is None else _with_balance(connection, account)
 
         return await self._ledger.read(look)
+
+    async def limits(self, service_point_id: str) -> PointLimits | None:
+        """The load limits that a person set at a point; None where nobody did."""
+        return await self._ledger.read(lambda connection: limits_of(connection, service_point_id))
+
+    async def overrides(self) -> Sequence[Override]:
+        """The overrides that stand, oldest first."""
+        return await self._ledger.read(standing_overrides)
 
     async def accounts(self, after: str, limit: int) -> Found[AccountBalance]:
         """Accounts by id, after an id."""

@@ -84,6 +84,7 @@ from gateway.store.registry import (
 from gateway.store.requests import RequestReader, StoredRequest
 from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
+from tests.north.small_load import LOAD_BODIES, execute_load
 
 INR = Currency("INR")
 NAMES = ("AcActivePowerTotal", "AcVoltageL1N", "AcCurrentL1")
@@ -317,7 +318,11 @@ class Executor:
             return self._publish(connection, request, body, now)
         if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
             return self._switch(connection, request, body, now)
-        return self._decide(connection, request, body, now)
+        return (
+            execute_load(connection, request, body, now)
+            if isinstance(body, LOAD_BODIES)
+            else self._decide(connection, request, body, now)
+        )
 
     def _decide(
         self,

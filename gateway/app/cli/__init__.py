@@ -26,6 +26,7 @@ from gateway.app.cli import (
     serve,
     simulate,
     stores,
+    supply,
     tariff,
 )
 from gateway.app.cli.output import EXIT_FAILED, EXIT_USAGE, complain
@@ -76,6 +77,7 @@ for _group in (
     stores,
     operations,
     backup,
+    supply,
 ):
     _group.register(app)
 

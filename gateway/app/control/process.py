@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, cast
@@ -42,6 +42,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
+from gateway.core.point import Point
 from gateway.core.reading import Lane
 from gateway.core.shedding import ShedRules
 from gateway.south.models import meter_model
@@ -52,7 +53,7 @@ from gateway.store.live import LiveMeter, LiveTableWriter
 from gateway.store.reader import StoreReader
 from gateway.store.requests import RequestReader
 from gateway.store.supply_orders import read_supply_orders
-from gateway.store.writer import GroupCommitWriter
+from gateway.store.writer import GroupCommitWriter, StoreWriter
 
 log = structlog.get_logger()
 
@@ -216,7 +217,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
         stagger_s=config.supply.stagger_s,
         tallies=tallies,
-        governor=_governor(config, opened, books, display, clock),
+        governor=governor_of(
+            config, opened.writer, found.points, books=books, display=display, clock=clock
+        ),
     )
     if "supply" in found.site:
         engine.restore(cast("dict[str, object]", found.site["supply"]), found.elapsed_ms)
@@ -266,13 +269,19 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     )
 
 
-def _governor(
-    config: Config, opened: _Opened, books: Books, display: Display, clock: Clock
+def governor_of(
+    config: Config,
+    writer: StoreWriter,
+    points: Sequence[Point],
+    *,
+    books: Books,
+    display: Display,
+    clock: Clock,
 ) -> Governor:
     """Limits, feeders, shedding and overrides as file and ledger have them."""
-    orders = opened.writer.submit(read_supply_orders).result()
+    orders = writer.submit(read_supply_orders).result()
     governor = Governor(
-        opened.found.points,
+        points,
         display,
         clock,
         terms=governor_terms(config),

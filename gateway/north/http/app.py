@@ -12,6 +12,7 @@ from gateway.north.http import (
     commands,
     decisions,
     keys,
+    load,
     meters,
     metrics,
     operations,
@@ -37,6 +38,7 @@ AREAS: Final = (
     operations,
     metrics,
     keys,
+    load,
 )
 
 
