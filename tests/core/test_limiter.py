@@ -157,3 +157,22 @@ def test_a_limit_that_nobody_means_is_refused(limit_w: int) -> None:
     with pytest.raises(RefusedError) as refused:
         check_limit(limit_w, "limit_t1_w")
     assert (refused.value.refusal_code, refused.value.place) == ("LIMIT_RANGE", "limit_t1_w")
+
+
+def test_an_output_that_somebody_opened_during_a_trip_waits_for_a_person() -> None:
+    """Whoever opened it may be working there: nothing comes back by itself."""
+    policy = SupplyPolicy(returns_by_itself=frozenset({Reason.OVERLOAD}))
+    supply = Supply(policy, Limiter(LimiterRules(over_s=1), Limits({"grid": 100})))
+    supply.enforced = True
+    for second in range(3):
+        supply.observe(Observation(second * NS, True, 0, 10.0, 2_300.0))
+        supply.limit(second * NS, 2_300.0, "grid")
+    assert supply.reasons == {Reason.OVERLOAD}
+    for second in range(3, 400):
+        supply.observe(Observation(second * NS, False, 0, 0.0, 0.0))
+        supply.limiter.pass_time(second * NS)
+        supply.settle_overload()
+    assert supply.reasons == set()
+    assert supply.wants(399 * NS) is None
+    supply.confirm(399 * NS)
+    assert supply.wants(399 * NS) is True
