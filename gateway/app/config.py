@@ -7,12 +7,12 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
+from gateway.app.config_counter import CounterSection, VoucherSection
 from gateway.app.config_csv import Row, read_table
 from gateway.app.config_model import (
     METER_COLUMNS,
     BackupSection,
     ConfigurationFile,
-    CounterSection,
     MeterEntry,
     MeterSettings,
     NorthSection,
@@ -21,7 +21,6 @@ from gateway.app.config_model import (
     SouthSection,
     SupplySection,
     TelemetrySection,
-    VoucherSection,
 )
 from gateway.app.config_place import (
     FileRefusedError,
@@ -33,9 +32,11 @@ from gateway.app.config_place import (
     show_path,
 )
 from gateway.app.config_problems import Finder, problems_of
+from gateway.app.config_section import FeederEntry
 from gateway.app.config_types import NODE_MODEL, may_be_file
 from gateway.app.config_watch import WatchSection
 from gateway.app.config_yaml import Document, as_text, read_document
+from gateway.core.shedding import PRIORITY_DEFAULT
 from gateway.south.models import meter_model, model_names
 
 _SETTINGS: Final = frozenset(MeterSettings.model_fields)
@@ -58,6 +59,7 @@ class MeterConfig:
     place: Place = field(compare=False)
     serial_number: str | None = None
     role: str = "supply"
+    priority: int = PRIORITY_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Config:
     vouchers: VoucherSection
     notes: tuple[str, ...] = ()
     meters_file: Path | None = None
+    feeders: tuple[FeederEntry, ...] = ()
 
 
 def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
@@ -115,6 +118,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
     content = reading.file()
     entries = list(reading.entries())
     reading.check_unique(entries)
+    reading.check_feeders(content, entries)
     if reading.problems or content is None:
         raise refuse(reading.problems)
     meters: list[MeterConfig] = []
@@ -146,6 +150,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         notes=tuple(_notes(content, meters, nodes)),
         meters_file=content.meters_file,
         watch=content.watch,
+        feeders=content.feeders,
     )
 
 
@@ -240,6 +245,14 @@ class _Reading:
                     what = f"{name}:{port} unit {unit}" if kind == "meter at" else quote(name)
                     message = f"the {kind} {what} stands twice, first at {first.place(first_key)}"
                     self.problems.append(entry.problem(key, message))
+
+    def check_feeders(self, content: ConfigurationFile | None, entries: Iterable[_Entry]) -> None:
+        """A feeder that has a limit has meters too: a slip in its name would go unnoticed."""
+        used = {entry.fields.feeder for entry in entries if entry.fields is not None}
+        for index, feeder in enumerate(content.feeders if content is not None else ()):
+            if feeder.id not in used:
+                message = f"no meter is on feeder {quote(feeder.id)}"
+                self.problems.append(self._document.problem(("feeders", index, "id"), message))
 
     def _claims(self, entry: _Entry) -> Iterator[tuple[str, tuple[str, int, int], str]]:
         """What an entry takes for itself, as (kind, value, key that says so)."""
@@ -347,6 +360,7 @@ def _meter(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings
         place=place,
         serial_number=entry.serial_number,
         role=entry.role,
+        priority=entry.priority,
     )
 
 

@@ -4,16 +4,17 @@ The descriptions are the documentation: `config schema` and the table in docs/co
 made of them. Keys end in their unit where they have one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from gateway.app.config_counter import CounterSection, VoucherSection
 from gateway.app.config_place import quote
-from gateway.app.config_section import Section
+from gateway.app.config_section import FeederEntry, LimiterSection, Section, ShedSection, Watts
 from gateway.app.config_types import (
     Address,
-    AmountText,
     AnyModel,
     Channel,
     CurrencyCode,
@@ -28,7 +29,6 @@ from gateway.app.config_types import (
     Port,
     PrivateFile,
     RuntimeDirectory,
-    SixDecimals,
     TransformerRatio,
     Zone,
     is_loopback,
@@ -37,6 +37,8 @@ from gateway.app.config_types import (
 from gateway.app.config_watch import WatchSection
 from gateway.core.errors import RefusedError
 from gateway.core.money import Currency
+from gateway.core.shedding import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
+from gateway.core.switching import Reason
 from gateway.core.voucher import unit_nano_of
 
 
@@ -121,6 +123,20 @@ class MeterSettings(Section):
         description="Energy that flows from the customer: left at the meter (ignored), or none is "
         "expected and a day with more than `watch.export_day_wh` is told (alarmed).",
     )
+    limit_t1_w: Watts | None = Field(
+        default=None, description="Load limit while register 1 counts (grid); none: no limit."
+    )
+    limit_t2_w: Watts | None = Field(
+        default=None, description="Load limit while register 2 counts (generator)."
+    )
+    limit_emergency_w: Watts | None = Field(
+        default=None, description="Load limit while emergency credit is in use, if lower."
+    )
+
+    def limits_w(self, sources: Sequence[str]) -> dict[str, int]:
+        """Load limits by source, of those that have one."""
+        both = zip(sources, (self.limit_t1_w, self.limit_t2_w), strict=False)
+        return {source: limit_w for source, limit_w in both if limit_w is not None}
 
 
 class MeterEntry(MeterSettings):
@@ -147,11 +163,17 @@ class MeterEntry(MeterSettings):
     account: Identifier | None = Field(
         default=None, description="Account of the point; the meter's id unless given."
     )
-    critical: bool = Field(default=False, description="Never cut for lack of credit.")
     role: Literal["supply", "check"] = Field(
         default="supply",
         description="What the meter is for: a customer's supply, or to check its `feeder`: then it "
         "charges nobody, is never switched, and is compared with the sum of the feeder's others.",
+    )
+    critical: bool = Field(default=False, description="Never cut for lack of credit, never shed.")
+    priority: int = Field(
+        default=PRIORITY_DEFAULT,
+        ge=PRIORITY_MIN,
+        le=PRIORITY_MAX,
+        description="When load is shed the lowest goes first and comes back last.",
     )
 
 
@@ -319,7 +341,43 @@ class SupplySection(Section):
     stagger_s: float = Field(
         default=0.5, ge=0, le=600, description="Time between two closings on one feeder."
     )
+    reconnect_burst: int = Field(
+        default=1, ge=1, le=1_000, description="Closings that may come at once after a quiet time."
+    )
+    reconnect_jitter_s: float = Field(
+        default=0.5,
+        ge=0,
+        le=600,
+        description="Up to so much longer between closings, by chance.",
+    )
+    inrush_percent: int = Field(
+        default=30,
+        ge=0,
+        le=100,
+        description="Share of a point's limit (or p_max_w) that a reconnection is expected to "
+        "draw, where its load before is not known.",
+    )
+    generator_hold_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3_600,
+        description="No closing on a feeder for so long after its source became a generator.",
+    )
+    tamper: Literal["alarm", "cut"] = Field(
+        default="alarm", description="What inferred tampering does beside the alarm."
+    )
+    limiter: LimiterSection = Field(default=LimiterSection(), description="Load limits.")
+    shed: ShedSection = Field(default=ShedSection(), description="Load shedding.")
     mass_cut: MassCutSection = Field(default=MassCutSection(), description="The breaker.")
+
+    @property
+    def returns_by_itself(self) -> frozenset[Reason]:
+        """Reasons after which nobody has to confirm."""
+        chosen = {
+            Reason.OVERLOAD: self.limiter.auto_restore,
+            Reason.SHED: self.shed.auto_restore,
+        }
+        return frozenset(reason for reason, alone in chosen.items() if alone)
 
 
 class PostingSection(Section):
@@ -371,54 +429,6 @@ class BackupSection(Section):
     )
 
 
-class CounterSection(Section):
-    """How cashiers take money."""
-
-    shift_required: bool = Field(
-        default=False,
-        description="Whether an operator's recharge is refused without an open shift.",
-    )
-    operator_daily_limit: SixDecimals | None = Field(
-        default=None,
-        description="What an operator may take on a local day, in major units with at most six "
-        "decimals; a manager is not limited.",
-    )
-    unique_references: bool = Field(
-        default=False,
-        description="Whether a second payment with the same provider and reference is refused.",
-    )
-    cash_provider: Identifier = Field(
-        default="counter",
-        description="Provider that is cash: the drawer's float is counted with it.",
-    )
-    blind_count: bool = Field(
-        default=True,
-        description="Whether operators see what an open shift should hold only after the count.",
-    )
-
-
-class VoucherSection(Section):
-    """Vouchers of 20 digits."""
-
-    voucher_unit: AmountText | None = Field(
-        default=None,
-        description='What one unit of a voucher is worth, in major units such as "0.50"; none: one '
-        "minor unit. A voucher carries 1,048,575 units at most, and only whole units.",
-    )
-    tries: int = Field(
-        default=5, ge=2, le=20, description="So many wrong vouchers lock a point or an address, …"
-    )
-    tries_within_s: int = Field(
-        default=600, ge=60, le=86_400, description="… when they fall within this time, …"
-    )
-    lock_s: int = Field(
-        default=3_600, ge=600, le=604_800, description="… for this time; a manager may end it."
-    )
-    note: OptionalLine = Field(
-        default="", description="A line at the foot of a printed voucher, such as a telephone."
-    )
-
-
 class ConfigurationFile(Section):
     """The YAML file of prepaid-gateway."""
 
@@ -443,6 +453,9 @@ class ConfigurationFile(Section):
         description="CSV with more meters, the same keys as columns; relative to the "
         "configuration file.",
     )
+    feeders: tuple[FeederEntry, ...] = Field(
+        default=(), max_length=1_000, description="Feeders with a limit of their own."
+    )
     south: SouthSection = Field(default=SouthSection(), description="Meters that speak first.")
     north: NorthSection = Field(default=NorthSection(), description="What leaves the site.")
     supply: SupplySection = Field(default=SupplySection(), description="Cutting and restoring.")
@@ -464,6 +477,15 @@ class ConfigurationFile(Section):
                 unit_nano_of(given.voucher_unit, currency_of(site))
             except RefusedError as refused:
                 raise ValueError(f"voucher_unit: {refused.message}") from refused
+        return given
+
+    @field_validator("feeders")
+    @classmethod
+    def _one_entry_each(cls, given: tuple[FeederEntry, ...]) -> tuple[FeederEntry, ...]:
+        names = [feeder.id for feeder in given]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two entries for feeder {', '.join(map(quote, twice))}")
         return given
 
 

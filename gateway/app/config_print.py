@@ -50,6 +50,7 @@ def as_document(config: Config) -> dict[str, object]:
         "runtime_dir": str(config.runtime_dir),
         "create": config.create,
         "meters": [_meter(meter) for meter in config.meters] + nodes,
+        "feeders": [feeder.model_dump(mode="json") for feeder in config.feeders],
         **{name: section.model_dump(mode="json") for name, section in sections.items()},
     }
 
@@ -66,6 +67,7 @@ def _meter(meter: MeterConfig) -> dict[str, object]:
         "account": meter.account_id,
         "critical": meter.critical,
         "role": meter.role,
+        "priority": meter.priority,
         **meter.settings.model_dump(mode="json"),
     }
 

@@ -52,7 +52,16 @@ CONTROL: Final = Concern(
     restart="systemctl restart prepaid-gateway-control",
 )
 NORTH: Final = Concern(
-    ignored=("create", "south", "supply", "posting", "telemetry", "backup", "watch"),
+    ignored=(
+        "create",
+        "south",
+        "supply",
+        "feeders",
+        "posting",
+        "telemetry",
+        "backup",
+        "watch",
+    ),
     fixed=(*FIXED, "north"),
     restart="systemctl restart prepaid-gateway-north",
 )

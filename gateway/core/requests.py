@@ -46,11 +46,18 @@ from gateway.core.wishes_supply import (
     ConfirmClock,
     ConfirmReconnect,
     Disconnect,
+    EndOverride,
+    EndShed,
     Reconnect,
     ReleaseHalt,
     ReleaseQuarantine,
     ReleaseRecovery,
     ReplaceMeter,
+    RestoreAll,
+    SetLimits,
+    SetOverride,
+    ShedLoad,
+    UnlockOverload,
 )
 
 __all__ = [
@@ -71,6 +78,8 @@ __all__ = [
     "ConfirmReconnect",
     "DecideTariff",
     "Disconnect",
+    "EndOverride",
+    "EndShed",
     "InvokeEmergency",
     "IssueVoucher",
     "OpenAccount",
@@ -87,10 +96,15 @@ __all__ = [
     "RemovePoint",
     "ReplaceMeter",
     "Request",
+    "RestoreAll",
     "ReverseTransaction",
     "Role",
     "ServeNotice",
+    "SetLimits",
+    "SetOverride",
+    "ShedLoad",
     "Transfer",
+    "UnlockOverload",
     "UnlockVouchers",
     "WriteOff",
     "audited_body",
@@ -123,6 +137,13 @@ Body = (
     | CancelVoucher
     | UnlockVouchers
     | DecideTariff
+    | SetLimits
+    | UnlockOverload
+    | ShedLoad
+    | EndShed
+    | SetOverride
+    | EndOverride
+    | RestoreAll
     | ConfigureAccount
     | AddPoint
     | RemovePoint

@@ -9,12 +9,15 @@ orders at most one switch. Control states are COSEM's DisconnectControl (class 7
 DISCONNECTING and RECONNECTING are shown between command and verification.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from collections.abc import Set as AbstractSet
+from typing import Final
 
+from gateway.core.blocks import ANYBODY
 from gateway.core.errors import RefusedError
 from gateway.core.proof import NS, Observation, OpeningProof, Witness
+from gateway.core.supply_memory import SupplyMemory
 from gateway.core.switching import (
+    NEVER_CRITICAL,
     UNCONDITIONAL,
     Alarm,
     Command,
@@ -23,7 +26,6 @@ from gateway.core.switching import (
     Order,
     OrderKind,
     Reason,
-    SupplyPolicy,
 )
 
 # A floored Wh counter may still show the Wh that was under way when the contact opened.
@@ -32,29 +34,12 @@ ENERGY_EDGE_WH: Final = 1
 LOST_MAX: Final = 10
 
 
-class Supply:
+class Supply(SupplyMemory):
     """Intended and observed state of one supply; every method is pure in time given.
 
     The caller feeds observations and events, then asks `decide` for the next order. Only good
     readings are fed: a doubtful reading must never cut.
     """
-
-    def __init__(self, policy: SupplyPolicy) -> None:
-        self.policy = policy
-        self.enforced = False
-        self.reasons: set[Reason] = set()
-        self.reconnection_pending = False
-        self.confirmed_ns: int | None = None
-        self.opened_ns: int | None = None
-        self.command: Command | None = None
-        self.fault: Fault | None = None
-        self.fault_ns = 0
-        self.alarms: set[Alarm] = set()
-        self.observed: Observation | None = None
-        self.opened_energy_wh: int | None = None
-        self._disturbed = True  # nothing seen yet: an open output may be a restart's
-        self._unaccounted = False  # the ledger is an older one: who opened the output is lost
-        self._accepted_ns: int | None = None  # a person answers for closing what somebody opened
 
     # -- what is intended ------------------------------------------------------------------
 
@@ -86,23 +71,43 @@ class Supply:
             return 0.0
         return max(0.0, self.policy.min_off_s - (now_ns - self.opened_ns) / NS)
 
-    def block(self, reason: Reason) -> bool:
-        """Set a reason; True when it is new."""
-        if reason is Reason.CREDIT and self.policy.critical:
+    def block(self, reason: Reason, owner: str = ANYBODY) -> bool:
+        """Set a reason; True when it is new, be it that an override or friendly hours hold it."""
+        if reason in NEVER_CRITICAL and self.policy.critical:
+            return False
+        if not self.blocks.add(reason, owner):
             return False
         if reason in self.reasons:
-            return False
-        self.reasons.add(reason)
-        self.confirmed_ns = None
-        self._accepted_ns = None
+            self._acts({reason})
         return True
 
-    def unblock(self, reason: Reason) -> bool:
-        """Clear a reason; True when it stood."""
-        if reason not in self.reasons:
-            return False
-        self.reasons.discard(reason)
-        return True
+    def unblock(self, reason: Reason, owner: str | None = None) -> bool:
+        """Take a reason back, for one owner or (None) for all; True when that owner had set it."""
+        return self.blocks.remove(reason, owner)
+
+    def suspend(self, reasons: frozenset[Reason], *, restores: bool = False) -> frozenset[Reason]:
+        """Hold these reasons back, and no others; which of those held before act again.
+
+        Nothing that has opened a supply is held back, unless this `restores` it.
+        """
+        at_rest = self.command is None and not self.reconnection_pending and self.output_closed
+        freed = self.blocks.suspend(reasons, movable=bool(at_rest) or restores)
+        if freed:
+            self._acts(freed)
+        return freed
+
+    def limit(self, now_ns: int, power_w: float, source: str) -> bool:
+        """Judge the power of a good reading; True when the limiter has just tripped."""
+        tripped = self.limiter.observe(now_ns, power_w, source, emergency=self.emergency_in_use)
+        self.settle_overload()
+        return tripped
+
+    def settle_overload(self) -> None:
+        """Let OVERLOAD stand exactly while the limiter blocks."""
+        if self.limiter.blocks:
+            self.block(Reason.OVERLOAD)
+        else:
+            self.unblock(Reason.OVERLOAD)
 
     def confirm(self, now_ns: int) -> None:
         """A person confirms the reconnection.
@@ -127,6 +132,7 @@ class Supply:
         """Begin or end enforcement; an output that was open before is a reconnection."""
         if on and not self.enforced and self.output_closed is False:
             self.reconnection_pending = True
+            self.needs_person = True
         self.enforced = on
 
     def accept_open_output(self, now_ns: int) -> bool:
@@ -152,9 +158,15 @@ class Supply:
     def observe(self, seen: Observation) -> list[Order]:
         """Take in a good reading and judge the command under way and the state at rest."""
         self.observed = seen
+        if seen.trusted:
+            self._good_ns = seen.mono_ns
         if self.enforced and self.reasons and seen.output_closed is False:
             # Whoever opened it: with a reason standing, closing it again is a reconnection.
-            self.reconnection_pending = True
+            if not self.reconnection_pending:
+                self.reconnection_pending = True
+                # Opened under our eyes and not by us: somebody may work there.
+                alone = self._disturbed and self._returns_by_itself(self.reasons)
+                self.needs_person = not alone
             self.opened_ns = seen.mono_ns if self.opened_ns is None else self.opened_ns
         orders = self._judge(seen) if self.command is not None else []
         if self.command is None:
@@ -247,10 +259,13 @@ class Supply:
         if close:
             self.command.was_pending = self.reconnection_pending
             self.command.said_ns = self.confirmed_ns or self._accepted_ns
+        if not close:
+            asked = self.needs_person and self.reconnection_pending
+            self.needs_person = asked or not self._returns_by_itself(self.reasons)
+            self.opened_ns = now_ns
+            self.recent_w = proof.load_before_w or self.recent_w
         self.reconnection_pending = not close
         self.confirmed_ns = None
-        if not close:
-            self.opened_ns = now_ns
         return Order(OrderKind.SEND, close=close, attempt=1, reasons=self.command.reasons)
 
     def tick(self, now_ns: int) -> list[Order]:
@@ -264,51 +279,19 @@ class Supply:
             return self._finish()
         return self._retry_or_fail(now_ns)
 
-    # -- persistence -----------------------------------------------------------------------
-
-    def snapshot(self, now_ns: int, utc_ms: int) -> dict[str, object]:
-        """JSON values from which `restore` goes on after a restart."""
-
-        def wall(mono_ns: int | None) -> int | None:
-            return None if mono_ns is None else utc_ms - (now_ns - mono_ns) // 1_000_000
-
-        command = self.command
-        # A close that is not proved may have to be begun anew, and then needs its person again.
-        unproved = command is not None and command.close and command.was_pending
-        return {
-            "reasons": sorted(self.reasons),
-            "reconnection_pending": self.reconnection_pending or unproved,
-            "confirmed_utc_ms": wall(self.confirmed_ns),
-            "opened_utc_ms": wall(self.opened_ns),
-            "opened_energy_wh": self.opened_energy_wh,
-            "fault": self.fault,
-            "alarms": sorted(self.alarms),
-        }
-
-    def restore(self, state: Mapping[str, object], now_ns: int, utc_ms: int) -> None:
-        """Take up a snapshot; a command under way at the crash is rebuilt by looking."""
-        self.reasons = {Reason(name) for name in cast("Sequence[str]", state["reasons"])}
-        self.reconnection_pending = bool(state["reconnection_pending"])
-        if self.policy.critical:
-            self.reasons.discard(Reason.CREDIT)
-
-        def mono(name: str) -> int | None:
-            # A wall clock that stepped back must not stretch a wait without end.
-            then_utc_ms = cast("int | None", state[name])
-            return (
-                None if then_utc_ms is None else now_ns - max(0, utc_ms - then_utc_ms) * 1_000_000
-            )
-
-        self.opened_ns = mono("opened_utc_ms")
-        self.confirmed_ns = mono("confirmed_utc_ms")
-        if self.confirmed_ns is not None and cast("int", state["confirmed_utc_ms"]) > utc_ms:
-            # The clock is behind: how long ago that person stood there is not known.
-            self.confirmed_ns = None
-        self.opened_energy_wh = cast("int | None", state["opened_energy_wh"])
-        fault = cast("str | None", state["fault"])
-        self.fault = Fault(fault) if fault else None
-        self.fault_ns = now_ns
-        self.alarms = {Alarm(name) for name in cast("Sequence[str]", state["alarms"])}
+    def look_at_age(self, now_ns: int) -> list[Order]:
+        """Say once when a supply cannot be judged for want of good readings, and when it can."""
+        good_ns, max_age_s = self._good_ns, self.policy.max_reading_age_s
+        if good_ns is None:
+            return []
+        if not self.enforced or self.output_closed is False:
+            return self._clear(Alarm.STALE_DATA)
+        if now_ns - good_ns <= max_age_s * NS:
+            return self._clear(Alarm.STALE_DATA)
+        return self._raise(
+            Alarm.STALE_DATA,
+            f"no good reading for {max_age_s:.0f} s: nothing is cut on it; judged when one comes",
+        )
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -316,12 +299,22 @@ class Supply:
         if self.reconnection_pending:
             if self.min_off_left_s(now_ns) > 0:
                 return False
-            return self._holds(self.confirmed_ns, now_ns) or not self.policy.confirm_needed
+            asked = self.policy.confirm_needed and self.needs_person
+            return self._holds(self.confirmed_ns, now_ns) or not asked
         # Restoration (closed was intended all along) follows a restart or a lost link; an output
         # that opened under our eyes was opened by somebody, who may be working on the wires: once
         # that is said, only a person's word closes it, whatever happens to the link.
         differs = Alarm.OUTPUT_DIFFERS in self.alarms
         return self._holds(self._accepted_ns, now_ns) or (self._disturbed and not differs)
+
+    def _returns_by_itself(self, reasons: AbstractSet[Reason]) -> bool:
+        return reasons <= self.policy.returns_by_itself
+
+    def _acts(self, reasons: AbstractSet[Reason]) -> None:
+        """Reasons that begin to act take back what was said before they did."""
+        self.confirmed_ns = None
+        self._accepted_ns = None
+        self.needs_person = self.needs_person or not self._returns_by_itself(reasons)
 
     def _holds(self, said_ns: int | None, now_ns: int) -> bool:
         """Whether the person who said it may still be taken to stand there."""
@@ -372,6 +365,7 @@ class Supply:
         if command.close:
             self.opened_ns = None
             self.opened_energy_wh = None
+            self.needs_person = True
         elif self.observed is not None:
             self.opened_energy_wh = self.observed.energy_wh
         for alarm in (Alarm.FAILED_TO_OPEN, Alarm.FAILED_TO_CLOSE, Alarm.OUTPUT_DIFFERS):
@@ -423,6 +417,7 @@ class Supply:
             self.reconnection_pending = False
             self.confirmed_ns = None
             self.opened_ns = None
+            self.needs_person = True
         if self.fault is Fault.FAILED_TO_OPEN:
             low = seen.current_a is not None and seen.current_a <= self.policy.starting_current_a
             if self.intended_closed or (seen.output_closed is False and low):

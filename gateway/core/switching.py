@@ -21,6 +21,8 @@ class Reason(StrEnum):
 
 # A person answers for these: they act on doubtful readings too (domain.md I8).
 UNCONDITIONAL: Final = frozenset({Reason.MANUAL, Reason.SAFETY})
+# A critical point is opened for none of these (domain.md I12: CREDIT; and nobody sheds it).
+NEVER_CRITICAL: Final = frozenset({Reason.CREDIT, Reason.SHED})
 
 
 class ControlState(StrEnum):
@@ -47,14 +49,16 @@ class Alarm(StrEnum):
     FAILED_TO_CLOSE = "FAILED_TO_CLOSE"
     UNAUTHORISED_SUPPLY = "UNAUTHORISED_SUPPLY"
     OUTPUT_DIFFERS = "OUTPUT_DIFFERS"
+    STALE_DATA = "STALE_DATA"
 
 
 @dataclass(frozen=True, slots=True)
 class SupplyPolicy:
     """How one point is switched and proved.
 
-    `confirm_needed` is arm mode: a person confirms before supply is closed. `starting_current_a`
-    is the smallest current that the transformer measures. Times in seconds.
+    `confirm_needed` is arm mode: a person confirms before supply is closed, unless nothing but
+    reasons of `returns_by_itself` had opened it. `starting_current_a` is the smallest current that
+    the transformer measures. Times in seconds.
     """
 
     confirm_needed: bool = True
@@ -68,6 +72,7 @@ class SupplyPolicy:
     has_feedback: bool = False
     upstream: bool = False
     confirm_valid_s: float = 120.0
+    returns_by_itself: frozenset[Reason] = frozenset()
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from gateway.core.credit import CreditBook
 from gateway.core.errors import StoreAwayError
 from gateway.core.ledger import wallet
 from gateway.core.money import Currency
+from gateway.core.override import Override
 from gateway.core.requests import Outcome
 from gateway.core.shift import MeansTotal, cash_up
 from gateway.north.reader import READ_DEADLINE_S, Reader
@@ -46,6 +47,7 @@ from gateway.store.shifts import (
     shift_transactions,
     shifts_before,
 )
+from gateway.store.supply_orders import PointLimits, limits_of, standing_overrides
 from gateway.store.telemetry_reader import StoredEvent, TelemetryReader
 from gateway.store.vouchers import SoldVoucher, read_voucher, vouchers_before
 from gateway.store.watch import WatchKind, WatchState, read_watch_states
@@ -120,6 +122,14 @@ class Records:
             return None if account is None else _with_balance(connection, account, self._currency)
 
         return await self._ledger.read(look)
+
+    async def limits(self, service_point_id: str) -> PointLimits | None:
+        """The load limits that a person set at a point; None where nobody did."""
+        return await self._ledger.read(lambda connection: limits_of(connection, service_point_id))
+
+    async def overrides(self) -> Sequence[Override]:
+        """The overrides that stand, oldest first."""
+        return await self._ledger.read(standing_overrides)
 
     async def accounts(self, after: str, limit: int) -> Found[AccountBalance]:
         """Accounts by id, after an id."""

@@ -26,13 +26,15 @@ class StrictNorth:
 
     `arrives_late_s` is how long a disconnection is on its way before it is kept, `lost_answers`
     how many requests (by action) are carried out and answered 503, `credit_ends` says that the
-    credit runs out while the supply is open.
+    credit runs out while the supply is open, `somebody_else` that a person switches it off then.
     """
 
     site: CommissionSite
     arrives_late_s: float = 0.0
     lost_answers: dict[str, int] = field(default_factory=dict)
     credit_ends: bool = False
+    somebody_else: bool = False
+    owners: list[str] = field(default_factory=list)
     reasons: set[str] = field(default_factory=set)
     state: str = "connected"
     asked: list[str] = field(default_factory=list)
@@ -50,6 +52,7 @@ class StrictNorth:
             time.sleep(self.arrives_late_s)
         with self._alone:
             self.asked.append(action)
+            self.owners.append(body.get("owner", ""))
             if (code := self._carry_out(action)) is not None:
                 return REFUSED, {"code": code, "detail": code}
             if self.lost_answers.get(action, 0) > 0:
@@ -65,7 +68,8 @@ class StrictNorth:
         elif action == "reconnect":
             if "MANUAL" not in self.reasons:
                 return "NOT_DISCONNECTED"
-            self.reasons.discard("MANUAL")
+            if not self.somebody_else:
+                self.reasons.discard("MANUAL")
             self.state = "disconnected" if self.reasons else "ready_for_reconnection"
         elif self.state != "ready_for_reconnection":
             return "NOTHING_TO_CONFIRM"

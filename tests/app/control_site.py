@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from gateway.app.config import Config, load_config
@@ -12,7 +13,7 @@ from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
 from gateway.app.control.keeper import TelemetryKeeper
 from gateway.app.control.polls import PollGroup
-from gateway.app.control.process import shown_meters
+from gateway.app.control.process import governor_of, shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.till import counter_rules
@@ -87,6 +88,7 @@ class ControlSite:
         self.clock = HandClock()
         self.boot = boot
         self.keys = 0
+        self.actor = "anna"
         if not paths_of(self.config).ledger.exists():
             create_stores(self.config, self.clock)
         self.open()
@@ -125,7 +127,18 @@ class ControlSite:
             clock,
             new_id=self._new_id,
             stagger_s=0.5,
+            governor=governor_of(
+                config,
+                writer,
+                self.found.points,
+                books=self.books,
+                display=self.display,
+                clock=clock,
+            ),
         )
+        if "supply" in self.found.site:
+            kept = cast("dict[str, object]", self.found.site["supply"])
+            self.engine.restore(kept, self.found.elapsed_ms)
         self.engine.inherited.update(self.found.commands)
         self.sweeper = Sweeper(
             self.engine,
@@ -199,14 +212,14 @@ class ControlSite:
         )
 
     async def do(
-        self, body: Body, role: Role = Role.MANAGER, key: str = "", *, actor: str = "anna"
+        self, body: Body, role: Role = Role.MANAGER, key: str = "", *, actor: str = ""
     ) -> None:
         """Execute a request."""
         self.keys += 1
         request = Request(
             key=key or f"key-{self.boot}-{self.keys}",
             body=body,
-            actor=actor,
+            actor=actor or self.actor,
             role=role,
             source="test",
             created_utc_ms=self.clock.utc_ms(),

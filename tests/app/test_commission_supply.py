@@ -120,6 +120,19 @@ async def test_a_supply_that_control_keeps_open_is_left_open(tmp_path: Path) -> 
     assert "bridge" not in " ".join(each.next_step for each in examined.findings)
 
 
+async def test_what_somebody_else_switches_off_meanwhile_stays_off(tmp_path: Path) -> None:
+    """The proof takes back its own disconnection by its name; a person's stands, and is told."""
+    async with commission_site(tmp_path, meters=1) as site:
+        with serving(StrictNorth(site, somebody_else=True)) as north:
+            examined = await through_control(site)
+        assert not is_closed(site)
+        assert (north.asked, north.reasons) == (["disconnect", "reconnect"], {"MANUAL"})
+    assert len(set(north.owners)) == 1
+    assert north.owners[0].startswith("proof ")
+    result, text = finding(examined, Check.SWITCH_CLOSE)
+    assert (result, "MANUAL" in text) == (Result.NOT_DONE, True)
+
+
 async def test_nobody_elses_reason_is_taken_back(tmp_path: Path) -> None:
     """A reason stands although the output reads closed: nothing is asked for."""
     async with commission_site(tmp_path, meters=1) as site:

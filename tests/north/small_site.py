@@ -4,10 +4,9 @@
 thread of its own; there is no meter behind it, so a switch is proved at once.
 """
 
-import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,6 +87,8 @@ from gateway.store.requests import RequestReader, StoredRequest
 from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
 from tests.north.small_counter import AT_COUNTER, at_counter
+from tests.north.small_load import LOAD_BODIES, execute_load
+from tests.north.small_tariffs import publish
 
 INR = Currency("INR")
 NAMES = ("AcActivePowerTotal", "AcVoltageL1N", "AcCurrentL1")
@@ -331,11 +332,18 @@ class Executor:
             open_account(connection, account)
             return {"account_id": body.account_id}
         if isinstance(body, PublishTariff):
-            return self._publish(connection, request, body, now)
+            return publish(connection, request, body, now)
         if isinstance(body, Disconnect | Reconnect | ConfirmReconnect):
             return self._switch(connection, request, body, now)
+        return self._other(connection, request, body, now)
+
+    def _other(
+        self, connection: Connection, request: Request, body: Body, now: int
+    ) -> dict[str, object]:
         if isinstance(body, Decision):
             return self._decide(connection, request, body, now)
+        if isinstance(body, LOAD_BODIES):
+            return execute_load(connection, request, body, now)
         raise RefusedError("NOT_HERE", f"this site carries out no {body.TYPE}")
 
     def _decide(
@@ -408,18 +416,6 @@ class Executor:
             raise RefusedError("TRANSACTION_UNKNOWN", "there is no such transaction")
         reversal = reversal_of(original, body.transaction_seq, utc_ms=now, request_key=request.key)
         return {"transaction_seq": self.till.append(connection, request, reversal)}
-
-    def _publish(
-        self, connection: Connection, request: Request, body: PublishTariff, now: int
-    ) -> dict[str, object]:
-        document: Mapping[str, object] = json.loads(body.document)
-        tariff_id = document.get("id")
-        if not isinstance(tariff_id, str) or not tariff_id:
-            raise RefusedError("TARIFF_INVALID", "a tariff has an id", "id")
-        version = len(read_tariff(connection, tariff_id)) + 1
-        tariff = TariffVersion(tariff_id, version, now, document, now, request.actor)
-        publish_tariff(connection, tariff)
-        return {"tariff_id": tariff_id, "version": version}
 
     def _switch(
         self,

@@ -27,6 +27,7 @@ from gateway.app.cli import (
     serve,
     simulate,
     stores,
+    supply,
     tariff,
     voucher,
 )
@@ -80,6 +81,7 @@ for _group in (
     backup,
     counter,
     voucher,
+    supply,
 ):
     _group.register(app)
 

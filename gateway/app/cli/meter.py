@@ -31,6 +31,7 @@ FOLLOW_OFF_S: Final = 45
 FOLLOW_ON_S: Final = 90
 LOOK_EVERY_S: Final = 0.2
 NS_PER_S: Final = 1_000_000_000
+MANUAL: Final = "MANUAL"
 READY: Final = "ready_for_reconnection"
 ENDED: Final = ("verified", "failed", "expired")
 
@@ -95,6 +96,9 @@ def switch(
     state: Annotated[str, typer.Argument(metavar="on|off")],
     config: ConfigOption,
     reason: Annotated[str, typer.Option("--reason", help="Why; needed for off.")] = "",
+    cause: Annotated[
+        str, typer.Option("--cause", help="MANUAL, SAFETY, LEGAL or TAMPER.")
+    ] = MANUAL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,7 +113,8 @@ def switch(
         raise typer.BadParameter("give on or off", param_hint="STATE")
     action = "disconnect" if state == "off" else "reconnect"
     with local_client(config) as north:
-        path, body = f"/meters/{meter}/commands", {"action": action, "reason": reason}
+        path = f"/meters/{meter}/commands"
+        body = {"action": action, "reason": reason, "cause": cause}
         try:
             command = north.call("POST", path, body, key_or_new(key))
         except RefusedError as error:
@@ -119,7 +124,7 @@ def switch(
                 raise
             # Its reason was taken back before: what is left is that a person confirms.
             command = north.call("POST", path, {"action": "confirm_reconnect"}, key_or_new(None))
-        command = follow(north, meter, command, on=state == "on")
+        command = follow(north, meter, command, on=state == "on", cause=cause)
     if as_json:
         show_json(command)
     else:
@@ -205,7 +210,12 @@ def client_of(config: Path, meter_id: str) -> "MeterClient":
 
 
 def follow(
-    north: "LocalClient", meter: str, command: dict[str, object], *, on: bool
+    north: "LocalClient",
+    meter: str,
+    command: dict[str, object],
+    *,
+    on: bool,
+    cause: str = MANUAL,
 ) -> dict[str, object]:
     """The command as it ended, or as it stands when nobody waits any longer.
 
@@ -231,14 +241,14 @@ def follow(
             command = north.call("POST", f"/meters/{meter}/commands", body, key_or_new(None))
         else:
             command = north.call("GET", f"/commands/{command['id']}")
-        awaited = awaited_of(supply, on=on)
+        awaited = awaited_of(supply, on=on, cause=cause)
         if awaited not in ("", told) and command["state"] not in ENDED:
             complain(f"{meter}: waiting for {awaited}")
             told = awaited
     return command
 
 
-def awaited_of(supply: Mapping[str, object], *, on: bool) -> str:
+def awaited_of(supply: Mapping[str, object], *, on: bool, cause: str = MANUAL) -> str:
     """What a switch waits for, as the supply shows it; empty where it shows nothing of it."""
     state = supply.get("control_state")
     if state in ("disconnecting", "reconnecting"):
@@ -248,8 +258,8 @@ def awaited_of(supply: Mapping[str, object], *, on: bool) -> str:
         return ""
     if state == "disconnected" and not reasons:
         return "the minimum off time"
-    # The manual reason is the one that `on` itself takes back.
-    others = [reason for reason in reasons if reason != "MANUAL"]
+    # The cause is the one that `on` itself takes back.
+    others = [reason for reason in reasons if reason != cause]
     return f"what else blocks supply: {', '.join(others)}" if others else ""
 
 

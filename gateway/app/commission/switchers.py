@@ -47,6 +47,8 @@ class ControlSwitcher:
         self._path = f"/meters/{meter.meter_id}"
         self._direct = direct
         self._is_direct = False
+        # What somebody else switches off meanwhile is not taken back with ours.
+        self._owner = f"proof {ULID()}"
         self._opening: asyncio.Future[None] | None = None
         self._asked_ns: int | None = None
 
@@ -89,7 +91,7 @@ class ControlSwitcher:
     def _disconnect(self) -> None:
         try:
             with LocalClient(paths_of(self._config).socket) as north:
-                # `reconnect` takes back whoever's manual reason stands: it must be ours.
+                # With a reason standing there is nothing to prove.
                 reasons = _supply(north, self._path).get("block_reasons")
                 if reasons:
                     names = ", ".join(cast("list[str]", reasons))
@@ -117,14 +119,17 @@ class ControlSwitcher:
 
     def _follow(self, north: LocalClient, command: Mapping[str, object]) -> None:
         """Wait until the supply is closed, and confirm where that is all that is missing."""
-        until_ns = self._clock.mono_ns() + int((self._config.supply.min_off_s + FOLLOW_S) * NS)
+        begun_ns = self._clock.mono_ns()
+        until_ns = begun_ns + int((self._config.supply.min_off_s + FOLLOW_S) * NS)
         while self._clock.mono_ns() < until_ns:
             state = CommandState(str(command["state"])) if command else None
             if state in (CommandState.FAILED, CommandState.EXPIRED):
                 return  # the meter shows it, and it is asked for again
             supply = _supply(north, self._path)
             reasons = set(cast("list[str]", supply.get("block_reasons", [])))
-            if reasons - {"MANUAL"}:
+            # Ours is gone by then: another's manual reason stands.
+            late = self._clock.mono_ns() - begun_ns > SETTLE_S * NS
+            if reasons - (set() if late else {"MANUAL"}):
                 raise RefusedError(SUPPLY_BLOCKED, f"blocked by {', '.join(sorted(reasons))}")
             shown = supply.get("control_state")
             if state in (None, CommandState.VERIFIED) and shown == ControlState.CONNECTED:
@@ -137,7 +142,7 @@ class ControlSwitcher:
                 command = north.call("GET", f"/commands/{command['id']}")
 
     def _ask(self, north: LocalClient, action: str) -> dict[str, object]:
-        body = {"action": action, "reason": REASON}
+        body = {"action": action, "reason": REASON, "owner": self._owner}
         return north.call("POST", f"{self._path}/commands", body, str(ULID()))
 
 

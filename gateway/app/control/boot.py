@@ -14,6 +14,7 @@ from gateway.core.account import Account
 from gateway.core.clock import Clock
 from gateway.core.errors import ConfigurationError
 from gateway.core.guard import RegisterGuard
+from gateway.core.limiter import POWER_HOLDS_S, Limiter, LimiterRules, Limits
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
@@ -218,6 +219,7 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
         fault_retry_s=supply.fault_retry_s,
         has_feedback=settings.feedback is not None,
         upstream=settings.contactor == "upstream",
+        returns_by_itself=supply.returns_by_itself,
     )
     guard = RegisterGuard(
         p_max_w=settings.p_max_w,
@@ -225,7 +227,18 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
         refresh_s=model.refresh_s,
         nvm_interval_s=model.nvm_interval_s,
     )
-    return Point(terms, guard, Supply(policy))
+    limiter = Limiter(
+        LimiterRules(
+            over_s=supply.limiter.over_s,
+            restore_s=supply.limiter.restore_s,
+            max_trips=supply.limiter.max_trips,
+            window_s=supply.limiter.window_s,
+            # Beyond two polls nobody saw what flowed between them.
+            hold_s=max(POWER_HOLDS_S, 2 * settings.poll_s),
+        ),
+        Limits(settings.limits_w(terms.sources), settings.limit_emergency_w),
+    )
+    return Point(terms, guard, Supply(policy, limiter))
 
 
 @dataclass(frozen=True, slots=True)

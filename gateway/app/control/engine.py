@@ -8,22 +8,25 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import structlog
 
 from gateway.app.control.alerts import tell_credit
+from gateway.app.control.governor import Governor, GovernorTerms
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.presence import Presence
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
-from gateway.core.errors import MeterError, MeterExceptionError, MeterIdentityError, RefusedError
+from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
+from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
 from gateway.core.proof import NS
 from gateway.core.reading import Lane, Reading
 from gateway.core.recovery import Recovery
-from gateway.core.switching import Order, OrderKind, Reason
+from gateway.core.switching import Alarm, Order, OrderKind, Reason
 
 log = structlog.get_logger()
 
@@ -31,12 +34,8 @@ log = structlog.get_logger()
 SWITCH_DEADLINE_S: Final = 5.0
 # While a command waits for its proof the meter is read this often.
 PROOF_POLL_S: Final = 0.1
-# One failed poll is noise on a network; this many in a row are an absent meter.
-AWAY_AFTER: Final = 3
 # So long a switch may still be a request's doing (stagger, minimum off time).
 REQUEST_HOLDS_NS: Final = 120 * NS
-# A meter that refuses the acknowledgement of its restart is asked again after this.
-ACKNOWLEDGE_AGAIN_NS: Final = 60 * NS
 UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
 
 
@@ -111,6 +110,7 @@ class Engine:
         new_id: Callable[[], str],
         stagger_s: float,
         tallies: Tallies | None = None,
+        governor: Governor | None = None,
     ) -> None:
         self.points: Final = tuple(points)
         self.breaker: Final = breaker
@@ -126,14 +126,16 @@ class Engine:
         self._journal = journal
         self._clock = clock
         self._new_id = new_id
-        self._stagger_ns = round(stagger_s * NS)
-        self._closed_ns: dict[str, int] = {}
-        self._failures = [0] * len(self.points)
-        self._away: dict[int, str] = {}
+        self.governor: Final = governor or Governor(
+            self.points,
+            journal,
+            clock,
+            terms=GovernorTerms(feeder=FeederRules(stagger_s=stagger_s)),
+            chance=lambda: 0.0,
+        )
+        self._presence = Presence(self.points, polls, journal, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, tuple[str, bool, int]] = {}
-        self._acknowledge_at_ns: dict[int, int] = {}
-        self._unsettled: set[int] = set()
         self._flat: set[int] = set()
 
     # -- from the poller -------------------------------------------------------------------
@@ -141,18 +143,20 @@ class Engine:
     def on_reading(self, index: int, reading: Reading) -> None:
         """Take one reading all the way; never raises for a meter's sake."""
         point = self.points[index]
-        if self._failures[index]:
-            self._returned(index)
+        self._presence.answered(index)
         pending = point.supply.reconnection_pending
         try:
             step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
         except (RefusedError, ValueError) as error:
-            self._unsettled_reading(index, error)
+            self._presence.unsettled(index, error)
             return
-        self._unsettled.discard(index)
+        self._presence.settled(index)
         if index in self.inherited:
             self._reconcile(index, reading)
-        if step.newly_due and not step.deferred and self.gate.recovery is None:
+        self.governor.on_reading(index, step, self.polls.register_of(index, reading))
+        # What an override or friendly hours hold back is no cut, now or when it is let go.
+        falls_due = step.newly_due and Reason.CREDIT in point.supply.reasons
+        if falls_due and not step.deferred and self.gate.recovery is None:
             self._newly_due(point)
         self.carry_out(index, step.orders)
         self.decide(index, due_ns=reading.mono_ns if step.newly_due else None)
@@ -160,7 +164,7 @@ class Engine:
         if step.posting_due or point.supply.reconnection_pending is not pending:
             self.due.add(index)
         if reading.restarted and step.settled:
-            self._acknowledge_restart(index)
+            self._presence.restarted(index, self._spawn)
         for event in step.events:
             self._journal.event(
                 event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
@@ -172,27 +176,11 @@ class Engine:
     def on_failure(self, index: int, error: MeterError) -> None:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
-        self._failures[index] += 1
-        if isinstance(error, MeterIdentityError):
-            # Another device at the address is no noise, and news even of a meter that is away.
-            is_news = self._away.get(index) != error.code
-        else:
-            is_news = index not in self._away and self._failures[index] >= AWAY_AFTER
-        if is_news:
-            self._away[index] = error.code
-            meter_id = self.points[index].terms.meter_id
-            log.warning("meter.away", meter=meter_id, code=error.code, reason=str(error))
-            self._journal.event(
-                "METER_AWAY", meter_id, "warning", code=error.code, reason=str(error)
-            )
+        self._presence.failed(index, error)
 
     def presence(self, index: int) -> str:
         """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""
-        if index in self._away:
-            return "away"
-        if self.points[index].last is None:
-            return "never"
-        return "uncertain" if self._failures[index] else "good"
+        return self._presence.of(index)
 
     # -- decisions -------------------------------------------------------------------------
 
@@ -203,12 +191,14 @@ class Engine:
         """
         point = self.points[index]
         now_ns = self._clock.mono_ns()
+        self.governor.vouch(index, now_ns)
         close = point.supply.wants(now_ns)
         if close is None or self.gate.blocker() is not None:
             return
         if close:
-            if not self._take_turn(point.terms.feeder, now_ns):
+            if not self.governor.may_close(index, now_ns):
                 return
+            self.governor.closing(index, now_ns)
         elif point.supply.reasons <= {Reason.CREDIT} and not self._admit_credit_cut(index, now_ns):
             return
         track = CommandTrack(
@@ -232,7 +222,11 @@ class Engine:
     def decide_all(self) -> None:
         """One level-triggered round: deadlines of commands, then decisions."""
         now_ns = self._clock.mono_ns()
+        self.governor.pass_time(now_ns, self._clock.utc_ms() if self.gate.clock.trusted else None)
+        self.due |= self.governor.due
+        self.governor.due.clear()
         for index, point in enumerate(self.points):
+            self.carry_out(index, point.supply.look_at_age(now_ns))
             if point.supply.command is not None:
                 self.carry_out(index, point.supply.tick(now_ns))
             elif point.supply.observed is not None:
@@ -274,6 +268,33 @@ class Engine:
             for point in self.points
         )
 
+    def snapshot(self) -> dict[str, object]:
+        """JSON values that survive a restart: requests that wait for a switch, the governor's."""
+        now_ns = self._clock.mono_ns()
+        return {
+            **self.governor.snapshot(now_ns),
+            "requested": {
+                self.points[index].terms.service_point_id: [
+                    key,
+                    close,
+                    (now_ns - asked_ns) // 1_000_000,
+                ]
+                for index, (key, close, asked_ns) in self._requested.items()
+            },
+        }
+
+    def restore(self, kept: Mapping[str, object], elapsed_ms: int) -> None:
+        """Take up a snapshot that was made `elapsed_ms` ago."""
+        now_ns = self._clock.mono_ns()
+        self.governor.restore(kept, now_ns, elapsed_ms)
+        requested = cast("Mapping[str, tuple[str, bool, int]]", kept["requested"])
+        for index, point in enumerate(self.points):
+            waiting = requested.get(point.terms.service_point_id)
+            if waiting is not None:
+                key, close, age_ms = waiting
+                asked_ns = now_ns - (age_ms + elapsed_ms) * 1_000_000
+                self._requested[index] = (key, close, asked_ns)
+
     def set_flat(self, index: int, *, flat: bool) -> None:
         """Whether this point's price does not depend on the time (cuts go on without a clock)."""
         (self._flat.add if flat else self._flat.discard)(index)
@@ -297,6 +318,10 @@ class Engine:
         undated = not self.gate.clock.trusted and index not in self._flat
         if undated or self.gate.recovery is not None:
             return False
+        # Friendly hours may have begun, an override may have come, since the last sweep.
+        self.governor.refresh(index)
+        if self.points[index].supply.wants(now_ns) is not False:
+            return False
         connected = self.connected_points()
         if not self.breaker.has_room(now_ns, connected):
             return False
@@ -306,13 +331,6 @@ class Engine:
         if self.points[index].supply.wants(now_ns) is not False:
             return False
         return self.breaker.admit(now_ns, connected)
-
-    def _take_turn(self, feeder: str, now_ns: int) -> bool:
-        last_ns = self._closed_ns.get(feeder)
-        if last_ns is not None and now_ns - last_ns < self._stagger_ns:
-            return False
-        self._closed_ns[feeder] = now_ns
-        return True
 
     def _facts(self, point: Point) -> dict[str, object]:
         """What a command was decided on."""
@@ -377,33 +395,6 @@ class Engine:
             track.state = "sent"
             self._journal.command(track)
 
-    def _acknowledge_restart(self, index: int) -> None:
-        """Clear the meter's restart bit once the output is as intended, so that the next one shows.
-
-        Source: PAC3220 manual p138 (60007).
-        """
-        point = self.points[index]
-        supply = point.supply
-        settled = supply.command is None and supply.output_closed is supply.intended_closed
-        now_ns = self._clock.mono_ns()
-        not_before_ns = self._acknowledge_at_ns.get(index, 0)
-        if now_ns < not_before_ns or (supply.enforced and not settled):
-            return
-        self._acknowledge_at_ns[index] = now_ns + ACKNOWLEDGE_AGAIN_NS
-        if not_before_ns == 0:
-            self._journal.event("METER_RESTARTED", point.terms.meter_id, "notice")
-        self._spawn(self._acknowledge(index), f"acknowledge {point.terms.meter_id}")
-
-    async def _acknowledge(self, index: int) -> None:
-        client = self.polls.client(index)
-        try:
-            await client.acknowledge_diagnostics(client.model.diagnostic("restart").mask)
-        except MeterError as error:
-            # Write protection, say: the bit stays, and with it the caution it stands for.
-            log.warning("restart.unacknowledged", meter=client.endpoint.meter_id, reason=str(error))
-        else:
-            self._acknowledge_at_ns.pop(index, None)
-
     def _finish(self, index: int, order: Order) -> None:
         track = self.commands.pop(index)
         point = self.points[index]
@@ -439,6 +430,7 @@ class Engine:
         self.due.add(index)
         point_id = self.points[index].terms.service_point_id
         raised = order.kind is OrderKind.ALARM
+        severity = "warning" if order.alarm is Alarm.STALE_DATA else "critical"
         (log.error if raised else log.info)(
             "alarm.raised" if raised else "alarm.cleared",
             alarm=order.alarm.value,
@@ -448,7 +440,7 @@ class Engine:
         self._journal.event(
             order.alarm.value,
             point_id,
-            "critical" if raised else "cleared",
+            severity if raised else "cleared",
             reason=order.detail,
         )
 
@@ -477,24 +469,9 @@ class Engine:
         command = self.points[index].supply.command
         if command is not None and command.sent_ns is not None and not command.proof.shows_open:
             self.polls.request_poll(index, reading.mono_ns + round(PROOF_POLL_S * NS), Lane.FULL)
-        elif step.predict_s is not None:
+        elif step.predict_s is not None and not self.points[index].supply.blocks.held_back:
             due_ns = (reading.asked_ns or reading.mono_ns) + round(step.predict_s * NS)
             self.polls.request_poll(index, due_ns, Lane.SHORT)
-
-    def _unsettled_reading(self, index: int, error: Exception) -> None:
-        """A reading that the rules cannot take: said once, and no other meter suffers by it."""
-        if index not in self._unsettled:
-            self._unsettled.add(index)
-            meter_id = self.points[index].terms.meter_id
-            log.error("reading.unsettled", meter=meter_id, reason=str(error))
-            self._journal.event("READING_UNSETTLED", meter_id, "critical", reason=str(error))
-
-    def _returned(self, index: int) -> None:
-        if self._away.pop(index, None) is not None:
-            meter_id = self.points[index].terms.meter_id
-            log.info("meter.back", meter=meter_id)
-            self._journal.event("METER_BACK", meter_id, "cleared")
-        self._failures[index] = 0
 
     @staticmethod
     def _note(track: CommandTrack, name: str, value: object) -> None:

@@ -20,6 +20,7 @@ LOCKING: Final = (
     "to_account_id",
     "service_point_id",
     "meter_id",
+    "feeder",
 )
 # These start a pricer: they and a version that is published must not miss one another.
 STARTING: Final = (wishes.OpenAccount, wishes.AddPoint, wishes.ChangeTariff)
@@ -42,6 +43,12 @@ MUST_EXPIRE: Final = (
     wishes.ConfirmReconnect,
     wishes.ReleaseHalt,
     wishes.ReleaseRecovery,
+    wishes.UnlockOverload,
+    wishes.ShedLoad,
+    wishes.EndShed,
+    wishes.SetOverride,
+    wishes.EndOverride,
+    wishes.RestoreAll,
 )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from gateway.app.clock import seeded
@@ -11,6 +11,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.reading import Lane, Reading
 from gateway.south.meter import MeterClient, MeterEndpoint
+from gateway.south.models import meter_model
 from gateway.south.poller import Poller, PollerOptions
 
 STOP_DEADLINE_S: Final = 3.0
@@ -28,6 +29,7 @@ class PollGroup:
     ) -> None:
         self.pollers: Final[list[Poller]] = []
         self._places: dict[int, tuple[Poller, int]] = {}
+        self._tariff_places = [tariff_place(meter.model) for meter in meters]
         self._on_reading: Callable[[int, Reading], None] | None = None
         self._on_failure: Callable[[int, MeterError], None] | None = None
         groups: dict[tuple[float, float], list[int]] = {}
@@ -50,6 +52,12 @@ class PollGroup:
             )
             self.pollers.append(poller)
             self._places.update({index: (poller, place) for place, index in enumerate(indices)})
+
+    def register_of(self, index: int, reading: Reading) -> int | None:
+        """The tariff register that counted at a reading (0 is T1); None where it does not tell."""
+        place = self._tariff_places[index]
+        tariff = reading.values[place] if place < len(reading.values) else None
+        return int(tariff) if tariff in (0.0, 1.0) else None
 
     async def run(
         self,
@@ -106,3 +114,10 @@ def endpoint_of(meter: MeterConfig) -> MeterEndpoint:
         pipeline=settings.pipeline,
         serial_number=meter.serial_number,
     )
+
+
+@cache
+def tariff_place(model_name: str) -> int:
+    """Where the values of a model's full lane tell the active tariff."""
+    model = meter_model(model_name)
+    return model.names(Lane.FULL).index(model.active_tariff)

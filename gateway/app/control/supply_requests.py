@@ -1,13 +1,14 @@
 """Requests about supply and meters: switching, commissioning, held energy, exchange, clock."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.app.control.sweeper import Sweeper
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError
-from gateway.core.requests import Request
+from gateway.core.requests import Request, Role
 from gateway.core.switching import Reason
 from gateway.store.db import Connection
 from gateway.store.registry import (
@@ -17,6 +18,10 @@ from gateway.store.registry import (
     commission_point,
     end_assignment,
 )
+
+# What a person may set by hand; the other reasons have rules of their own.
+CAUSES: Final = (Reason.MANUAL, Reason.SAFETY, Reason.LEGAL, Reason.TAMPER)
+MANAGERS_CAUSES: Final = frozenset({Reason.LEGAL, Reason.TAMPER})
 
 
 class SupplyRequests:
@@ -40,26 +45,38 @@ class SupplyRequests:
         }
 
     async def disconnect(self, body: wishes.Disconnect, request: Request) -> None:
-        """Open a supply for a stated reason. Refuses NOT_ENFORCED, REASON_MISSING."""
+        """Open a supply for a stated reason.
+
+        Refuses NOT_ENFORCED, REASON_MISSING, CAUSE_UNKNOWN, FORBIDDEN (LEGAL and TAMPER).
+        """
         index = self._switchable(body.service_point_id)
         if not body.reason:
             raise RefusedError("REASON_MISSING", "say why supply is taken away", "reason")
-        self._desk.engine.points[index].supply.block(Reason.MANUAL)
-        await self._commit_switch(request, index, close=False)
+        cause = _cause_of(body.cause, request.role)
+        self._desk.engine.points[index].supply.block(cause, body.owner)
+        await self.commit_switch(request, index, close=False)
 
     async def reconnect(self, body: wishes.Reconnect, request: Request) -> None:
-        """Clear MANUAL, or answer for an output that somebody opened. Refuses NOT_DISCONNECTED."""
+        """Clear a cause, or (MANUAL) answer for an output that somebody opened.
+
+        Refuses NOT_ENFORCED, CAUSE_UNKNOWN, FORBIDDEN, NOT_DISCONNECTED.
+        """
         index = self._switchable(body.service_point_id)
         supply, now_ns = self._desk.engine.points[index].supply, self._desk.clock.mono_ns()
-        if not supply.unblock(Reason.MANUAL) and not supply.accept_open_output(now_ns):
-            raise RefusedError("NOT_DISCONNECTED", "no manual disconnection stands here")
-        await self._commit_switch(request, index, close=True)
+        cause = _cause_of(body.cause, request.role)
+        if not supply.unblock(cause, body.owner or None):
+            answered = cause is Reason.MANUAL and not body.owner
+            if not (answered and supply.accept_open_output(now_ns)):
+                raise RefusedError(
+                    "NOT_DISCONNECTED", f"no disconnection stands here for {cause}", "cause"
+                )
+        await self.commit_switch(request, index, close=True)
 
     async def confirm(self, body: wishes.ConfirmReconnect, request: Request) -> None:
         """A person confirms. Refuses SUPPLY_BLOCKED, NOTHING_TO_CONFIRM, MIN_OFF_TIME."""
         index = self._switchable(body.service_point_id)
         self._desk.engine.points[index].supply.confirm(self._desk.clock.mono_ns())
-        await self._commit_switch(request, index, close=True)
+        await self.commit_switch(request, index, close=True)
 
     async def commission(self, body: wishes.CommissionPoint, request: Request) -> None:
         """Enforce supply at a point from now on. Refuses POINT_UNKNOWN."""
@@ -128,9 +145,20 @@ class SupplyRequests:
             )
         return index
 
-    async def _commit_switch(self, request: Request, index: int, *, close: bool) -> None:
+    async def commit_switch(self, request: Request, index: int, *, close: bool) -> None:
         """Commit an outcome with the supply state that it changed in memory, then act."""
         self._desk.engine.expect(index, request.key, close=close)
         point_id = self._desk.engine.points[index].terms.service_point_id
         await self._desk.commit(request, lambda _: {"service_point_id": point_id}, post=[index])
         self._desk.engine.requested(index)
+
+
+def _cause_of(name: str, role: Role) -> Reason:
+    """The reason that a person sets or clears. Raises RefusedError CAUSE_UNKNOWN, FORBIDDEN."""
+    cause = next((reason for reason in CAUSES if reason.value == name), None)
+    if cause is None:
+        known = ", ".join(reason.value for reason in CAUSES)
+        raise RefusedError("CAUSE_UNKNOWN", f"a person's cause is one of {known}", "cause")
+    if cause in MANAGERS_CAUSES and role is not Role.MANAGER:
+        raise RefusedError("FORBIDDEN", f"{cause} is set and cleared by a manager", "cause")
+    return cause

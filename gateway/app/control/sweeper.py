@@ -76,10 +76,11 @@ class Sweeper:
         engine.tallies.sweep_time.observe((self._clock.mono_ns() - begun_ns) / 1e9)
 
     def site_facts(self) -> dict[str, object]:
-        """What of the whole site must survive: the breaker, the half hours under way."""
+        """What of the whole site must survive: breaker, feeders, the half hours under way."""
         return {
             "breaker": self._engine.breaker.snapshot(self._clock.mono_ns()),
             "intervals": self._display.snapshot(),
+            "supply": self._engine.snapshot(),
         }
 
     @property

@@ -10,6 +10,7 @@ from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.executor import Executor
 from gateway.app.control.forecaster import Forecaster
+from gateway.app.control.load_requests import LoadRequests
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
@@ -65,6 +66,7 @@ def office_of(
             AccountRequests(desk),
             TariffRequests(desk),
             supply,
+            LoadRequests(desk, supply, sweeper),
             recovery,
             counter,
             watch,

@@ -14,6 +14,7 @@ from gateway.north.http import (
     credit,
     decisions,
     keys,
+    load,
     meters,
     metrics,
     operations,
@@ -47,6 +48,7 @@ AREAS: Final = (
     watch,
     vouchers,
     bills,
+    load,
 )
 
 

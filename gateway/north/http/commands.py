@@ -53,6 +53,7 @@ from gateway.store.requests import StoredRequest
 
 router = APIRouter(tags=["supply"])
 
+MAX_OWNER: Final = 128
 CommandId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
@@ -67,11 +68,25 @@ class Action(StrEnum):
 SWITCH_ROLES: Final = (Disconnect.ROLES | Reconnect.ROLES | ConfirmReconnect.ROLES) - NOT_YET_BOUND
 
 
+class Cause(StrEnum):
+    """For what a person takes supply away; LEGAL and TAMPER are a manager's."""
+
+    MANUAL = "MANUAL"
+    SAFETY = "SAFETY"
+    LEGAL = "LEGAL"
+    TAMPER = "TAMPER"
+
+
 class CommandForm(Form):
-    """What to do, and why where a person takes supply away."""
+    """What to do, and why where a person takes supply away.
+
+    `owner` names who alone takes a disconnection back, such as one switch proof; empty is anybody.
+    """
 
     action: Action
     reason: str = Field(default="", max_length=MAX_REASON)
+    cause: Cause = Cause.MANUAL
+    owner: str = Field(default="", max_length=MAX_OWNER)
 
 
 class CommandView(BaseModel):
@@ -113,7 +128,7 @@ async def command_meter(
 ) -> Response:
     """Ask for supply to be opened or closed; the answer says where to follow it.
 
-    `disconnect` (needs a reason) sets MANUAL, `reconnect` clears it, `confirm_reconnect` is a
+    `disconnect` (needs a reason) sets its cause, `reconnect` clears it, `confirm_reconnect` is a
     person at the point saying that supply may come back. Expires unexecuted after two minutes.
     """
     context = context_of(request)
@@ -185,10 +200,10 @@ def _body_of(form: CommandForm, service_point_id: str) -> Body:
     if form.action is Action.CONFIRM_RECONNECT:
         return ConfirmReconnect(service_point_id)
     if form.action is Action.RECONNECT:
-        return Reconnect(service_point_id, form.reason)
+        return Reconnect(service_point_id, form.reason, form.cause.value, form.owner)
     if not form.reason.strip():
         raise RefusedError("REASON_MISSING", "say why supply is taken away", "body.reason")
-    return Disconnect(service_point_id, form.reason)
+    return Disconnect(service_point_id, form.reason, form.cause.value, form.owner)
 
 
 async def _reasons_said(context: NorthContext, records: Sequence[SwitchCommand]) -> dict[str, str]:
