@@ -205,10 +205,16 @@ class CreditBook:
         if self.is_invoked:
             if self.emergency_left_nano + min(0, own_nano) <= 0:
                 return EmergencyState.CONSUMED
-            in_use = self.emergency_used_nano > 0 or own_nano < 0
+            in_use = self.emergency_in_use(running_nano)
             return EmergencyState.IN_USE if in_use else EmergencyState.INVOKED
         low = own_nano <= self.terms.emergency_threshold_nano
         return EmergencyState.SELECTABLE if low else EmergencyState.ENABLED
+
+    def emergency_in_use(self, running_nano: int) -> bool:
+        """Whether invoked emergency credit bears consumption now."""
+        return self.is_invoked and (
+            self.emergency_used_nano > 0 or self.wallet_nano - running_nano < 0
+        )
 
     def invoke_emergency(self, running_nano: int) -> None:
         """Take up emergency credit.

@@ -249,6 +249,9 @@ class Point:
         self._lost = False
         flags = self._settle(reading, verdict, rates_known=rates_known)
         crossed = self._crossed_boundary()
+        if self.account is not None:
+            in_use = self.account.credit.emergency_in_use(self.account.running_nano)
+            self.supply.emergency_in_use = in_use
         was_waiting = self._deferral.since_utc_ms is not None
         newly_due = self._judge_credit(rates_known=rates_known)
         deferred = self._is_deferred(reading)

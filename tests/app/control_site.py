@@ -149,6 +149,11 @@ class ControlSite:
             period_s=1.0,
             synchronised=lambda: False,
         )
+        self._open_office(writer)
+
+    def _open_office(self, writer: InlineWriter) -> None:
+        """Those who carry out requests."""
+        paths, config, clock = paths_of(self.config), self.config, self.clock
         desk = Desk(
             self.engine,
             self.books,

@@ -32,6 +32,8 @@ from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
 NANO = 10**9
 RICH = 1_000 * NANO
 DAY_S = 86_400
+# The month's fee of 50.00 for the 15th of January, the day of every test.
+DAY_OF_FEE = 50 * NANO * 15 // 31 - 50 * NANO * 14 // 31
 LOAN = '{"emergency": {"limit": "0.08", "threshold": "0.05"}}'
 
 
@@ -121,7 +123,7 @@ async def test_a_point_is_given_up_and_the_last_one_stays(site: ControlSite) -> 
     await use(site, 3, index=1)
     assert await ask(site, RemovePoint("flat-2"), "gone") == "executed"
     await use(site, 3, index=1)
-    assert balance(site, "wallet:flat-1") == RICH - 3 * PRICE_NANO
+    assert balance(site, "wallet:flat-1") == RICH - 3 * PRICE_NANO - DAY_OF_FEE
     assert site.engine.points[1].account is None
     assert not site.engine.points[1].supply.enforced
     assert await ask(site, RemovePoint("flat-2"), "free") == "POINT_FREE"
@@ -142,10 +144,11 @@ async def test_a_tariff_is_changed_in_the_instant_of_a_posting(site: ControlSite
     assert await ask(site, ChangeTariff("flat-1", "dear"), "again") == "SAME_TARIFF"
     await use(site, 2)
     await site.books.post([0])
-    assert balance(site, "wallet:flat-1") == RICH - 3 * PRICE_NANO - 2 * 10_000_000
+    assert balance(site, "wallet:flat-1") == RICH - 3 * PRICE_NANO - DAY_OF_FEE - 2 * 10_000_000
     site.restart()
     await use(site, 1)
-    assert site.engine.points[0].available_nano == RICH - 3 * PRICE_NANO - 3 * 10_000_000
+    used = 3 * PRICE_NANO + 3 * 10_000_000
+    assert site.engine.points[0].available_nano == RICH - used - DAY_OF_FEE
     assert_proved(site)
 
 
@@ -260,10 +263,8 @@ async def test_move_out_pays_what_is_owed_and_hands_out_the_rest(site: ControlSi
     assert await ask(site, CloseAccount("flat-1", "moved out", "counter"), "end") == "executed"
     ended = find_outcome(site.file.connection, "end")
     assert ended is not None
-    left_nano = RICH - 5 * PRICE_NANO - 30 * NANO
-    # The month's fee belongs to the days that were lived there.
     refund_nano = int(str(ended.result["refund_nano"]))
-    assert 0 <= left_nano - refund_nano < 50 * NANO
+    assert refund_nano == RICH - 5 * PRICE_NANO - 30 * NANO - DAY_OF_FEE
     assert ended.result["owed_nano"] == 0
     assert balance(site, "wallet:flat-1") == balance(site, "debt:flat-1:old") == 0
     assert balance(site, "cash:counter") == refund_nano

@@ -72,7 +72,7 @@ async def test_a_fitting_version_reaches_the_accounts_under_the_tariff(site: Con
     dear = {
         **json.loads(TARIFF),
         "effective_from": "2027-01-15T13:35:00+05:30",
-        "grid": {"price": "16.00"},
+        "grid": {"price": "12.00"},
     }
     await site.do(PublishTariff(json.dumps(dear)), key="good")
     assert code_of(site, "good") == ""
@@ -82,7 +82,7 @@ async def test_a_fitting_version_reaches_the_accounts_under_the_tariff(site: Con
     await site.sweeper.sweep()
     site.clock.pass_s(2)
     site.read(1_001)
-    assert site.engine.points[0].available_nano == RICH - 2 * PRICE_NANO
+    assert 2 * (RICH - site.engine.points[0].available_nano) == 3 * PRICE_NANO
 
 
 async def test_released_energy_and_its_outcome_are_one_commit(site: ControlSite) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.account import Account
 from gateway.core.errors import StoreError
-from gateway.core.point import Point
 from gateway.core.recovery import RecoveryReason
 from gateway.core.requests import (
+    CloseAccount,
     IssueVoucher,
     OpenAccount,
     RedeemVoucher,
@@ -21,7 +22,6 @@ from gateway.core.requests import (
 from gateway.core.switching import Reason
 from gateway.core.voucher import COUNTERS, UNITS_MAX
 from gateway.store.recovery import enter_recovery, recovery_now
-from gateway.store.registry import close_account
 from gateway.store.vouchers import VoucherState, read_redemption, vouchers_before
 from tests.app.backup_site import store
 from tests.app.control_site import PRICE_NANO, ControlSite
@@ -127,11 +127,11 @@ async def test_a_kill_between_commit_and_answer_credits_once(
     site, token = till.site, await till.sell()
     request = RedeemVoucher("flat-1", token)
 
-    def killed(_point: Point, _amount_nano: int) -> bool:
+    def killed(_account: Account, _copy: Account) -> None:
         raise ValueError("killed here")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Point, "credited", killed)
+        patched.setattr(Account, "take_over", killed)
         with pytest.raises(StoreError):
             await till.ask(request, key="once")
     site.restart()
@@ -240,12 +240,8 @@ async def test_neither_sale_nor_redemption_is_reversed_behind_the_vouchers_back(
 async def test_after_a_move_the_old_tenants_voucher_is_not_the_new_ones(till: Till) -> None:
     """It was paid for by somebody else: refused by name, not counted, and taken back."""
     site, token = till.site, await till.sell()
-    close_account(site.file.connection, "flat-1", utc_ms=site.clock.utc_ms())
-    site.restart()
+    await site.do(CloseAccount("flat-1", "moved out", "counter"))
     assert await till.code(token) == "ACCOUNT_UNKNOWN"
-    site.clock.pass_s(1)
-    site.read(1_000)
-    site.sweeper.judge()
     await site.do(OpenAccount("tenant-2", "flat-1", "home"))
     assert [await till.code(token) for _ in range(6)] == ["VOUCHER_ACCOUNT"] * 6
     assert await till.cancel(1) == ""

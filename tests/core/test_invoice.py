@@ -27,6 +27,7 @@ from gateway.core.documents.status import InvoiceState, invoice_status
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import wallet
 from gateway.core.money import Currency, display_amount, parse_amount
+from gateway.core.tariff import PPM
 from tests.core.ledger_maker import FLAT, LedgerMaker
 from tests.core.test_documents import ledgers, months_of
 from tests.core.test_prepaid_cases import blocks, instant, listed, nano, part, tariff
@@ -188,7 +189,7 @@ def test_an_invoice_is_the_sum_of_its_rounded_lines(made: LedgerMaker, cash: int
 
 def test_an_inclusive_tax_adds_nothing() -> None:
     """It is shown, contained in the gross lines."""
-    terms = replace(VAT, inclusive=True)
+    terms = replace(VAT, inclusive=True, divisor=PPM + VAT.rate_ppm)
     gross = ExactLine("energy:grid", parse_amount("118", INR))
     totals = totals_of([gross], [ExactTax("VAT", 18 * 10**9, terms, (0,))], INR)
     assert (totals.total_nano, totals.taxes[0].amount_nano) == (118 * 10**9, 18 * 10**9)

@@ -74,7 +74,9 @@ def source_tariffs(draw: st.DrawFn, name: str, calendar: TariffCalendar) -> Sour
     windows: list[Window] = []
     names = [None, *(season.name for season in calendar.seasons)]
     for band in ("peak", "night", "feast")[: draw(st.integers(0, 3))]:
-        days = frozenset(draw(st.sets(st.integers(0, 7), min_size=1)))
+        days = frozenset(
+            draw(st.sets(st.integers(0, 7 if calendar.has_holidays else 6), min_size=1))
+        )
         season = draw(st.sampled_from(names))
         window = Window(band, days, draw(MINUTES), draw(MINUTES), season)
         if window.from_minute != window.to_minute and not overlap((*windows, window), calendar):

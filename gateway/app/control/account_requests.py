@@ -270,8 +270,9 @@ class AccountRequests:
         point.attach_account(account, tariff_id, pricer)
         point.begin_line()
         desk.engine.set_flat(index, flat=desk.shelf.is_flat(tariff_id))
-        # A fee may be due from the first moment.
-        desk.engine.due.add(index)
+        if pricer.has_unposted:
+            # A fee that is due from the first moment.
+            desk.engine.due.add(index)
         await desk.enforce(index)
 
     def _last_posting(self, indices: list[int], label: int) -> Operation[None]:

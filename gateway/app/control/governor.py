@@ -398,20 +398,17 @@ class Governor:
         )
         self.refresh_all()
 
-    def set_tamper(self, index: int, *, suspected: bool, detail: str = "") -> None:
+    def set_tamper(self, index: int, *, suspected: bool) -> None:
         """Tampering is inferred, or is not any more; by the policy that opens supply or not.
 
-        While an override keeps the point on it is only told: who works there moves wires.
+        Not while an override keeps the point on: who works there moves wires.
         """
         point = self.points[index]
-        name, cuts = point.terms.service_point_id, self.terms.tamper_cuts
-        if suspected and cuts and self._override_of(index) is None:
+        if suspected and self.terms.tamper_cuts and self._override_of(index) is None:
             point.supply.block(Reason.TAMPER, INFERENCE)
         elif not suspected:
             point.supply.unblock(Reason.TAMPER, INFERENCE)
         self.due.add(index)
-        severity = "critical" if suspected else "cleared"
-        self._events.event("TAMPER_SUSPECTED", name, severity, reason=detail)
 
     # -- persistence ---------------------------------------------------------------------------
 

@@ -212,25 +212,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     display = _display(config, books, opened, clock)
     _tell_unmetered(found, display)
     watchman = watchman_of(config, display, opened.writer, books)
-    engine = Engine(
-        found.points,
-        PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
-        display,
-        _breaker(config, found, clock),
-        clock,
-        new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
-        stagger_s=config.supply.stagger_s,
-        tallies=tallies,
-        governor=governor_of(
-            config, opened.writer, found.points, books=books, display=display, clock=clock
-        ),
-    )
-    if "supply" in found.site:
-        engine.restore(cast("dict[str, object]", found.site["supply"]), found.elapsed_ms)
-    engine.inherited.update(found.commands)
-    for index, point in enumerate(found.points):
-        if point.pricer is not None:
-            engine.set_flat(index, flat=found.shelf.is_flat(point.tariff_id))
+    engine = _engine(config, clock, opened, books, display, tallies=tallies)
     sweeper = Sweeper(
         engine,
         books,
@@ -287,6 +269,39 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         _prover(config, books, engine, display, clock),
         opened.watch,
     )
+
+
+def _engine(
+    config: Config,
+    clock: Clock,
+    opened: _Opened,
+    books: Books,
+    display: Display,
+    *,
+    tallies: Tallies,
+) -> Engine:
+    """The engine as the ledger left it."""
+    found = opened.found
+    engine = Engine(
+        found.points,
+        PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
+        display,
+        _breaker(config, found, clock),
+        clock,
+        new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
+        stagger_s=config.supply.stagger_s,
+        tallies=tallies,
+        governor=governor_of(
+            config, opened.writer, found.points, books=books, display=display, clock=clock
+        ),
+    )
+    if "supply" in found.site:
+        engine.restore(cast("dict[str, object]", found.site["supply"]), found.elapsed_ms)
+    engine.inherited.update(found.commands)
+    for index, point in enumerate(found.points):
+        if point.pricer is not None:
+            engine.set_flat(index, flat=found.shelf.is_flat(point.tariff_id))
+    return engine
 
 
 def governor_of(

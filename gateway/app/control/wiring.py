@@ -1,6 +1,7 @@
 """Everybody who carries out requests, at one desk."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.app.config import Config
 from gateway.app.control.account_requests import AccountRequests
@@ -41,6 +42,15 @@ class Office:
         self.forecaster.look()
 
 
+def _is_kept_on(desk: Desk, index: int) -> bool:
+    """Whether a calendar keeps supply on at a point now; with a clock in doubt it does."""
+    account = desk.engine.points[index].account
+    calendar = account.credit.terms.calendar if account else None
+    if calendar is None:
+        return False
+    return not desk.engine.gate.clock.trusted or calendar.is_friendly(desk.books.label())
+
+
 def office_of(
     config: Config,
     desk: Desk,
@@ -59,6 +69,9 @@ def office_of(
     vouchers = VoucherRequests(desk, voucher_terms(config, desk.currency))
     forecaster = Forecaster(desk, display, desk.till.rules.zone, ledger.read(load_profiles))
     display.learned = forecaster.learn
+    governor = desk.engine.governor
+    governor.credit_deferred = partial(_is_kept_on, desk)
+    watchman.on_tamper = lambda index, *, standing: governor.set_tamper(index, suspected=standing)
     executor = Executor(
         desk,
         [
