@@ -39,6 +39,7 @@ TAG: Final = "cp{}{}".format(*sys.version_info[:2])
 EARLIEST_EPOCH: Final = 315_532_800
 DOWNLOAD_S: Final = 600
 STEP_S: Final = 180
+MANUAL_PAGE: Final = re.compile(r"[^/]+\.data/data/share/man/")
 COMPRESSION: Final = 6
 # The same bytes whatever the run; and nothing is left in a tree that is being packed.
 FIXED: Final = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -86,10 +87,15 @@ class Wheel:
         return min(minors, default=17 if "manylinux2014" in self.path.name else 0)
 
 
+def packed(archive: zipfile.ZipFile) -> list[str]:
+    """What of a wheel is installed: no manual pages of commands that are not."""
+    return [name for name in archive.namelist() if not MANUAL_PAGE.match(name)]
+
+
 def wheel_of(path: Path) -> Wheel:
     """Read a wheel's metadata. Raises BuildError for a wheel that plain unpacking would not do."""
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        names = packed(archive)
         if any(name.split("/", maxsplit=1)[0].endswith(".data") for name in names):
             raise BuildError(f"{path.name} has files outside site-packages: teach the build first")
         (metadata,) = (n for n in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))
@@ -227,7 +233,7 @@ def lay_out(root: Path, source: Path, wheels: Sequence[Wheel], epoch: int) -> No
     site = root / HOME / "lib" / PYTHON / "site-packages"
     for wheel in wheels:
         with zipfile.ZipFile(wheel.path) as archive:
-            archive.extractall(site)  # noqa: S202  # hashes of all wheels were checked
+            archive.extractall(site, packed(archive))  # noqa: S202  # hashes of all wheels were checked
     compile_program = (
         "import compileall, py_compile, sys\n"
         "sys.exit(not compileall.compile_dir(sys.argv[1], quiet=1, workers=1, stripdir=sys.argv[2],"
