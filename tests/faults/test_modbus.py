@@ -64,7 +64,7 @@ class Watch:
                     model="pac3220",
                     host=HOST,
                     port=port,
-                    timeout_s=0.4,
+                    timeout_s=0.8,
                     pipeline=pipeline,
                 ),
                 clock,
