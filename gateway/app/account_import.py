@@ -1,5 +1,7 @@
 """Opens the accounts of a tenants' file through a running north, so that twice is once.
 
+What a tenant owes is agreed on right after, as a debt of its own with a key of its own.
+
 Each row has a key of its content. A row that was refused (its meter did not answer, say) is tried
 under the next one by a later run; one that was opened is found by its key and left alone.
 """
@@ -16,7 +18,8 @@ from typing import Final, cast
 
 from gateway.app.accounts_csv import Known, Present, Tenant
 from gateway.core.errors import RefusedError, StoreAwayError
-from gateway.core.money import Currency, format_amount, parse_amount
+from gateway.core.money import Currency, format_amount, format_scaled, parse_amount
+from gateway.core.tariff import PERCENT_SCALE
 from gateway.north.client import LocalClient
 
 # A fraction of what north takes at once (64): cashiers go on beside an import.
@@ -24,6 +27,8 @@ CALLERS: Final = 16
 ATTEMPTS_MAX: Final = 50
 PENDING_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.2
+DEBT_ID: Final = "taken-over"
+DEBT_REASON: Final = "taken over with the account"
 BUSY_TRIES: Final = 6
 BUSY_FIRST_S: Final = 0.1
 TIMEOUT_S: Final = 10.0
@@ -115,35 +120,41 @@ class Importer:
         is_there = tenant.account_id in self._present.accounts
         if self._dry and not is_there:
             return Result(tenant, Fate.NEW)
+        opening = _Wish("/accounts", _opening(tenant, self._currency), tenant.key)
+        opened = self._once(north, tenant, opening, asks=not is_there)
+        if self._dry or not tenant.debt_nano or opened.fate not in {Fate.OPENED, Fate.THERE}:
+            return opened
+        path = f"/accounts/{tenant.account_id}/debts"
+        owed = self._once(
+            north, tenant, _Wish(path, _debt(tenant, self._currency), tenant.debt_key)
+        )
+        return opened if owed.fate in {Fate.OPENED, Fate.THERE} else owed
+
+    def _once(
+        self, north: LocalClient, tenant: Tenant, wish: "_Wish", *, asks: bool = True
+    ) -> Result:
+        """Have a wish carried out once over all runs; without `asks` only what was asked before."""
         for attempt in range(1, ATTEMPTS_MAX + 1):
-            key = tenant.key(attempt)
+            key = wish.key(attempt)
             stored = self._stored(north, key)
             state = None if stored is None else stored.get("state")
             if state == "executed":
                 return Result(tenant, Fate.THERE)
             if state not in (None, "pending"):
                 continue
-            if is_there and state is None:
+            if not asks and state is None:
                 return Result(
                     tenant, Fate.OTHER, message="its opening balance is not that of this row's"
                 )
-            return Result(tenant, Fate.WAITING) if self._dry else self._open(north, tenant, key)
+            return (
+                Result(tenant, Fate.WAITING) if self._dry else self._ask(north, tenant, wish, key)
+            )
         return Result(tenant, Fate.REFUSED, "ATTEMPTS", f"refused {ATTEMPTS_MAX} times before")
 
-    def _open(self, north: LocalClient, tenant: Tenant, key: str) -> Result:
-        body = {
-            "id": tenant.account_id,
-            "service_point_id": tenant.service_point_id,
-            "tariff_id": tenant.tariff_id,
-            "name": tenant.name,
-            "opening_balance": format_amount(tenant.opening_balance_nano, self._currency),
-            "disablement_threshold": format_amount(
-                tenant.disablement_threshold_nano, self._currency
-            ),
-        }
+    def _ask(self, north: LocalClient, tenant: Tenant, wish: "_Wish", key: str) -> Result:
         try:
             answer: Mapping[str, object] | None = self._patient(
-                lambda: north.call("POST", "/accounts", body, key)
+                lambda: north.call("POST", wish.path, wish.body, key)
             )
         except RefusedError as refused:
             return Result(tenant, Fate.REFUSED, refused.refusal_code, refused.message)
@@ -178,6 +189,41 @@ class Importer:
                 self._sleep(pause_s)
                 pause_s *= 2
         return call()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is asked of north, and the key of each attempt at it."""
+
+    path: str
+    body: dict[str, object]
+    key: Callable[[int], str]
+
+
+def _opening(tenant: Tenant, currency: Currency) -> dict[str, object]:
+    threshold = format_amount(tenant.disablement_threshold_nano, currency)
+    body: dict[str, object] = {
+        "id": tenant.account_id,
+        "service_point_id": tenant.service_point_id,
+        "tariff_id": tenant.tariff_id,
+        "name": tenant.name,
+        "opening_balance": format_amount(tenant.opening_balance_nano, currency),
+        "disablement_threshold": threshold,
+    }
+    if tenant.emergency_limit_nano:
+        limit = format_amount(tenant.emergency_limit_nano, currency)
+        body["terms"] = {"disablement_threshold": threshold, "emergency": {"limit": limit}}
+    return body
+
+
+def _debt(tenant: Tenant, currency: Currency) -> dict[str, object]:
+    return {
+        "id": DEBT_ID,
+        "kind": "payment",
+        "amount": format_amount(tenant.debt_nano, currency),
+        "share_percent": format_scaled(tenant.debt_share_ppm, PERCENT_SCALE),
+        "reason": DEBT_REASON,
+    }
 
 
 def _pages(north: LocalClient, path: str) -> Iterator[dict[str, object]]:

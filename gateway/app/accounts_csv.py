@@ -15,11 +15,10 @@ from gateway.app.config_csv import Row, read_table
 from gateway.app.config_place import Problem, quote
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import canonical_json
-from gateway.core.money import Currency, parse_amount
+from gateway.core.money import Currency, DecimalCodes, parse_amount, parse_scaled
 from gateway.core.requests import ID_PATTERN, MAX_TEXT
+from gateway.core.tariff import PERCENT_SCALE, PPM
 
-# Of the migration of debts and loans: read so that a file may have them, refused when filled.
-RESERVED: Final = ("emergency_limit", "debt_amount", "debt_share")
 COLUMNS: Final = (
     "account",
     "service_point",
@@ -27,16 +26,24 @@ COLUMNS: Final = (
     "name",
     "opening_balance",
     "disablement_threshold",
-    *RESERVED,
+    "emergency_limit",
+    "debt_amount",
+    "debt_share",
 )
 _IDS: Final = ("account", "service_point", "tariff")
 _AMOUNTS: Final = ("opening_balance", "disablement_threshold")
+# Nobody is given less than nothing.
+_UNSIGNED: Final = ("emergency_limit", "debt_amount")
+_PERCENT: Final = DecimalCodes("share", "VALIDATION", "VALIDATION", "VALIDATION")
 _KEY_HEX: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One row: an account to open. Amounts are nano-units; `row` knows its places."""
+    """One row: an account to open. Amounts are nano-units; `row` knows its places.
+
+    A debt is paid back by its share of every recharge, in parts per million.
+    """
 
     account_id: str
     service_point_id: str
@@ -44,6 +51,9 @@ class Tenant:
     name: str
     opening_balance_nano: int
     disablement_threshold_nano: int
+    emergency_limit_nano: int
+    debt_nano: int
+    debt_share_ppm: int
     row: Row = field(compare=False)
 
     def key(self, attempt: int) -> str:
@@ -56,8 +66,14 @@ class Tenant:
             self.opening_balance_nano,
             self.disablement_threshold_nano,
         ]
+        if self.emergency_limit_nano or self.debt_nano:
+            content += [self.emergency_limit_nano, self.debt_nano, self.debt_share_ppm]
         digest = hashlib.sha256(canonical_json(content)).hexdigest()[:_KEY_HEX]
         return f"import-{digest}-{attempt}"
+
+    def debt_key(self, attempt: int) -> str:
+        """The idempotency key of an attempt at taking over what this row's tenant owes."""
+        return f"{self.key(attempt)}-debt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +112,8 @@ def read_tenants(
     for row in table.rows:
         wrong_ids = list(_id_problems(row))
         problems += [*wrong_ids, *_other_problems(row, tariff)]
-        amounts = dict.fromkeys(_AMOUNTS, 0)
-        for name in _AMOUNTS:
-            try:
-                amounts[name] = parse_amount(row.cells.get(name, "0"), currency)
-                if abs(amounts[name]) > max_nano:
-                    problems.append(_problem(row, name, "is beyond the maximum"))
-            except RefusedError as refused:
-                problems.append(_problem(row, name, refused.message))
+        amounts = _amounts(row, currency, max_nano, problems)
+        share_ppm = _share(row, problems)
         if wrong_ids:
             continue
         account = row.cells["account"]
@@ -115,6 +125,9 @@ def read_tenants(
                 name=row.cells.get("name", ""),
                 opening_balance_nano=amounts["opening_balance"],
                 disablement_threshold_nano=amounts["disablement_threshold"],
+                emergency_limit_nano=amounts["emergency_limit"],
+                debt_nano=amounts["debt_amount"],
+                debt_share_ppm=share_ppm,
                 row=row,
             )
         )
@@ -148,6 +161,44 @@ def compare(tenants: Iterable[Tenant], present: Present) -> list[Problem]:
     return problems
 
 
+def _amounts(
+    row: Row, currency: Currency, max_nano: int, problems: list[Problem]
+) -> dict[str, int]:
+    """The amounts of a row by column, zero where there is none or a wrong one."""
+    amounts = dict.fromkeys((*_AMOUNTS, *_UNSIGNED), 0)
+    for name in amounts:
+        try:
+            amounts[name] = parse_amount(row.cells.get(name, "0"), currency)
+        except RefusedError as refused:
+            problems.append(_problem(row, name, refused.message))
+            continue
+        if abs(amounts[name]) > max_nano:
+            problems.append(_problem(row, name, "is beyond the maximum"))
+        elif name in _UNSIGNED and amounts[name] < 0:
+            problems.append(_problem(row, name, "is below zero"))
+    return amounts
+
+
+def _share(row: Row, problems: list[Problem]) -> int:
+    """What of a recharge goes to the debt, ppm; a debt needs one and nothing else has any."""
+    text = row.cells.get("debt_share")
+    if (text is None) != ("debt_amount" not in row.cells):
+        column = "debt_share" if text is None else "debt_amount"
+        message = "is missing: debt_amount and debt_share (percent) go together"
+        problems.append(_problem(row, column, message))
+    if text is None:
+        return 0
+    try:
+        share_ppm = parse_scaled(text, PERCENT_SCALE, 10 * PPM, _PERCENT, "")
+    except RefusedError as refused:
+        problems.append(_problem(row, "debt_share", refused.message))
+        return 0
+    if not 0 < share_ppm <= PPM:
+        message = "is no share: above 0 and up to 100 percent of every recharge"
+        problems.append(_problem(row, "debt_share", message))
+    return share_ppm
+
+
 def _id_problems(row: Row) -> Iterator[Problem]:
     if "account" not in row.cells:
         yield _problem(row, "account", "is missing: the account's id")
@@ -167,9 +218,6 @@ def _other_problems(row: Row, tariff: str | None) -> Iterator[Problem]:
         yield _problem(row, "tariff", "is missing: give it here or as --tariff")
     if len(row.cells.get("name", "")) > MAX_TEXT:
         yield _problem(row, "name", f"is longer than {MAX_TEXT} characters")
-    for name in RESERVED:
-        if name in row.cells:
-            yield _problem(row, name, "is not taken over by this version: leave it empty")
 
 
 def _twice(tenants: Sequence[Tenant]) -> Iterator[Problem]:

@@ -57,13 +57,13 @@ def test_rows_become_tenants(tmp_path: Path) -> None:
 
 
 def test_every_problem_is_told_at_its_place(tmp_path: Path) -> None:
-    """One run names all that is wrong: ids, amounts, twice, reserved columns, what is missing."""
+    """One run names all that is wrong: ids, amounts, twice, what is missing."""
     text = (
-        f"{HEADER},emergency_limit,debt_amount,debt_share\n"
-        "Flat 1,,home,,,,,,\n"
+        f"{HEADER}\n"
+        "Flat 1,,home,,,\n"
         "flat-2,,,,1.0000000001,\n"
         ',flat-3,home,"a, b",x,\n'
-        "flat-3,,home,,1e99,,5,6,7\n"
+        "flat-3,,home,,1e99,\n"
         "flat-4,,home,,1,\n"
         "flat-4,,home,,2,\n"
         "flat-5,flat-4,home,,99999999.00,\n"
@@ -80,9 +80,6 @@ def test_every_problem_is_told_at_its_place(tmp_path: Path) -> None:
             "4:1: account: is missing: the account's id",
             "4:21: opening_balance: amount 'x' is no decimal such as \"12.50\"",
             "5:15: opening_balance: amount 1e99 is too large",
-            "5:21: emergency_limit: is not taken over by this version: leave it empty",
-            "5:23: debt_amount: is not taken over by this version: leave it empty",
-            "5:25: debt_share: is not taken over by this version: leave it empty",
             f"7:1: account: the account 'flat-4' stands twice, first at {tmp_path}/tenants.csv:6:1",
             f"8:8: service_point: the point 'flat-4' is taken at {tmp_path}/tenants.csv:6:1",
             "8:21: opening_balance: is beyond the maximum",
@@ -91,6 +88,43 @@ def test_every_problem_is_told_at_its_place(tmp_path: Path) -> None:
             f"10:8: service_point: the point 'flat-4' is taken at {tmp_path}/tenants.csv:6:1",
         )
     ]
+
+
+def test_loans_and_debts_are_taken_over(tmp_path: Path) -> None:
+    """A debt with its share; the key of a row without them is that of a file without them."""
+    header = "account,emergency_limit,debt_amount,debt_share"
+    text = f"{header}\nflat-1,50,120.50,12.5\nflat-2,,,\n"
+    (first, second), problems = read(tmp_path, text, tariff="home")
+    assert problems == []
+    assert (first.emergency_limit_nano, first.debt_nano) == (50 * 10**9, 120_500_000_000)
+    assert first.debt_share_ppm == 125_000
+    assert (second.emergency_limit_nano, second.debt_nano, second.debt_share_ppm) == (0, 0, 0)
+    (plain,), _ = read(tmp_path, "account\nflat-2\n", tariff="home")
+    (alone,), _ = read(tmp_path, "account\nflat-1\n", tariff="home")
+    assert second.key(1) == plain.key(1)
+    assert len({first.key(1), first.debt_key(1), alone.key(1), first.debt_key(2)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ("-1,,", "2:8: emergency_limit: is below zero"),
+        (",-5,10", "2:9: debt_amount: is below zero"),
+        (",5,", "2:11: debt_share: is missing: debt_amount and debt_share (percent) go together"),
+        (",,5", "2:9: debt_amount: is missing: debt_amount and debt_share (percent) go together"),
+        (",5,0", "2:11: debt_share: is no share: above 0 and up to 100 percent of every recharge"),
+        (
+            ",5,101",
+            "2:11: debt_share: is no share: above 0 and up to 100 percent of every recharge",
+        ),
+        (",5,ten", "2:11: debt_share: share 'ten' is no decimal such as \"12.50\""),
+    ],
+)
+def test_wrong_loan_or_debt_is_told_at_its_place(tmp_path: Path, cells: str, problem: str) -> None:
+    """Nothing is taken over with a sign or a share that cannot be meant."""
+    header = "account,emergency_limit,debt_amount,debt_share"
+    _, problems = read(tmp_path, f"{header}\nflat-1,{cells}\n", tariff="home")
+    assert problems == [f"tenants.csv:{problem}"]
 
 
 @pytest.mark.parametrize(

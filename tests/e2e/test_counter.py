@@ -10,6 +10,7 @@ from tests.e2e.gateway_site import Gateway, closing
 pytestmark = pytest.mark.slow
 
 METERS = 40
+HEADER = "account,name,opening_balance,emergency_limit,debt_amount,debt_share"
 
 
 def test_tenants_are_imported_and_a_shift_is_counted(tmp_path: Path) -> None:
@@ -17,9 +18,11 @@ def test_tenants_are_imported_and_a_shift_is_counted(tmp_path: Path) -> None:
     with closing(Gateway(tmp_path, meters=METERS)) as site:
         site.start()
         meters = sorted(meter["id"] for meter in site.call("GET", "/meters?limit=100")["items"])
-        rows = [f"{meter},Tenant {n},{n}.25" for n, meter in enumerate(meters)]
+        rows = [f"{meter},Tenant {n},{n}.25,,," for n, meter in enumerate(meters)]
+        # The last one brings a loan and what is still owed for a cooker.
+        rows[-1] = rows[-1].removesuffix(",,,") + ",50,120,25"
         file = tmp_path / "tenants.csv"
-        file.write_text("\n".join(["account,name,opening_balance", *rows]), encoding="utf-8")
+        file.write_text("\n".join([HEADER, *rows]), encoding="utf-8")
         words = ("account", "import", str(file), "--tariff", "home", "--json")
         dry = json.loads(site.cli(*words, "--dry-run").stdout)
         assert dry["totals"] == {"new": {"accounts": METERS, "opening_balances": "790"}}
@@ -32,6 +35,12 @@ def test_tenants_are_imported_and_a_shift_is_counted(tmp_path: Path) -> None:
         assert imported(site, *words) == {"there": {"accounts": METERS, "opening_balances": "790"}}
         balances = {a["id"]: a["balance"] for a in site.call("GET", "/accounts?limit=100")["items"]}
         assert balances == {meter: f"{n}.25" for n, meter in enumerate(meters)}
+        debtor = site.call("GET", f"/accounts/{meters[-1]}")
+        assert debtor["terms"]["emergency"]["limit"] == "50"
+        (debt,) = debtor["debts"]
+        assert (debt["id"], debt["remaining"], debt["share_percent"]) == ("taken-over", "120", "25")
+        site.recharge(meters[-1], "40", "debtor")
+        assert site.call("GET", f"/accounts/{meters[-1]}")["debts"][0]["remaining"] == "110"
         counted_day(site, meters[0])
         proof = site.cli("ledger", "verify")
         assert proof.returncode == 0, proof.stderr
