@@ -201,6 +201,13 @@ BODIES: Final[Mapping[str, type[Body]]] = {
         ReleaseRecovery,
         ConfirmClock,
         AcknowledgeChanges,
+        SetLimits,
+        UnlockOverload,
+        ShedLoad,
+        EndShed,
+        SetOverride,
+        EndOverride,
+        RestoreAll,
     )
 }
 MAX_DOCUMENT: Final = 64_000
