@@ -310,6 +310,8 @@ async def test_credit_mode_is_cut_only_after_its_notice(site: ControlSite) -> No
         ('{"emergency": {"limit": "0.0000000001"}}', "emergency.limit"),
         ('{"emergencyy": {}}', "did you mean 'emergency'"),
         ('{"notice_days": 4000}', "notice_days"),
+        ('{"notice_days": "0000000009999"}', "notice_days"),
+        ('{"notice_days": "' + 9 * "0" + 5_000 * "1" + '"}', "notice_days"),
     ],
 )
 async def test_wrong_terms_change_nothing(site: ControlSite, terms: str, place: str) -> None:
