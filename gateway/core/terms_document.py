@@ -102,6 +102,9 @@ class _Reader:
         amount_nano = self._attempt(lambda: parse_amount(value, self._currency, place), place)
         if amount_nano < 0 and not signed:
             self.problems.report(place, "must not be negative")
+        if abs(amount_nano) > self._currency.amount_max_nano:
+            most = format_amount(self._currency.amount_max_nano, self._currency)
+            self.problems.report(place, f"is beyond the maximum of {most}")
         return amount_nano
 
     def truth(self, place: str, value: object) -> bool:

@@ -309,6 +309,8 @@ async def test_credit_mode_is_cut_only_after_its_notice(site: ControlSite) -> No
         ('{"emergency": {"limit": "-1"}}', "emergency.limit"),
         ('{"emergency": {"limit": "0.0000000001"}}', "emergency.limit"),
         ('{"emergencyy": {}}', "did you mean 'emergency'"),
+        ('{"disablement_threshold": "-9223372036.85"}', "disablement_threshold"),
+        ('{"emergency": {"limit": "10000000.01"}}', "emergency.limit"),
         ('{"notice_days": 4000}', "notice_days"),
         ('{"notice_days": "0000000009999"}', "notice_days"),
         ('{"notice_days": "' + 9 * "0" + 5_000 * "1" + '"}', "notice_days"),
