@@ -16,6 +16,7 @@ from gateway.app.config_place import Problem, quote
 from gateway.core.errors import RefusedError
 from gateway.core.ledger import canonical_json
 from gateway.core.money import Currency, DecimalCodes, parse_amount, parse_scaled
+from gateway.core.plain_text import has_controls
 from gateway.core.requests import ID_PATTERN, MAX_TEXT
 from gateway.core.tariff import PERCENT_SCALE, PPM
 
@@ -218,6 +219,8 @@ def _other_problems(row: Row, tariff: str | None) -> Iterator[Problem]:
         yield _problem(row, "tariff", "is missing: give it here or as --tariff")
     if len(row.cells.get("name", "")) > MAX_TEXT:
         yield _problem(row, "name", f"is longer than {MAX_TEXT} characters")
+    if has_controls(row.cells.get("name", "")):
+        yield _problem(row, "name", "has control characters")
 
 
 def _twice(tenants: Sequence[Tenant]) -> Iterator[Problem]:

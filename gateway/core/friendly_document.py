@@ -73,6 +73,13 @@ def calendar_from_document(document: object, site_zone: str) -> FriendlyCalendar
     for source in (preset, keys):
         if "holidays" in source:
             holidays.update(_holidays(problems, source["holidays"]))
+    # A calendar is kept written out: with its preset's entries it must still be readable.
+    for key, found, most in (
+        ("windows", len(windows), MAX_WINDOWS),
+        ("holidays", len(holidays), MAX_HOLIDAYS),
+    ):
+        if found > most:
+            problems.report(key, f"{found} together with those of the preset: at most {most}")
     calendar_id = keys.get("id", str(preset_name).replace("_", "-"))
     if not isinstance(calendar_id, str) or not ID_PATTERN.fullmatch(calendar_id):
         problems.report("id", f"{calendar_id!r} is no lower-case id")

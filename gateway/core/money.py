@@ -16,6 +16,8 @@ from gateway.core.errors import RefusedError
 INT64_MAX: Final = 2**63 - 1
 PRICE_MAX: Final = 10**12  # half an hour at a megawatt still costs less than an int64 holds
 MAX_TEXT: Final = 64
+# No person means more than this at once, in major units: a slip of the finger.
+AMOUNT_MAJOR_MAX: Final = 10_000_000
 MONEY_SCALES: Final = (6, 9)
 WH_PER_KWH_DIGITS: Final = 3
 
@@ -54,6 +56,11 @@ class Currency:
     def price_scale(self) -> int:
         """Decimals of a price per kWh: three fewer than of money, since prices multiply Wh."""
         return self.money_scale - WH_PER_KWH_DIGITS
+
+    @property
+    def amount_max_nano(self) -> int:
+        """The largest amount that is taken at once, far from where 64 bits end."""
+        return int(AMOUNT_MAJOR_MAX * 10**self.money_scale)
 
     @property
     def minor_nano(self) -> int:

@@ -7,7 +7,14 @@ from difflib import get_close_matches
 from typing import Final
 
 from gateway.core.errors import RefusedError
-from gateway.core.money import INT64_MAX, Currency, DecimalCodes, parse_amount, parse_scaled
+from gateway.core.money import (
+    INT64_MAX,
+    Currency,
+    DecimalCodes,
+    format_amount,
+    parse_amount,
+    parse_scaled,
+)
 from gateway.core.money import parse_price as price_of
 from gateway.core.tariff import KWH_SCALE, PERCENT_SCALE, PPM
 
@@ -135,7 +142,11 @@ class DocumentReader:
         return self.positive(place, self.attempt(lambda: price_of(value, self.currency, place)))
 
     def amount(self, place: str, value: object) -> int:
-        return self.positive(place, self.attempt(lambda: parse_amount(value, self.currency, place)))
+        amount = self.attempt(lambda: parse_amount(value, self.currency, place))
+        if amount > self.currency.amount_max_nano:
+            most = format_amount(self.currency.amount_max_nano, self.currency)
+            self.report(place, f"is beyond the maximum of {most}", "MONEY_RANGE")
+        return self.positive(place, amount)
 
     def percent(self, place: str, value: object) -> int:
         """Parts per million of a percentage from 0 to 100."""

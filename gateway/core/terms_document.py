@@ -33,6 +33,7 @@ KEYS: Final = (
 )
 EMERGENCY_KEYS: Final = ("limit", "threshold", "automatic")
 NOTICE_DAYS_MAX: Final = 365
+DAYS_DIGITS_MAX: Final = 9
 
 
 def terms_from_document(
@@ -101,6 +102,9 @@ class _Reader:
         amount_nano = self._attempt(lambda: parse_amount(value, self._currency, place), place)
         if amount_nano < 0 and not signed:
             self.problems.report(place, "must not be negative")
+        if abs(amount_nano) > self._currency.amount_max_nano:
+            most = format_amount(self._currency.amount_max_nano, self._currency)
+            self.problems.report(place, f"is beyond the maximum of {most}")
         return amount_nano
 
     def truth(self, place: str, value: object) -> bool:
@@ -112,8 +116,10 @@ class _Reader:
 
     def days(self, value: object) -> int:
         text = str(value)
-        if not text.isascii() or not text.isdigit() or int(text[:9]) > NOTICE_DAYS_MAX:
-            problem = f"{value!r} is no number of days up to {NOTICE_DAYS_MAX}"
+        # The length first: Python reads no number of thousands of digits.
+        is_number = len(text) <= DAYS_DIGITS_MAX and text.isascii() and text.isdigit()
+        if not is_number or int(text) > NOTICE_DAYS_MAX:
+            problem = f"{text[:20]!r} is no number of days up to {NOTICE_DAYS_MAX}"
             self.problems.report("notice_days", problem)
             return 0
         return int(text)

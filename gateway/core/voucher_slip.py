@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.core.plain_text import one_line
 from gateway.core.voucher import GROUP, grouped
 
 WIDTH_MIN: Final = 32
@@ -43,15 +44,16 @@ def slip_text(slip: Slip, width: int = WIDTH_MIN) -> str:
     """
     if not WIDTH_MIN <= width <= WIDTH_MAX:
         raise ValueError(f"a slip is {WIDTH_MIN} to {WIDTH_MAX} columns wide, not {width}")
+    reference, note = one_line(slip.reference), one_line(slip.note)
     rule = "-" * width
     lines = [
-        *_centred(slip.site, width),
+        *_centred(one_line(slip.site), width),
         *_centred("PREPAID VOUCHER", width),
         rule,
         *_pair("Service point", slip.service_point, width),
         *_pair("Amount", f"{slip.amount} {slip.currency}", width),
         *_pair("Sold", slip.sold_at, width),
-        *(_pair("Reference", slip.reference, width) if slip.reference else ()),
+        *(_pair("Reference", reference, width) if reference else ()),
         rule,
         "",
         grouped(slip.token).center(width).rstrip(),
@@ -64,7 +66,7 @@ def slip_text(slip: Slip, width: int = WIDTH_MIN) -> str:
             "Keep this slip until the credit shows.",
             width,
         ),
-        *(_wrapped(slip.note, width) if slip.note else ()),
+        *(_wrapped(note, width) if note else ()),
     ]
     return "".join(f"{line}\n" for line in lines)
 

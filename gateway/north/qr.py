@@ -1,6 +1,7 @@
 """QR codes; the one file that imports segno."""
 
 import io
+import os
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,14 @@ def qr_text(content: str) -> str:
 
 
 def write_qr(content: str, path: Path, kind: str) -> None:
-    """Write a code to a new file, `kind` svg or png. Raises OSError, FileExistsError."""
+    """Write a code to a new file of mode 0600, `kind` svg or png: who reads it has the voucher.
+
+    Raises OSError, FileExistsError.
+    """
     drawn = io.BytesIO()
     _code(content).save(drawn, kind=kind, scale=MODULE_PIXELS, border=QUIET_MODULES)
-    with path.open("xb") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(drawn.getvalue())
 
 

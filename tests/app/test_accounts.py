@@ -134,6 +134,22 @@ async def test_a_point_is_given_up_and_the_last_one_stays(site: ControlSite) -> 
     assert_proved(site)
 
 
+async def test_a_point_comes_back_to_the_account_that_gave_it_up(site: ControlSite) -> None:
+    """What was used meanwhile is nobody's: the gap in its registers is no fault of the ledger."""
+    await begin(site, RICH)
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    await use(site, 3, index=1)
+    assert await ask(site, RemovePoint("flat-2"), "gone") == "executed"
+    await use(site, 5, index=1)
+    assert await ask(site, AddPoint("flat-1", "flat-2", "home"), "back") == "executed"
+    held = balance(site, "wallet:flat-1")
+    await use(site, 2, index=1)
+    await site.do(RemovePoint("flat-2"))
+    fee = held - balance(site, "wallet:flat-1") - 2 * PRICE_NANO
+    assert 0 <= fee <= 2 * NANO, "5 Wh were nobody's"
+    assert_proved(site)
+
+
 async def test_a_tariff_is_changed_in_the_instant_of_a_posting(site: ControlSite) -> None:
     """Every Wh has the price of its time, and the registers join without a hole."""
     await begin(site, RICH)
@@ -309,7 +325,11 @@ async def test_credit_mode_is_cut_only_after_its_notice(site: ControlSite) -> No
         ('{"emergency": {"limit": "-1"}}', "emergency.limit"),
         ('{"emergency": {"limit": "0.0000000001"}}', "emergency.limit"),
         ('{"emergencyy": {}}', "did you mean 'emergency'"),
+        ('{"disablement_threshold": "-9223372036.85"}', "disablement_threshold"),
+        ('{"emergency": {"limit": "10000000.01"}}', "emergency.limit"),
         ('{"notice_days": 4000}', "notice_days"),
+        ('{"notice_days": "0000000009999"}', "notice_days"),
+        ('{"notice_days": "' + 9 * "0" + 5_000 * "1" + '"}', "notice_days"),
     ],
 )
 async def test_wrong_terms_change_nothing(site: ControlSite, terms: str, place: str) -> None:

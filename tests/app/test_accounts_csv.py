@@ -56,6 +56,15 @@ def test_rows_become_tenants(tmp_path: Path) -> None:
     assert compare(tenants, SITE) == []
 
 
+def test_a_name_that_would_move_a_terminal_is_refused(tmp_path: Path) -> None:
+    """Before anything is opened, with its place; control would refuse it row by row."""
+    tenants, problems = read(tmp_path, f"{HEADER}\nflat-2,,home,A\x1b[2J,,\n", tariff=None)
+    assert [tenant.account_id for tenant in tenants] == ["flat-2"]
+    assert [str(problem).rpartition("tenants.csv:")[2] for problem in problems] == [
+        "2:14: name: has control characters"
+    ]
+
+
 def test_every_problem_is_told_at_its_place(tmp_path: Path) -> None:
     """One run names all that is wrong: ids, amounts, twice, what is missing."""
     text = (

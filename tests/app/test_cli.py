@@ -81,6 +81,15 @@ def test_a_name_in_a_table_is_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     assert "[bold]Flat[/bold] [x]" in capsys.readouterr().out
 
 
+def test_a_name_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escapes in what people typed are shown as such; letters of every script stay."""
+    show_table("Accounts", ("id", "name"), [("a", "As\x1b[2Jha\r\x9b1A \u0915\u094d\u200d")])
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\x9b" not in told
+    assert "\u0915\u094d\u200d" in told
+
+
 @pytest.mark.slow
 def test_help_and_version() -> None:
     """Both answer with 0 on standard output."""

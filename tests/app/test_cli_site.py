@@ -347,6 +347,7 @@ async def test_a_voucher_is_sold_printed_and_redeemed(desk: Desk, tmp_path: Path
     for part in ("Palm", digits, "500.00 INR", "R-1", "█"):
         assert part in slip.out
     assert max(len(line) for line in slip.out.splitlines()) <= 40
+    assert {file.stat().st_mode & 0o777 for file in files.values()} == {0o600}
     assert files["svg"].read_bytes().startswith(b"<?xml")
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     again = await desk.run("voucher", "print", "flat-1", "1", "--svg", str(files["svg"]))

@@ -187,6 +187,7 @@ async def test_a_refused_recharge_changes_nothing(site: ControlSite, amount_nano
     outcome = find_outcome(site.file.connection, "bad")
     assert outcome is not None
     assert outcome.code == "AMOUNT_RANGE"
+    assert ("maximum of 10000000 INR" in outcome.message) == (amount_nano > 0)
     assert site.engine.points[0].available_nano == RICH - 2 * PRICE_NANO
     assert site.proof().problem_count == 0
 

@@ -150,6 +150,8 @@ INSIDE = {**VAT, "inclusive": True}
         (base(fixed={"amount": "0.0000000001"}), "fixed.amount", "finer"),
         (base(fixed={"amount": "1", "collect": ["daily"]}), "fixed.collect", "none of"),
         (base(minimum={"amount": "-5"}), "minimum.amount", "negative"),
+        (base(minimum={"amount": "10000000.01"}), "minimum.amount", "maximum of 10000000"),
+        (base(fixed={"amount": "9223372036"}), "fixed.amount", "beyond the maximum"),
         (base(minimum="5"), "minimum", "expected keys"),
         (base(rebates=[{"name": "A", "percent": "101", "of": ["energy"]}]), "rebates[0].percent",
          "too large"),

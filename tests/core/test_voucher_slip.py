@@ -1,5 +1,6 @@
 """The slip: narrow enough for every receipt printer, with digits that can be read."""
 
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ SLIP = Slip(
     reference="R-1234",
     note="Help: 555-0100",
 )
-words = st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=200)
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=200)
 
 
 @pytest.mark.parametrize("width", [WIDTH_MIN, 40, 42, WIDTH_MAX])
@@ -47,6 +48,16 @@ def test_no_line_is_too_long(site: str, reference: str, note: str, width: int) -
     """Whatever a site is called and a receipt is numbered."""
     text = slip_text(replace(SLIP, site=site, reference=reference, note=note), width)
     assert all(len(line) <= width for line in text.splitlines())
+    assert not any(unicodedata.category(c) == "Cc" for c in text.replace("\n", ""))
+
+
+def test_a_reference_forges_no_line_and_moves_no_printer() -> None:
+    """A line feed would begin a line of one's own, an escape opens a drawer."""
+    text = slip_text(replace(SLIP, reference="R-1\nAmount 9999.00 INR\x1bp\x00\u202e"))
+    assert "\x1b" not in text
+    assert [line for line in text.splitlines() if line.startswith("Amount")] == [
+        f"Amount {'500.00 INR':>{WIDTH_MIN - 7}}"
+    ]
 
 
 @given(st.integers(1 << 64, (1 << 65) - 1))

@@ -55,7 +55,6 @@ def import_accounts(
     from gateway.app.accounts_csv import compare, read_tenants
     from gateway.app.config import load_config
     from gateway.app.config_place import refuse
-    from gateway.app.control.desk import MAX_AMOUNT_MAJOR
     from gateway.app.paths import paths_of
     from gateway.core.errors import ConfigurationError
     from gateway.core.money import Currency
@@ -63,7 +62,7 @@ def import_accounts(
     loaded = load_config(config)
     site = loaded.site
     currency = Currency(site.currency, site.money_scale, site.minor_digits)
-    max_nano = MAX_AMOUNT_MAJOR * 10**currency.money_scale
+    max_nano = currency.amount_max_nano
     try:
         tenants, problems = read_tenants(file, currency, tariff=tariff, max_nano=max_nano)
         with local_client(config) as north:

@@ -45,6 +45,8 @@ def show_table(
     from rich.markup import escape
     from rich.table import Table
 
+    from gateway.core.plain_text import visible
+
     table = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
@@ -57,7 +59,7 @@ def show_table(
             overflow="fold",
         )
     for row in rows:
-        # What a person named a meter must not become markup.
-        table.add_row(*(escape(str(cell)) for cell in row))
+        # What a person named a meter must not become markup, nor move the reader's cursor.
+        table.add_row(*(escape(visible(str(cell))) for cell in row))
     typer.echo(title)
     Console().print(table)

@@ -173,6 +173,8 @@ class CreditRequests:
         account = desk.account(body.account_id)
         self._check_reason(body.reason)
         self._check_positive(body.amount_nano)
+        desk.check_amount(body.daily_nano, "daily")
+        desk.check_amount(body.weekly_cap_nano, "weekly_cap")
         terms = _debt_terms(body)
         label = desk.books.label()
         transaction = debt_of(

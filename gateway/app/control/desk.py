@@ -23,7 +23,7 @@ from gateway.core.account import Account
 from gateway.core.civil import local_time
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError
-from gateway.core.money import Currency
+from gateway.core.money import Currency, format_amount
 from gateway.core.requests import Outcome, OutcomeStatus, Request, body_hash
 from gateway.store.audit import append_audit
 from gateway.store.commands import record_outcome
@@ -33,8 +33,6 @@ from gateway.store.registry import is_enforced
 log = structlog.get_logger()
 
 Effect = Callable[[Connection], dict[str, object]]
-# Nobody moves more than this at once: a slip of the finger, in major units.
-MAX_AMOUNT_MAJOR: Final = 10_000_000
 MESSAGE_MAX: Final = 500
 
 
@@ -56,7 +54,6 @@ class Desk:
         self.books: Final = books
         self.shelf: Final = shelf
         self.clock: Final = clock
-        self.max_amount_nano: Final = MAX_AMOUNT_MAJOR * 10**currency.money_scale
         self.currency: Final = currency
         self.accounts: Final = dict(accounts)
         self.till: Final = Till(counter, currency)
@@ -251,8 +248,13 @@ class Desk:
 
     def check_amount(self, amount_nano: int, place: str) -> None:
         """Refuse an amount that no person means. Raises RefusedError AMOUNT_RANGE."""
-        if abs(amount_nano) > self.max_amount_nano:
-            raise RefusedError("AMOUNT_RANGE", "the amount is beyond the maximum", place)
+        if abs(amount_nano) > self.currency.amount_max_nano:
+            most = format_amount(self.currency.amount_max_nano, self.currency)
+            raise RefusedError(
+                "AMOUNT_RANGE",
+                f"{place} is beyond the maximum of {most} {self.currency.code} at once",
+                place,
+            )
 
 
 def json_object(text: str, code: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.core.errors import RefusedError
+from gateway.core.plain_text import has_controls
 from gateway.core.requests import ID_PATTERN, KEY_PATTERN
 
 PREFIX: Final = "/api/v1"
@@ -42,6 +43,9 @@ class Form(BaseModel):
         # JSON can spell lone surrogates, which no file and no hash can hold.
         if isinstance(value, str) and not is_unicode(value):
             raise ValueError("the text is no valid Unicode")
+        # What is typed here is read on terminals and printed on slips, which obey them.
+        if isinstance(value, str) and has_controls(value):
+            raise ValueError("the text has control characters")
         return value
 
 
