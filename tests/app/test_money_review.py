@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.requests import Body, Recharge, Request, ReverseTransaction, Role
+from gateway.core.requests import (
+    Body,
+    ConfigureAccount,
+    InvokeEmergency,
+    Recharge,
+    Request,
+    ReverseTransaction,
+    Role,
+)
 from gateway.store.commands import find_outcome
-from tests.app.control_site import ControlSite
-from tests.app.test_accounts import NANO, RICH, assert_proved, balance, begin
+from tests.app.control_site import PRICE_NANO, ControlSite
+from tests.app.test_accounts import LOAN, NANO, RICH, assert_proved, balance, begin, use
 
 
 @pytest.fixture
@@ -34,10 +42,34 @@ async def test_a_reversal_and_recharges_at_once_are_all_in_memory(site: ControlS
     outcome = find_outcome(site.file.connection, "first")
     assert outcome is not None
     seq = int(str(outcome.result["transaction_seq"]))
-    bodies = [Recharge("flat-1", 5 * NANO), ReverseTransaction(seq, "x"), Recharge("flat-1", NANO)]
+    bodies: list[Body] = [
+        Recharge("flat-1", 5 * NANO),
+        ReverseTransaction(seq, "x"),
+        Recharge("flat-1", NANO),
+    ]
     async with asyncio.TaskGroup() as group:
         for number, body in enumerate(bodies):
             group.create_task(site.executor.execute(asked(site, body, f"k-{number}")))
     assert balance(site, "wallet:flat-1") == RICH + 6 * NANO
     assert site.engine.points[0].wallet_nano == RICH + 6 * NANO
     assert_proved(site)
+
+
+async def test_a_sweep_in_the_midst_of_a_request_does_not_undo_it_on_file(
+    site: ControlSite,
+) -> None:
+    """Emergency credit that was answered as invoked is invoked after a crash right then."""
+    await begin(site, 6 * PRICE_NANO)
+    await site.do(ConfigureAccount("flat-1", LOAN))
+    await use(site, 1)
+    request = asked(site, InvokeEmergency("flat-1"), "loan")
+    task = asyncio.create_task(site.executor.execute(request))
+    while not site.desk.account("flat-1").held:
+        await asyncio.sleep(0)
+    await site.books.sweep({0}, site.sweeper.site_facts())
+    await task
+    outcome = find_outcome(site.file.connection, "loan")
+    assert outcome is not None
+    assert outcome.code == ""
+    site.restart()
+    assert site.desk.account("flat-1").credit.is_invoked
