@@ -8,16 +8,20 @@ import pytest
 
 from gateway.core.requests import (
     Body,
+    ChangeTariff,
     ConfigureAccount,
     InvokeEmergency,
+    PublishTariff,
     Recharge,
     Request,
     ReverseTransaction,
     Role,
 )
 from gateway.store.commands import find_outcome
-from tests.app.control_site import PRICE_NANO, ControlSite
+from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
 from tests.app.test_accounts import LOAN, NANO, RICH, assert_proved, balance, begin, use
+
+DEAR = TARIFF.replace('"home"', '"dear"', 1).replace('"8.00"', '"10.00"')
 
 
 @pytest.fixture
@@ -73,3 +77,30 @@ async def test_a_sweep_in_the_midst_of_a_request_does_not_undo_it_on_file(
     assert outcome.code == ""
     site.restart()
     assert site.desk.account("flat-1").credit.is_invoked
+
+
+class KilledError(Exception):
+    """The process dies."""
+
+
+async def test_a_crash_right_after_a_change_of_tariff_starts_under_the_new_one(
+    site: ControlSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that one commit leaves on file is whole: the old tariff posted, the new from there."""
+    await begin(site, RICH)
+    await site.do(PublishTariff(DEAR))
+    await use(site, 3)
+
+    def die(index: int) -> None:
+        raise KilledError(index)
+
+    monkeypatch.setattr(site.books, "keep", die)
+    with pytest.raises(KilledError):
+        await site.do(ChangeTariff("flat-1", "dear"))
+    before_nano = balance(site, "wallet:flat-1")
+    site.restart()
+    assert site.engine.points[0].tariff_id == "dear"
+    await use(site, 2)
+    await site.books.post([0])
+    assert balance(site, "wallet:flat-1") == before_nano - 2 * 10_000_000
+    assert_proved(site)
