@@ -85,8 +85,12 @@ class Account:
         self.credit, self.low_credit = copy.credit, copy.low_credit
 
     def received(self, transaction: Transaction, day: int, running_nano: int) -> None:
-        """Money came in (or its reversal took it back): credit and alerts follow."""
-        self.credit.received(transaction.entries, day)
+        """Money came in (or its reversal took it back, or a debt was given up): credit and alerts
+        follow."""
+        if transaction.kind is TransactionKind.WRITE_OFF:
+            self.credit.apply(transaction.entries)
+        else:
+            self.credit.received(transaction.entries, day)
         own_nano = self.credit.own_nano(running_nano)
         if transaction.kind is TransactionKind.RECHARGE:
             self.low_credit.recharged(money_in_nano(transaction), own_nano)

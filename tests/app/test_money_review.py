@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.requests import (
+    AddDebt,
     Body,
     ChangeTariff,
     ConfigureAccount,
@@ -16,10 +17,12 @@ from gateway.core.requests import (
     Request,
     ReverseTransaction,
     Role,
+    Transfer,
+    WriteOff,
 )
 from gateway.store.commands import find_outcome
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
-from tests.app.test_accounts import LOAN, NANO, RICH, assert_proved, balance, begin, use
+from tests.app.test_accounts import DAY_S, LOAN, NANO, RICH, ask, assert_proved, balance, begin, use
 
 DEAR = TARIFF.replace('"home"', '"dear"', 1).replace('"8.00"', '"10.00"')
 
@@ -104,3 +107,43 @@ async def test_a_crash_right_after_a_change_of_tariff_starts_under_the_new_one(
     await site.books.post([0])
     assert balance(site, "wallet:flat-1") == before_nano - 2 * 10_000_000
     assert_proved(site)
+
+
+def capped(account_id: str) -> AddDebt:
+    """A debt that takes half of every recharge, and at most 10.00 in a week."""
+    return AddDebt(
+        account_id,
+        "old",
+        "payment",
+        90 * NANO,
+        "arrears",
+        share_ppm=500_000,
+        weekly_cap_nano=10 * NANO,
+    )
+
+
+async def test_a_weekly_cap_counts_nobody_elses_payments(site: ControlSite) -> None:
+    """Giver and taker of a transfer have a debt of the same name: the taker's alone is paid."""
+    await begin(site, RICH, NANO)
+    await site.do(capped("flat-1"))
+    await site.do(capped("flat-2"))
+    assert await ask(site, Transfer("flat-1", "flat-2", 20 * NANO, "x"), "move") == "executed"
+    assert balance(site, "debt:flat-2:old") == -80 * NANO
+    await site.do(Recharge("flat-1", 20 * NANO))
+    assert balance(site, "debt:flat-1:old") == -80 * NANO
+
+
+async def test_a_weekly_cap_counts_payments_only(site: ControlSite) -> None:
+    """What was written off is no payment, and what is taken back later makes no room."""
+    await begin(site, RICH)
+    await site.do(capped("flat-1"))
+    assert await ask(site, WriteOff("flat-1", "old", 10 * NANO, "x"), "off") == "executed"
+    await site.do(Recharge("flat-1", 20 * NANO), key="first")
+    assert balance(site, "debt:flat-1:old") == -70 * NANO
+    await use(site, 1, seconds=7 * DAY_S)
+    outcome = find_outcome(site.file.connection, "first")
+    assert outcome is not None
+    await site.do(ReverseTransaction(int(str(outcome.result["transaction_seq"])), "x"))
+    assert balance(site, "debt:flat-1:old") == -80 * NANO
+    await site.do(Recharge("flat-1", 60 * NANO))
+    assert balance(site, "debt:flat-1:old") == -70 * NANO
