@@ -9,9 +9,14 @@ import pytest
 from gateway.core.requests import (
     AddDebt,
     Body,
+    CancelVoucher,
     ChangeTariff,
+    CloseAccount,
+    CloseShift,
     ConfigureAccount,
     InvokeEmergency,
+    IssueVoucher,
+    OpenShift,
     PublishTariff,
     Recharge,
     Request,
@@ -22,7 +27,17 @@ from gateway.core.requests import (
 )
 from gateway.store.commands import find_outcome
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
-from tests.app.test_accounts import DAY_S, LOAN, NANO, RICH, ask, assert_proved, balance, begin, use
+from tests.app.test_accounts import (
+    DAY_S,
+    LOAN,
+    NANO,
+    RICH,
+    ask,
+    assert_proved,
+    balance,
+    begin,
+    use,
+)
 
 DEAR = TARIFF.replace('"home"', '"dear"', 1).replace('"8.00"', '"10.00"')
 
@@ -147,3 +162,20 @@ async def test_a_weekly_cap_counts_payments_only(site: ControlSite) -> None:
     assert balance(site, "debt:flat-1:old") == -80 * NANO
     await site.do(Recharge("flat-1", 60 * NANO))
     assert balance(site, "debt:flat-1:old") == -70 * NANO
+
+
+async def test_a_count_waits_for_all_that_moved_money_before_it(site: ControlSite) -> None:
+    """Vouchers that are sold and taken back, a refund at a move-out: the count is last."""
+    await begin(site, RICH, 3 * NANO)
+    await site.do(OpenShift("till-1", 0))
+    bodies: list[Body] = [IssueVoucher("flat-1", NANO) for _ in range(5)]
+    bodies += [CancelVoucher("flat-1", 1, "x"), CloseAccount("flat-2", "x", "counter")]
+    bodies.append(CloseShift(1, ("counter",), (NANO,)))
+    async with asyncio.TaskGroup() as group:
+        for number, body in enumerate(bodies):
+            group.create_task(site.executor.execute(asked(site, body, f"k-{number}")))
+    found = [find_outcome(site.file.connection, f"k-{number}") for number in range(len(bodies))]
+    assert [one.code for one in found if one is not None] == [""] * len(bodies)
+    count = found[-1]
+    assert count is not None
+    assert count.result["difference_nano"] == 0
