@@ -16,9 +16,13 @@ from gateway.core.switching import Reason
 
 
 class ChargedPoint(Protocol):
-    """A service point as its account sees it."""
+    """A service point as its account sees it.
+
+    `excused` says that the account was charged for a fee or a gap since its last reading.
+    """
 
     supply: Supply
+    excused: bool
 
     @property
     def running_nano(self) -> int:

@@ -1,18 +1,22 @@
 """Money where the parts meet: what a review broke, each test a scenario that once cost money."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gateway.core.masscut import MassCutLimits
 from gateway.core.requests import (
     AddDebt,
+    AddPoint,
     Body,
     CancelVoucher,
     ChangeTariff,
     CloseAccount,
     CloseShift,
+    CommissionPoint,
     ConfigureAccount,
     InvokeEmergency,
     IssueVoucher,
@@ -25,6 +29,7 @@ from gateway.core.requests import (
     Transfer,
     WriteOff,
 )
+from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
 from tests.app.test_accounts import (
@@ -40,6 +45,8 @@ from tests.app.test_accounts import (
 )
 
 DEAR = TARIFF.replace('"home"', '"dear"', 1).replace('"8.00"', '"10.00"')
+
+FREE = json.dumps({**json.loads(TARIFF), "id": "free", "fixed": {"amount": "0"}})
 
 
 @pytest.fixture
@@ -179,3 +186,31 @@ async def test_a_count_waits_for_all_that_moved_money_before_it(site: ControlSit
     count = found[-1]
     assert count is not None
     assert count.result["difference_nano"] == 0
+
+
+@pytest.mark.parametrize("cause", ["fee", "gap"])
+async def test_what_one_point_was_charged_is_no_mass_cut_at_another(
+    site: ControlSite, cause: str
+) -> None:
+    """A fee and an outage use up one credit of two points: the second to be read counts no more."""
+    await begin(site, 40 * NANO)
+    await site.do(PublishTariff(FREE))
+    await site.do(AddPoint("flat-1", "flat-2", "free"))
+    await site.do(CommissionPoint("flat-2"))
+    site.engine.breaker.limits = MassCutLimits(halt_percent=1, halt_min_points=1)
+    hours = 17 * 24 if cause == "fee" else 1
+    for minute in range(hours * 60):
+        site.clock.pass_s(60)
+        site.read(5_000, index=1)
+        if cause == "fee":
+            site.read(1_000)
+        if minute % 30 == 29:
+            await site.sweeper.sweep()
+    if cause == "gap":
+        site.read(7_000)
+    site.clock.pass_s(1)
+    site.read(5_000, index=1)
+    point = site.engine.points[1]
+    assert point.available_nano < 0
+    assert point.supply.reasons == {Reason.CREDIT}
+    assert not site.engine.breaker.halted
