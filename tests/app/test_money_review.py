@@ -214,3 +214,20 @@ async def test_what_one_point_was_charged_is_no_mass_cut_at_another(
     assert point.available_nano < 0
     assert point.supply.reasons == {Reason.CREDIT}
     assert not site.engine.breaker.halted
+
+
+async def test_a_fee_that_a_recharge_makes_due_comes_before_supply(site: ControlSite) -> None:
+    """Who is below zero again for it does not get supply for a moment."""
+    await begin(site)
+    fee = {"amount": "50.00", "collect": "first_recharge"}
+    await site.do(PublishTariff(json.dumps({**json.loads(TARIFF), "fixed": fee})))
+    await site.open_flat(PRICE_NANO)
+    await use(site, 2)
+    supply = site.engine.points[0].supply
+    assert supply.reasons == {Reason.CREDIT}
+    await site.do(Recharge("flat-1", NANO))
+    assert site.engine.points[0].available_nano < 0
+    assert supply.reasons == {Reason.CREDIT}
+    await site.do(Recharge("flat-1", 50 * NANO))
+    assert not supply.reasons
+    assert_proved(site)
