@@ -20,6 +20,7 @@ from gateway.core.requests import (
     ConfigureAccount,
     InvokeEmergency,
     IssueVoucher,
+    OpenAccount,
     OpenShift,
     PublishTariff,
     Recharge,
@@ -231,3 +232,26 @@ async def test_a_fee_that_a_recharge_makes_due_comes_before_supply(site: Control
     await site.do(Recharge("flat-1", 50 * NANO))
     assert not supply.reasons
     assert_proved(site)
+
+
+async def test_a_crash_right_after_a_move_out_blocks_no_new_tenant(
+    site: ControlSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old tenant was cut for credit: the one who comes with credit owes nothing of it."""
+    await begin(site, PRICE_NANO)
+    await use(site, 2)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+
+    def die(index: int) -> None:
+        raise KilledError(index)
+
+    monkeypatch.setattr(site.books, "keep", die)
+    with pytest.raises(KilledError):
+        await site.do(CloseAccount("flat-1", "moved out"))
+    site.restart()
+    await use(site, 0)
+    await use(site, 0)
+    assert await ask(site, OpenAccount("next", "flat-1", "home", "", RICH), "next") == "executed"
+    point = site.engine.points[0]
+    assert point.account_id == "next"
+    assert not point.supply.reasons
