@@ -16,9 +16,13 @@ from gateway.core.switching import Reason
 
 
 class ChargedPoint(Protocol):
-    """A service point as its account sees it."""
+    """A service point as its account sees it.
+
+    `excused` says that the account was charged for a fee or a gap since its last reading.
+    """
 
     supply: Supply
+    excused: bool
 
     @property
     def running_nano(self) -> int:
@@ -85,8 +89,12 @@ class Account:
         self.credit, self.low_credit = copy.credit, copy.low_credit
 
     def received(self, transaction: Transaction, day: int, running_nano: int) -> None:
-        """Money came in (or its reversal took it back): credit and alerts follow."""
-        self.credit.received(transaction.entries, day)
+        """Money came in (or its reversal took it back, or a debt was given up): credit and alerts
+        follow."""
+        if transaction.kind is TransactionKind.WRITE_OFF:
+            self.credit.apply(transaction.entries)
+        else:
+            self.credit.received(transaction.entries, day)
         own_nano = self.credit.own_nano(running_nano)
         if transaction.kind is TransactionKind.RECHARGE:
             self.low_credit.recharged(money_in_nano(transaction), own_nano)

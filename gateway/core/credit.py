@@ -292,11 +292,11 @@ class CreditBook:
         """A recharge was committed: apply it and count it against the weekly caps."""
         listed = tuple(entries)
         self._begin_week(day)
-        for entry in listed:
-            kind, _, rest = entry.ledger_account.partition(":")
-            debt_id = rest.partition(":")[2]
-            if kind == "debt" and debt_id in self._debts:
-                self._debts[debt_id].week_nano += entry.amount_nano
+        paid_nano = {entry.ledger_account: entry.amount_nano for entry in listed}
+        for debt_id, item in self._debts.items():
+            # What is taken back of an earlier week leaves no more to be collected in this one.
+            week_nano = item.week_nano + paid_nano.get(debt(self.account_id, debt_id), 0)
+            item.week_nano = max(0, week_nano)
         self.apply(listed)
         if not self.emergency_used_nano and self.wallet_nano > 0:
             self.is_invoked = False

@@ -107,7 +107,7 @@ class Point:
         self._boundary_utc_ms = 0
         self._restart_latched = False
         self._settled_ns: int | None = None
-        self._fee_charged = False
+        self.excused = False
         self._kept_on = False
         self._deferral = CutDeferral(None)
         self._slept: Slept | None = None
@@ -204,7 +204,8 @@ class Point:
         if self.pricer is None or utc_ms - self.label_utc_ms > MAX_STEP_MS:
             return False
         closed = self.pricer.close_periods(utc_ms) > 0
-        self._fee_charged = self._fee_charged or closed
+        if closed:
+            self._excuse()
         return closed
 
     # -- readings --------------------------------------------------------------------------
@@ -370,7 +371,8 @@ class Point:
             gap_ms = round(self.terms.gap_s * 1000)
             fees = self.pricer.fee_changes
             flags = self.pricer.advance(shares, from_utc_ms, to_utc_ms, gap_ms=gap_ms)
-            self._fee_charged = self._fee_charged or self.pricer.fee_changes != fees
+            if self.pricer.fee_changes != fees:
+                self._excuse()
             names = tuple(sorted(flag.value for flag in flags))
         else:
             self.pricer.charge_at_label(shares)
@@ -446,11 +448,17 @@ class Point:
 
     def _is_deferred(self, reading: Reading) -> bool:
         """Whether what ran the credit out came from a gap or a fee, not from a second's use."""
-        fee, self._fee_charged = self._fee_charged, False
+        since_ns, gap_ns = self._settled_ns, self.terms.gap_s * NS
+        if since_ns is None or reading.mono_ns - since_ns > gap_ns:
+            self._excuse()
+        excused, self.excused = self.excused, False
         kept_on, self._kept_on = self._kept_on, False
-        if self._settled_ns is None or kept_on:
-            return True
-        return fee or reading.mono_ns - self._settled_ns > self.terms.gap_s * NS
+        return excused or kept_on
+
+    def _excuse(self) -> None:
+        """One credit: what this point was charged at once may show first at another point."""
+        for point in self.account.points if self.account else ():
+            point.excused = True
 
     def _meter_clock_ms(self) -> int | None:
         full = self.last_full

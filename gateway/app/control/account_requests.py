@@ -18,6 +18,7 @@ from gateway.store.db import Connection
 from gateway.store.ledger import append_transaction
 from gateway.store.registry import Account as AccountRecord
 from gateway.store.registry import AccountStatus, close_account, open_account, update_account
+from gateway.store.state import save_point_states
 
 
 class AccountRequests:
@@ -165,16 +166,20 @@ class AccountRequests:
         label, pricer = self._pricer(index, body.tariff_id)
         stay = AccountPoint(account.account_id, body.service_point_id, body.tariff_id, label)
 
-        def effect(connection: Connection) -> dict[str, object]:
-            end_point(connection, body.service_point_id, utc_ms=label)
-            add_point(connection, stay)
-            return {"service_point_id": body.service_point_id, "tariff_id": body.tariff_id}
-
-        committed = desk.submit(request, effect, posting=self._last_posting([index], label))
+        posting = self._last_posting([index], label)
         # In the instant of the posting: the next Wh is the new tariff's.
         point.detach_account()
         point.attach_account(account, body.tariff_id, pricer)
-        await committed
+        states = desk.books.states([index])
+
+        def effect(connection: Connection) -> dict[str, object]:
+            end_point(connection, body.service_point_id, utc_ms=label)
+            add_point(connection, stay)
+            # Not the old tariff's, which the posting has kept: a start goes on under the new one.
+            save_point_states(connection, states)
+            return {"service_point_id": body.service_point_id, "tariff_id": body.tariff_id}
+
+        await desk.submit(request, effect, posting=posting)
         self._desk.engine.set_flat(index, flat=desk.shelf.is_flat(body.tariff_id))
         await desk.books.keep(index)
 

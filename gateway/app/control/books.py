@@ -203,10 +203,15 @@ class Books:
         return transactions
 
     def account_states(self, indices: Iterable[int]) -> dict[str, dict[str, object]]:
-        """The states of the accounts of these points as `save_account_states` keeps them."""
+        """The states of the accounts of these points as `save_account_states` keeps them.
+
+        Not of one about which a request is under way: that commits the state it leads to.
+        """
         accounts = (self._points[index].account for index in indices)
         return {
-            account.account_id: account.snapshot() for account in accounts if account is not None
+            account.account_id: account.snapshot()
+            for account in accounts
+            if account is not None and not account.held
         }
 
     def states(self, indices: Iterable[int]) -> dict[str, dict[str, object]]:

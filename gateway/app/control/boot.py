@@ -151,6 +151,9 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         _restore_point(point, kept, now)
         if stay is not None and payer is not None:
             _restore_payer(point, kept, stay, payer, shelf)
+        else:
+            # An account ended, and perhaps the process with it: its credit blocks nobody else.
+            point.supply.unblock(Reason.CREDIT)
         point.supply.enforced = is_enforced(connection, point.account_id, name)
         points.append(point)
     for account in accounts.values():

@@ -36,7 +36,13 @@ from gateway.store.shifts import (
 log = structlog.get_logger()
 
 # Requests after which a drawer holds other money than before.
-TAKINGS: Final = (wishes.Recharge, wishes.ReverseTransaction)
+TAKINGS: Final = (
+    wishes.Recharge,
+    wishes.ReverseTransaction,
+    wishes.IssueVoucher,
+    wishes.CancelVoucher,
+    wishes.CloseAccount,
+)
 
 
 class EventLog(Protocol):

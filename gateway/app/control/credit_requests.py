@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gateway.app.control.crediting import commit_credit, credited_entries, note_recharge
+from gateway.app.control.crediting import commit_credit, credited_entries
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.core import requests as wishes
@@ -74,7 +74,6 @@ class CreditRequests:
             reference=body.payment_reference,
         )
         await self._commit(request, transaction, body.amount_nano, [account])
-        note_recharge(desk, account)
 
     async def reverse(self, body: wishes.ReverseTransaction, request: Request) -> None:
         """Undo a recharge, once.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from gateway.app.control.desk import Desk
 from gateway.core.account import Account
 from gateway.core.charges import recharge_tax_entries
-from gateway.core.ledger import Entry, Transaction
+from gateway.core.ledger import Entry, Transaction, TransactionKind
 from gateway.core.requests import Request
 from gateway.core.tariff import Tariff
 from gateway.store.db import Connection
@@ -41,6 +41,9 @@ async def commit_credit(
         await desk.commit(request, operate)
         for account, copy in after:
             account.take_over(copy)
+    if transaction.kind is TransactionKind.RECHARGE:
+        for account in accounts:
+            _charge_waiting_fee(desk, account)
     for account in accounts:
         await desk.settle_supply(account)
 
@@ -53,8 +56,9 @@ def credited_entries(desk: Desk, account: Account, amount_nano: int) -> tuple[En
     return (*taxes, *account.credit.split(net_nano, desk.local_day()))
 
 
-def note_recharge(desk: Desk, account: Account) -> None:
-    """A fee that waits for the first recharge of a period is due now, and posted."""
+def _charge_waiting_fee(desk: Desk, account: Account) -> None:
+    """A fee that waits for the first recharge of a period is due now, and posted; supply follows
+    what it leaves."""
     label = desk.books.label()
     indices = desk.indices_of(account.account_id)
     is_charged = False

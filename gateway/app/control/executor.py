@@ -12,6 +12,7 @@ from gateway.app.control.sharing import SharedLock
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
+from gateway.store.ledger import read_transaction
 
 # Fields that name what a request works on.
 LOCKING: Final = (
@@ -106,7 +107,7 @@ class Executor:
             check_role(request.body, request.role)
             _check_expiry(request)
             async with AsyncExitStack() as guards:
-                for guard in self._guards(request):
+                for guard in await self._guards(request):
                     await guards.enter_async_context(guard)
                 if self._has_expired(request):
                     await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
@@ -150,7 +151,7 @@ class Executor:
         expires = request.expires_utc_ms
         return expires is not None and self._desk.clock.utc_ms() > expires
 
-    def _guards(self, request: Request) -> list[AbstractAsyncContextManager[object]]:
+    async def _guards(self, request: Request) -> list[AbstractAsyncContextManager[object]]:
         """What nobody else may touch meanwhile, in an order that all keep: tariffs, then names of
         accounts and points."""
         body = request.body
@@ -162,6 +163,8 @@ class Executor:
             if isinstance(value := getattr(body, field, None), str) and value
         }
         names |= {payer for name in names if (payer := self._desk.payer_at(name))}
+        if isinstance(body, wishes.ReverseTransaction):
+            names.add(await self._account_of(body.transaction_seq))
         if isinstance(body, VOUCHER_WISHES):
             names.add(VOUCHERS)
         guards: list[AbstractAsyncContextManager[object]] = []
@@ -170,6 +173,11 @@ class Executor:
         chosen = sorted(names or {body.TYPE})
         guards.extend(self._locks.setdefault(name, asyncio.Lock()) for name in chosen)
         return guards
+
+    async def _account_of(self, seq: int) -> str:
+        """The account that a transaction is of; empty for none."""
+        found = await self._desk.books.commit(lambda connection: read_transaction(connection, seq))
+        return "" if found is None else found.account_id or ""
 
 
 def _check_expiry(request: Request) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.app.control.crediting import commit_credit, credited_entries, note_recharge
+from gateway.app.control.crediting import commit_credit, credited_entries
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
 from gateway.app.control.voucher_book import (
@@ -136,7 +136,6 @@ class VoucherRequests:
                 connection, body, request, holder, (credit, transaction)
             ),
         )
-        note_recharge(desk, account)
 
     async def _close_wrong(
         self, wrong: WrongVoucherError, point: str, request: Request, utc_ms: int
