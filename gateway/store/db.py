@@ -35,6 +35,9 @@ FILE_MODE: Final = 0o640
 WRITER_BUSY_MS: Final = 1_000
 READER_BUSY_MS: Final = 250
 JOURNAL_LIMIT_BYTES: Final = 8 * 1024 * 1024
+# What a connection may keep of its file. SQLite's own default, said here because builds differ and
+# a process has several connections.
+PAGE_CACHE_KIB: Final = 2_000
 # Above this size only the tables that decide are checked at start: a start must not take the
 # minutes that a whole check of five years of ledger takes; `ledger verify` does the rest.
 WHOLE_CHECK_BYTES: Final = 256 * 1024 * 1024
@@ -358,6 +361,7 @@ def _connect(path: Path, mode: str, busy_timeout_ms: int) -> sqlite3.Connection:
     # out-of-range cells.
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
+    connection.execute(f"PRAGMA cache_size={-PAGE_CACHE_KIB}")
     return connection
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.core.errors import StoreBusyError, StoreError
@@ -283,7 +284,9 @@ class _Job(Generic[T]):
             connection.execute("ROLLBACK TO operation")
             self._error = error
         else:
-            self._resolve = lambda: self._future.set_result(result)
+            # Nothing here may hold the job itself: whole sweeps hang on it, and would wait for the
+            # cycle collector.
+            self._resolve = partial(self._future.set_result, result)
         if not connection.in_transaction:
             raise StoreError("an operation must not end the transaction that it shares")
         connection.execute("RELEASE operation")

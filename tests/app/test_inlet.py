@@ -106,6 +106,22 @@ async def test_a_request_under_way_is_no_idleness(site: ControlSite, office: Off
     assert [*idle, inlet.is_idle] == [True, False, True]
 
 
+async def test_of_requests_that_ended_nothing_is_remembered(
+    site: ControlSite, office: Office
+) -> None:
+    """Their outcomes are in the ledger: years of recharges must not pile up in memory."""
+    await begin(site)
+    for number in range(50):
+        office.recharge(f"many-{number}")
+    office.recharge("refused", 0)
+    inlet = inlet_of(site)
+    await settle(inlet)
+    assert not site.desk.committed
+    assert not inlet._in_flight
+    assert not site.executor._locks
+    assert not site.counter._under_way
+
+
 async def test_a_backlog_holds_back_a_cut_for_credit(site: ControlSite, office: Office) -> None:
     """A recharge may stand behind the window: nobody is cut before all was seen, for 10 s."""
     await begin(site)

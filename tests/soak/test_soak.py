@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak import parts, runner
-from tests.soak.growth import Sample, growth_percent_per_h, watch
+from tests.soak.growth import FILLED_BY, Sample, growth_percent_per_h, growth_problems, watch
 from tests.soak.money import meter_year
 from tests.soak.parts import Figures, Part
 from tests.soak.replays import replay
@@ -98,6 +98,38 @@ def test_growth_is_the_slope_in_percent_of_the_mean(mib_per_h: float, percent: f
     assert growth_percent_per_h(samples) == pytest.approx(percent, abs=0.03)
 
 
+def grown(mib_per_h: float, descriptors_per_h: int = 0) -> dict[str, list[Sample]]:
+    """A process of 100 MiB that grows so fast for an hour."""
+    return {
+        "control": [
+            Sample(
+                at_s,
+                round((100 + at_s / 3600 * mib_per_h) * MIB),
+                10 + at_s * descriptors_per_h // 3600,
+                3,
+            )
+            for at_s in range(0, 3601, 5)
+        ]
+    }
+
+
+def test_growth_is_judged_after_what_has_a_bound_is_full() -> None:
+    """1.2 % an hour is too much, less is not; a warm-up that filled nothing proves nothing."""
+    assert growth_problems(grown(0.8), FILLED_BY, judged=True) == []
+    (told,) = growth_problems(grown(1.2), FILLED_BY, judged=True)
+    assert "control grows by 1.19 % per hour" in told
+    (told,) = growth_problems(grown(0.8), FILLED_BY - 1, judged=True)
+    assert "recharges warmed up" in told
+    assert growth_problems(grown(1.2), 10, judged=False) == []
+
+
+def test_descriptors_that_grow_are_told_after_any_time() -> None:
+    """Also where memory is not judged yet."""
+    assert growth_problems(grown(0.0, 5), 10, judged=False) == []
+    (told,) = growth_problems(grown(0.0, 6), 10, judged=False)
+    assert "descriptors" in told
+
+
 @pytest.mark.slow
 def test_a_sample_of_meter_years_adds_up() -> None:
     """Five of the 1,000 meter-years (promise 3)."""
@@ -118,4 +150,5 @@ def test_work_is_watched(tmp_path: Path) -> None:
     """The watch reads both processes; descriptors and threads do not grow in a short run."""
     figures = watch(10.0, tmp_path, meters=10)
     assert figures["control resident KiB"] > 10_000
+    assert figures["recharges of the warm-up"] > 0
     assert figures["north descriptors"] > 3

@@ -59,7 +59,7 @@ def test_file_and_directory_are_closed_to_others(tmp_path: Path, umask: int) -> 
 
 
 def test_writer_is_configured_for_power_cuts(tmp_path: Path) -> None:
-    """WAL, FULL, foreign keys, triggers for REPLACE, no trust in a schema, a bounded WAL."""
+    """WAL, FULL, foreign keys, triggers for REPLACE, no trust in a schema, bounded sizes."""
     with ledger_file(tmp_path / "c") as file:
         settings = {
             name: file.connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -71,6 +71,7 @@ def test_writer_is_configured_for_power_cuts(tmp_path: Path) -> None:
                 "trusted_schema",
                 "cell_size_check",
                 "journal_size_limit",
+                "cache_size",
             )
         }
     assert settings == {
@@ -81,6 +82,8 @@ def test_writer_is_configured_for_power_cuts(tmp_path: Path) -> None:
         "trusted_schema": 0,
         "cell_size_check": 1,
         "journal_size_limit": 8 * 1024 * 1024,
+        # In KiB where it is below zero.
+        "cache_size": -2_000,
     }
 
 

@@ -1,8 +1,10 @@
 """Group commit: what is durable when, and what an error takes with it."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -343,6 +345,22 @@ async def test_result_can_be_awaited(writer: StoreWriter) -> None:
         await asyncio.wait_for(
             asyncio.wrap_future(writer.submit(lambda connection: insert(connection, "a"))), 5
         )
+
+
+async def test_what_was_committed_needs_no_cycle_collector(writer: StoreWriter) -> None:
+    """A whole sweep hangs on its operation: sweeps that wait to be collected are memory lost."""
+    gc.disable()
+    try:
+        sweep = {"a"}
+        gone = weakref.ref(sweep)
+        operation = partial(lambda kept, connection: insert(connection, *kept), sweep)
+        await asyncio.wait_for(asyncio.wrap_future(writer.submit(operation)), 5)
+        del sweep, operation
+        # Its thread holds the last batch until there is another one.
+        await asyncio.wait_for(asyncio.wrap_future(writer.submit(lambda c: insert(c, "b"))), 5)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 COMMITS = """

@@ -57,6 +57,7 @@ class Desk:
         self.currency: Final = currency
         self.accounts: Final = dict(accounts)
         self.till: Final = Till(counter, currency)
+        # Keys of requests under way whose effect is in the file.
         self.committed: set[str] = set()
         self._by_point = {
             point.terms.service_point_id: index for index, point in enumerate(engine.points)

@@ -36,7 +36,6 @@ VOUCHER_WISHES: Final = (
 )
 # What may end that a point is cut for credit.
 LIFTING: Final = (wishes.Recharge, wishes.InvokeEmergency, wishes.WriteOff, wishes.ConfigureAccount)
-COMMITTED_MAX: Final = 10_000
 # Late switching is worse than none: these are only taken with an end.
 MUST_EXPIRE: Final = (
     wishes.Disconnect,
@@ -127,8 +126,7 @@ class Executor:
         finally:
             self._counter.ended(request)
             desk.engine.tallies.request_time.observe((desk.clock.mono_ns() - begun_ns) / 1e9)
-            if len(desk.committed) > COMMITTED_MAX:
-                desk.committed.clear()
+            desk.committed.discard(request.key)
 
     async def refuse(self, key: str, kind: str, code: str, message: str) -> None:
         """Record a row that is no request as refused, so that nobody waits for it."""

@@ -70,7 +70,9 @@ class Forecaster:
         if not waiting:
             return
         account_id = min(waiting, key=lambda name: self._looked_ms.get(name, 0))
-        self._looked_ms[account_id] = now_ms
+        # Accounts that were closed are forgotten.
+        still_open = ((name, at) for name, at in self._looked_ms.items() if name in desk.accounts)
+        self._looked_ms = {**dict(still_open), account_id: now_ms}
         account = desk.accounts[account_id]
         if account.credit.terms.payment_mode is PaymentMode.CREDIT:
             return
