@@ -196,7 +196,7 @@ def units_of(amount_nano: int, unit_nano: int, currency: Currency) -> int:
     VOUCHER_UNIT (no multiple of the unit).
     """
     if amount_nano <= 0:
-        raise RefusedError("AMOUNT_RANGE", "a voucher is above zero", "amount")
+        raise RefusedError("AMOUNT_RANGE", "the amount of a voucher has to be above zero", "amount")
     most_nano = units_max(unit_nano, currency) * unit_nano
     if amount_nano > most_nano:
         most = display_amount(most_nano, currency)

@@ -196,6 +196,18 @@ async def test_malformed_recharge_is_refused_before_it_is_stored(
     assert (await client.get(f"{API}/requests/k-1")).status_code == 404
 
 
+async def test_a_malformed_amount_says_how_one_is_written(site: Served) -> None:
+    """A cashier reads this, who knows no regular expression."""
+    client = await site.client(Role.OPERATOR)
+    for form, place, example in (
+        ({"amount": "5,00"}, "body.amount", "such as 500.00"),
+        ({"amount": "5", "provider": "The Bank"}, "body.provider", "lower-case letters"),
+    ):
+        errors = (await _post(client, RECHARGE, "k-1", form)).json()["errors"]
+        assert [error["place"] for error in errors] == [place]
+        assert example in errors[0]["message"]
+
+
 async def test_amounts_out_of_range_or_of_another_currency_are_refused(site: Served) -> None:
     """64 bits of nano-units are the end; another currency is never converted silently."""
     client = await site.client(Role.OPERATOR)

@@ -129,7 +129,7 @@ class CreditRequests:
         left_nano = giver.credit.wallet_nano - giver.credit.terms.disablement_threshold_nano
         if body.amount_nano >= left_nano:
             raise RefusedError(
-                "CREDIT_SHORT", "a transfer leaves credit above the threshold", "amount"
+                "CREDIT_SHORT", "a transfer has to leave credit above the threshold", "amount"
             )
         transaction = transfer_of(
             body.from_account_id,
@@ -272,7 +272,7 @@ class CreditRequests:
 
     def _check_positive(self, amount_nano: int) -> None:
         if amount_nano <= 0:
-            raise RefusedError("AMOUNT_RANGE", "the amount is above zero", "amount")
+            raise RefusedError("AMOUNT_RANGE", "the amount has to be above zero", "amount")
         self._desk.check_amount(amount_nano, "amount")
 
     @staticmethod
@@ -290,9 +290,11 @@ def _debt_terms(body: wishes.AddDebt) -> DebtTerms:
     if kind is DebtKind.PAYMENT and not 0 < body.share_ppm <= 1_000_000:
         raise RefusedError("DEBT_INVALID", "a share lies above 0 and up to 100 %", "share_percent")
     if kind is DebtKind.TIME and body.daily_nano <= 0:
-        raise RefusedError("DEBT_INVALID", "an amount a day is above zero", "daily")
+        raise RefusedError("DEBT_INVALID", "the amount a day has to be above zero", "daily")
     if body.weekly_cap_nano < 0:
-        raise RefusedError("DEBT_INVALID", "a cap is above zero; leave it out for none", "cap")
+        raise RefusedError(
+            "DEBT_INVALID", "a cap has to be above zero; leave it out for none", "cap"
+        )
     if body.debt_id in ("wallet", "accumulated"):
         raise RefusedError("DEBT_INVALID", f"{body.debt_id} is no name for a debt", "debt_id")
     return DebtTerms(

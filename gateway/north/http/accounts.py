@@ -16,10 +16,12 @@ from gateway.north.context import NorthContext
 from gateway.north.http.auth import MONEY_VIEWERS, NOT_YET_BOUND, Caller, access
 from gateway.north.http.context import context_of
 from gateway.north.http.forms import (
+    AMOUNT_EXPRESSION,
     ID_EXPRESSION,
     INT64_MAX,
     PAGE_DEFAULT,
     PREFIX,
+    SIGNED_EXPRESSION,
     UNCHANGED,
     Cursor,
     Form,
@@ -49,12 +51,12 @@ TransactionId = Annotated[int, Path(ge=1, le=INT64_MAX)]
 Amount = Annotated[
     str,
     Field(
-        pattern=r"^[0-9]{1,18}(\.[0-9]{1,9})?$",
+        pattern=AMOUNT_EXPRESSION,
         max_length=32,
         description="Major units as decimal text, such as 500.00",
     ),
 ]
-SignedAmount = Annotated[str, Field(pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$", max_length=32)]
+SignedAmount = Annotated[str, Field(pattern=SIGNED_EXPRESSION, max_length=32)]
 MAX_TEXT: Final = 500
 
 

@@ -24,7 +24,15 @@ from gateway.core.tariff import PERCENT_SCALE, PPM
 from gateway.north.http.accounts import AccountId, Amount, check_currency
 from gateway.north.http.auth import NOT_YET_BOUND, Caller, access
 from gateway.north.http.context import context_of
-from gateway.north.http.forms import ID_EXPRESSION, PREFIX, Form, Id, Key, ReasonForm
+from gateway.north.http.forms import (
+    ID_EXPRESSION,
+    PERCENT_EXPRESSION,
+    PREFIX,
+    Form,
+    Id,
+    Key,
+    ReasonForm,
+)
 from gateway.north.http.results import RequestStatus, wish_response
 from gateway.north.wishes import SWITCH_EXPIRY_MS, submit
 
@@ -34,7 +42,7 @@ PointId = Annotated[str, Path(pattern=ID_EXPRESSION, max_length=63)]
 Percent = Annotated[
     str,
     Field(
-        pattern=r"^[0-9]{1,3}(\.[0-9]{1,4})?$",
+        pattern=PERCENT_EXPRESSION,
         max_length=8,
         description="Percent as decimal text, such as 20 or 12.5",
     ),

@@ -25,6 +25,18 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS: Final = int((datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) / timedelta(milliseconds=1))
 
 ID_EXPRESSION: Final = f"^{ID_PATTERN.pattern}$"
+AMOUNT_EXPRESSION: Final = r"^[0-9]{1,18}(\.[0-9]{1,9})?$"
+SIGNED_EXPRESSION: Final = r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$"
+PERCENT_EXPRESSION: Final = r"^[0-9]{1,3}(\.[0-9]{1,4})?$"
+# What a person is told who did not write what the expression wants.
+EXPECTED: Final = {
+    ID_EXPRESSION: "expected an id of lower-case letters, digits and dashes, such as flat-101",
+    AMOUNT_EXPRESSION: "expected an amount in major units with at most nine decimals, such as "
+    "500.00",
+    SIGNED_EXPRESSION: "expected an amount in major units with at most nine decimals, such as "
+    "500.00 or -12.50",
+    PERCENT_EXPRESSION: "expected a percentage with at most four decimals, such as 20 or 12.5",
+}
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Most items in this page")]
 Cursor = Annotated[
     str, Query(max_length=CURSOR_MAX, description="`next_cursor` of the page before; empty: first")

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway.core.errors import RefusedError, Retry, StoreAwayError, StoreError
+from gateway.north.http.forms import EXPECTED
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
@@ -244,11 +245,17 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
     places = tuple(
         ProblemPlace(
             place=_printable(".".join(str(part) for part in item["loc"])),
-            message=_printable(str(item["msg"])),
+            message=_printable(EXPECTED.get(_pattern_of(item), str(item["msg"]))),
         )
         for item in error.errors()[:MAX_ERRORS]
     )
     return problem_response("VALIDATION", "the request is not well-formed", errors=places)
+
+
+def _pattern_of(item: Mapping[str, object]) -> str:
+    """The expression that a text should have matched; empty for any other problem."""
+    context = item.get("ctx")
+    return str(context.get("pattern", "")) if isinstance(context, Mapping) else ""
 
 
 async def _on_http(_request: Request, error: Exception) -> Response:
