@@ -27,6 +27,7 @@ from gateway.core.requests import (
     Request,
     ReverseTransaction,
     Role,
+    ServeNotice,
     Transfer,
     WriteOff,
 )
@@ -255,3 +256,20 @@ async def test_a_crash_right_after_a_move_out_blocks_no_new_tenant(
     point = site.engine.points[0]
     assert point.account_id == "next"
     assert not point.supply.reasons
+
+
+async def test_emergency_credit_bears_nothing_in_credit_mode(site: ControlSite) -> None:
+    """A customer who is billed from now on owes what is used: it can be noticed and paid."""
+    await begin(site, 5 * PRICE_NANO)
+    await site.do(ConfigureAccount("flat-1", LOAN))
+    await site.do(InvokeEmergency("flat-1"))
+    await use(site, 7)
+    await site.books.post([0])
+    assert balance(site, "emergency:flat-1") == -2 * PRICE_NANO
+    billed = json.dumps({**json.loads(LOAN), "payment_mode": "credit"})
+    assert await ask(site, ConfigureAccount("flat-1", billed), "billed") == "executed"
+    await use(site, 3)
+    await site.books.post([0])
+    assert balance(site, "wallet:flat-1") == -3 * PRICE_NANO
+    assert balance(site, "emergency:flat-1") == -2 * PRICE_NANO
+    assert await ask(site, ServeNotice("flat-1", 3 * PRICE_NANO), "notice") == "executed"
