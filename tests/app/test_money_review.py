@@ -25,6 +25,7 @@ from gateway.core.requests import (
     PublishTariff,
     Recharge,
     Request,
+    RestoreAll,
     ReverseTransaction,
     Role,
     ServeNotice,
@@ -273,3 +274,19 @@ async def test_emergency_credit_bears_nothing_in_credit_mode(site: ControlSite) 
     assert balance(site, "wallet:flat-1") == -3 * PRICE_NANO
     assert balance(site, "emergency:flat-1") == -2 * PRICE_NANO
     assert await ask(site, ServeNotice("flat-1", 3 * PRICE_NANO), "notice") == "executed"
+
+
+async def test_a_restoration_outlives_a_crash_right_after_it(site: ControlSite) -> None:
+    """Two managers bring the site back: nobody is asked for a confirmation after a crash."""
+    site.engine.gate.chain_verified = True
+    await begin(site, 2 * PRICE_NANO)
+    await use(site, 3)
+    site.clock.pass_s(3)
+    site.read(1_003, closed=False)
+    await site.sweeper.sweep()
+    assert site.engine.points[0].supply.reconnection_pending
+    until_utc_ms = site.clock.utc_ms() + 3_600_000
+    await site.do(RestoreAll(until_utc_ms, "x"), actor="berta")
+    await site.do(RestoreAll(until_utc_ms, "x"), actor="carla")
+    site.restart()
+    assert site.engine.governor.restoring == {0}
