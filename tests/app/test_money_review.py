@@ -290,3 +290,17 @@ async def test_a_restoration_outlives_a_crash_right_after_it(site: ControlSite) 
     await site.do(RestoreAll(until_utc_ms, "x"), actor="carla")
     site.restart()
     assert site.engine.governor.restoring == {0}
+
+
+async def test_a_clock_that_starts_in_1970_gives_no_notice_back(site: ControlSite) -> None:
+    """A notice that had run out before a restart has run out after it, whatever the clock says."""
+    await begin(site, NANO)
+    terms = '{"payment_mode": "credit", "notice_days": 1}'
+    assert await ask(site, ConfigureAccount("flat-1", terms), "terms") == "executed"
+    await use(site, 200, seconds=600)
+    assert await ask(site, ServeNotice("flat-1", NANO // 2), "notice") == "executed"
+    await use(site, 1, seconds=2 * DAY_S)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+    site.clock.wall_ms = 1_000
+    site.restart(boot="boot-2")
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
