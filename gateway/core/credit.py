@@ -168,8 +168,8 @@ class CreditBook:
 
     @property
     def emergency_left_nano(self) -> int:
-        """What invoked emergency credit still gives."""
-        if not self.is_invoked:
+        """What invoked emergency credit still gives; nothing in credit mode."""
+        if not self.is_invoked or self.terms.payment_mode is PaymentMode.CREDIT:
             return 0
         return max(0, self.terms.emergency_limit_nano - self.emergency_used_nano)
 

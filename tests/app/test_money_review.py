@@ -25,8 +25,10 @@ from gateway.core.requests import (
     PublishTariff,
     Recharge,
     Request,
+    RestoreAll,
     ReverseTransaction,
     Role,
+    ServeNotice,
     Transfer,
     WriteOff,
 )
@@ -255,3 +257,50 @@ async def test_a_crash_right_after_a_move_out_blocks_no_new_tenant(
     point = site.engine.points[0]
     assert point.account_id == "next"
     assert not point.supply.reasons
+
+
+async def test_emergency_credit_bears_nothing_in_credit_mode(site: ControlSite) -> None:
+    """A customer who is billed from now on owes what is used: it can be noticed and paid."""
+    await begin(site, 5 * PRICE_NANO)
+    await site.do(ConfigureAccount("flat-1", LOAN))
+    await site.do(InvokeEmergency("flat-1"))
+    await use(site, 7)
+    await site.books.post([0])
+    assert balance(site, "emergency:flat-1") == -2 * PRICE_NANO
+    billed = json.dumps({**json.loads(LOAN), "payment_mode": "credit"})
+    assert await ask(site, ConfigureAccount("flat-1", billed), "billed") == "executed"
+    await use(site, 3)
+    await site.books.post([0])
+    assert balance(site, "wallet:flat-1") == -3 * PRICE_NANO
+    assert balance(site, "emergency:flat-1") == -2 * PRICE_NANO
+    assert await ask(site, ServeNotice("flat-1", 3 * PRICE_NANO), "notice") == "executed"
+
+
+async def test_a_restoration_outlives_a_crash_right_after_it(site: ControlSite) -> None:
+    """Two managers bring the site back: nobody is asked for a confirmation after a crash."""
+    site.engine.gate.chain_verified = True
+    await begin(site, 2 * PRICE_NANO)
+    await use(site, 3)
+    site.clock.pass_s(3)
+    site.read(1_003, closed=False)
+    await site.sweeper.sweep()
+    assert site.engine.points[0].supply.reconnection_pending
+    until_utc_ms = site.clock.utc_ms() + 3_600_000
+    await site.do(RestoreAll(until_utc_ms, "x"), actor="berta")
+    await site.do(RestoreAll(until_utc_ms, "x"), actor="carla")
+    site.restart()
+    assert site.engine.governor.restoring == {0}
+
+
+async def test_a_clock_that_starts_in_1970_gives_no_notice_back(site: ControlSite) -> None:
+    """A notice that had run out before a restart has run out after it, whatever the clock says."""
+    await begin(site, NANO)
+    terms = '{"payment_mode": "credit", "notice_days": 1}'
+    assert await ask(site, ConfigureAccount("flat-1", terms), "terms") == "executed"
+    await use(site, 200, seconds=600)
+    assert await ask(site, ServeNotice("flat-1", NANO // 2), "notice") == "executed"
+    await use(site, 1, seconds=2 * DAY_S)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+    site.clock.wall_ms = 1_000
+    site.restart(boot="boot-2")
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}

@@ -156,16 +156,17 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
             point.supply.unblock(Reason.CREDIT)
         point.supply.enforced = is_enforced(connection, point.account_id, name)
         points.append(point)
+    last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     for account in accounts.values():
-        # The recharge was committed, the end of its effect perhaps not.
-        account.credited(now.utc_ms)
+        # The recharge was committed, the end of its effect perhaps not. A notice that had run out
+        # has done so also where the clock starts in the past.
+        account.credited(max(now.utc_ms, last_utc_ms))
     by_meter = {meter.meter_id: index for index, meter in enumerate(config.meters)}
     tracks = {
         by_meter[command.meter_id]: _track(by_meter[command.meter_id], command)
         for command in open_commands(connection)
         if command.meter_id in by_meter
     }
-    last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     return Restored(
         points=tuple(points),
         accounts=accounts,

@@ -329,7 +329,7 @@ class Governor:
         if ready and self.may_close(index, now_ns):
             supply.confirm(now_ns)
 
-    def _begin_restoration(self) -> int:
+    def begin_restoration(self) -> int:
         """Bring back what rules had cut; how many supplies wait for that."""
         self.restoring = {
             index
@@ -370,7 +370,7 @@ class Governor:
         """An override stands from now on."""
         self.overrides.add(override)
         restores = override.kind is OverrideKind.RESTORE_ALL
-        waiting = self._begin_restoration() if restores else 0
+        waiting = self.begin_restoration() if restores else 0
         self._events.event(
             "SITE_RESTORED" if restores else "OVERRIDE_SET",
             override.target or "site",

@@ -185,6 +185,7 @@ class LoadRequests:
             until_utc_ms=min(until_utc_ms, wanted.until_utc_ms),
         )
         governor.forget_restoration()
+        governor.begin_restoration()
         await self._let_stand(request, both, restored=True)
 
     # -- inside --------------------------------------------------------------------------------
@@ -216,8 +217,13 @@ class LoadRequests:
         self, request: Request, wanted: Override, *, restored: bool | None = None
     ) -> None:
         kept: list[Override] = []
+        # Which supplies a restoration brings back is on file with it.
+        facts = self._sweeper.site_facts()
+        sweeping = self._desk.books.sweeping((), facts) if restored else None
 
         def effect(connection: Connection) -> dict[str, object]:
+            if sweeping is not None:
+                sweeping(connection)
             kept.append(put_override(connection, wanted, request.key))
             result: dict[str, object] = {"override": kept[-1].number}
             return result if restored is None else {**result, "restored": restored}
