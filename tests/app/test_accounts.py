@@ -191,6 +191,24 @@ async def test_emergency_credit_brings_a_disabled_supply_back(site: ControlSite)
     assert not point.supply.reasons
 
 
+async def test_emergency_credit_that_invokes_itself_brings_every_point_back(
+    site: ControlSite,
+) -> None:
+    """Agreed after a cut and taken up by the reading of another point: CREDIT stands nowhere."""
+    await begin(site, 2 * PRICE_NANO)
+    await use(site, 2)
+    cut = site.engine.points[0]
+    assert cut.supply.reasons == {Reason.CREDIT}
+    loan = '{"emergency": {"limit": "5", "threshold": "1", "automatic": true}}'
+    await site.do(ConfigureAccount("flat-1", loan))
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    await site.do(CommissionPoint("flat-2"))
+    await use(site, 1, index=1)
+    assert cut.available_nano > 0
+    assert not cut.supply.reasons
+    assert_proved(site)
+
+
 async def test_a_payment_debt_is_paid_by_recharges_and_comes_back_with_a_reversal(
     site: ControlSite,
 ) -> None:
