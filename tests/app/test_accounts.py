@@ -27,6 +27,7 @@ from gateway.core.requests import (
 from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
 from gateway.store.ledger import ledger_head, read_balance, read_transaction
+from gateway.store.registry import read_account
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
 
 NANO = 10**9
@@ -131,6 +132,22 @@ async def test_a_point_is_given_up_and_the_last_one_stays(site: ControlSite) -> 
     assert await ask(site, OpenAccount("b", "flat-2", "home"), "next") == "executed"
     site.restart()
     assert site.engine.points[1].account_id == "b"
+    assert_proved(site)
+
+
+async def test_the_first_point_of_an_account_is_free_once_it_is_given_up(
+    site: ControlSite,
+) -> None:
+    """The account goes on at its other point; somebody else may move in where it began."""
+    await begin(site, RICH)
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    assert await ask(site, RemovePoint("flat-1"), "gone") == "executed"
+    record = read_account(site.file.connection, "flat-1")
+    assert record is not None
+    assert record.service_point_id == "flat-2"
+    assert await ask(site, OpenAccount("next", "flat-1", "home"), "next") == "executed"
+    site.restart()
+    assert [point.account_id for point in site.engine.points] == ["next", "flat-1"]
     assert_proved(site)
 
 
