@@ -113,6 +113,8 @@ class Account:
             return int(not self.credit.is_exhausted(running_nano, utc_ms))
         if self.credit.invokes_itself(running_nano):
             self.credit.is_invoked = True
+            # A point that was cut before the loan was agreed has credit again too.
+            self.credited(utc_ms)
         return self.credit.available_nano(running_nano)
 
     def is_cut_at_zero(self, utc_ms: int) -> bool:

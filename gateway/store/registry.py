@@ -154,6 +154,7 @@ def update_account(
     status: AccountStatus | None = None,
     payment_mode: PaymentMode | None = None,
     disablement_threshold_nano: int | None = None,
+    service_point_id: str | None = None,
 ) -> None:
     """Change what is given (closing has a function of its own).
 
@@ -163,13 +164,15 @@ def update_account(
     connection.execute(
         "UPDATE account SET name = coalesce(?, name), status = coalesce(?, status), "
         "payment_mode = coalesce(?, payment_mode), "
-        "disablement_threshold_nano = coalesce(?, disablement_threshold_nano) "
+        "disablement_threshold_nano = coalesce(?, disablement_threshold_nano), "
+        "service_point_id = coalesce(?, service_point_id) "
         "WHERE account_id = ?",
         (
             name,
             None if status is None else status.value,
             None if payment_mode is None else payment_mode.value,
             disablement_threshold_nano,
+            service_point_id,
             account_id,
         ),
     )

@@ -27,6 +27,7 @@ from gateway.core.requests import (
 from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
 from gateway.store.ledger import ledger_head, read_balance, read_transaction
+from gateway.store.registry import read_account
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
 
 NANO = 10**9
@@ -150,6 +151,22 @@ async def test_a_point_comes_back_to_the_account_that_gave_it_up(site: ControlSi
     assert_proved(site)
 
 
+async def test_the_first_point_of_an_account_is_free_once_it_is_given_up(
+    site: ControlSite,
+) -> None:
+    """The account goes on at its other point; somebody else may move in where it began."""
+    await begin(site, RICH)
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    assert await ask(site, RemovePoint("flat-1"), "gone") == "executed"
+    record = read_account(site.file.connection, "flat-1")
+    assert record is not None
+    assert record.service_point_id == "flat-2"
+    assert await ask(site, OpenAccount("next", "flat-1", "home"), "next") == "executed"
+    site.restart()
+    assert [point.account_id for point in site.engine.points] == ["next", "flat-1"]
+    assert_proved(site)
+
+
 async def test_a_tariff_is_changed_in_the_instant_of_a_posting(site: ControlSite) -> None:
     """Every Wh has the price of its time, and the registers join without a hole."""
     await begin(site, RICH)
@@ -205,6 +222,24 @@ async def test_emergency_credit_brings_a_disabled_supply_back(site: ControlSite)
     assert point.supply.reasons == {Reason.CREDIT}
     assert await ask(site, InvokeEmergency("flat-1")) == "executed"
     assert not point.supply.reasons
+
+
+async def test_emergency_credit_that_invokes_itself_brings_every_point_back(
+    site: ControlSite,
+) -> None:
+    """Agreed after a cut and taken up by the reading of another point: CREDIT stands nowhere."""
+    await begin(site, 2 * PRICE_NANO)
+    await use(site, 2)
+    cut = site.engine.points[0]
+    assert cut.supply.reasons == {Reason.CREDIT}
+    loan = '{"emergency": {"limit": "5", "threshold": "1", "automatic": true}}'
+    await site.do(ConfigureAccount("flat-1", loan))
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    await site.do(CommissionPoint("flat-2"))
+    await use(site, 1, index=1)
+    assert cut.available_nano > 0
+    assert not cut.supply.reasons
+    assert_proved(site)
 
 
 async def test_a_payment_debt_is_paid_by_recharges_and_comes_back_with_a_reversal(

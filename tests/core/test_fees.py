@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import cast
 
 import pytest
 
@@ -87,7 +88,8 @@ def test_b10_a_daily_fee_is_split_to_the_nano_and_whole_in_the_month() -> None:
 def test_b12_a_minimum_charge_tops_up_and_is_taxed() -> None:
     """What is missing is charged when the month is over, and the tax is on the whole."""
     given, expect = part("B12", "given"), part("B12", "expect")
-    taxes = [{"name": "VAT", "rate_percent": "18", "on": listed("B12", "given", "taxable")}]
+    percent = str(int(given["tax_bp"]) // 100)
+    taxes = [{"name": "VAT", "rate_percent": percent, "on": listed("B12", "given", "taxable")}]
     pricer = opened(tariff(minimum={"amount": given["minimum"]}, taxes=taxes))
     use(pricer, 60_000, "2026-02-20")
     assert format_amount(60 * UNIT, INR) + ".00" == given["charged_in_period"]
@@ -101,15 +103,18 @@ def test_b12_a_minimum_charge_tops_up_and_is_taxed() -> None:
 
 def test_b17_a_currency_without_minor_units_at_scale_six() -> None:
     """Pounds by the ampere and by the kWh, in integers of six decimals."""
-    expect = part("B17", "expect")
-    pounds = Currency("LBP", money_scale=6, minor_digits=0)
-    fixed = {"amount": "385000", "collect": "month_start"}
-    small = priced(pounds, 1, {"grid": {"price": "28355"}, "fixed": fixed})
+    given, expect = part("B17", "given"), part("B17", "expect")
+    fees = cast("Mapping[str, str]", given["subscription"])
+    pounds = Currency(given["currency"], money_scale=6, minor_digits=int(given["iso_exponent"]))
+    fixed = {"amount": fees["5A"], "collect": "month_start"}
+    small = priced(pounds, 1, {"grid": {"price": given["rate_kwh"]}, "fixed": fixed})
     pricer = opened(small)
-    assert pricer.running_nano() == parse_amount("385000", pounds)
+    assert pricer.running_nano() == parse_amount(fees["5A"], pounds)
     use(pricer, 120_000, "2026-02-10")
     assert format_amount(pricer.running_nano(), pounds) == expect["total_5A"]
-    large = priced(pounds, 1, {"fixed": {"amount": str(685_000 + 300_000)}})
+    large = priced(
+        pounds, 1, {"fixed": {"amount": str(int(fees["10A"]) + int(fees["each_extra_5A"]))}}
+    )
     assert format_amount(large.fixed_fee_nano, pounds) == expect["fixed_15A"]
 
 

@@ -1,6 +1,7 @@
 """Double entry and the hash chain."""
 
 import pytest
+import yaml
 
 from gateway.core.ledger import (
     GENESIS,
@@ -16,6 +17,7 @@ from gateway.core.ledger import (
     transaction_body,
     wallet,
 )
+from tests.core.test_prepaid_cases import CASES_FILE
 
 
 def recharge(amount_nano: int) -> Transaction:
@@ -31,20 +33,16 @@ def recharge(amount_nano: int) -> Transaction:
 
 def test_chain_of_the_worked_example() -> None:
     """A01: SHA-256 over the previous hash's bytes and the canonical JSON of the entry."""
-    entries: list[dict[str, object]] = [
-        {"seq": 1, "type": "RECHARGE", "account": "A1", "amount_nano": 500000000000, "key": "A"},
-        {"seq": 2, "type": "ENERGY", "account": "A1", "amount_nano": -8000000, "wh": 1},
-        {"seq": 3, "type": "REVERSAL", "account": "A1", "amount_nano": -500000000000, "ref": 1},
-    ]
-    expected = [
-        "5228c0223579e1a5eb9f2783b8f0a37d8f0c2e2ca367f5eacf152607c29a7706",
-        "f889ee608ae5cceac222e8ae0c61828c7912e1b40373e41e13bdbe928c2cb0e7",
-        "4923a08d6a7d61c9610f2b2b4d5b327eaddfcd5f048947b107d5c12bd3c698fa",
-    ]
+    document = yaml.safe_load(CASES_FILE.read_text(encoding="utf-8"))
+    case = next(case for case in document["cases"] if case["id"] == "A01")
     previous = GENESIS
-    for entry, hexadecimal in zip(entries, expected, strict=True):
+    assert previous.hex() == case["given"]["genesis"]
+    hashes = []
+    for entry in case["given"]["entries"]:
         previous = chain_hash(previous, entry)
-        assert previous.hex() == hexadecimal
+        hashes.append(previous.hex())
+    assert hashes == case["expect"]["hashes"]
+    assert len(hashes) == 3
 
 
 def test_unbalanced_transaction_cannot_exist() -> None:

@@ -157,7 +157,8 @@ def test_b03_blocks_leave_no_hole_between_kilowatt_hours(index: int) -> None:
 def test_b04_any_partition_of_postings_gives_the_same_sums(step: int) -> None:
     """Energy and tax telescope, whatever the steps in which they are posted."""
     given, expect = part("B04", "given"), part("B04", "expect")
-    pricer = fresh(tariff({"blocks": blocks("B04")}, tax_bp=given["tax_bp"]))
+    taxable = listed("B04", "given", "taxable")
+    pricer = fresh(tariff({"blocks": blocks("B04")}, tax_bp=given["tax_bp"], taxable=taxable))
     left_wh = int(given["energy_wh"])
     sums: dict[str, int] = {}
     while left_wh:
@@ -369,6 +370,7 @@ def test_r06_an_impossible_jump_is_held_until_a_person_releases_it() -> None:
     assert verdicts[0].events == (expect["alarm"],)
     assert verdicts[1].events == ()
     assert guard.held_wh == (int(expect["quarantined_wh"]),)
+    assert bool(guard.held) is (expect["latched_until_released"] == "true")
     assert not verdicts[0].settles
 
 

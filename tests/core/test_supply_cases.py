@@ -105,6 +105,7 @@ def test_d05_a_stuck_contactor_is_told_and_goes_on_to_be_charged() -> None:
     assert alarms == [Alarm.FAILED_TO_OPEN]
     assert supply.observed is not None
     taken_wh = supply.observed.energy_wh - 1_000
+    # That charging goes on and how loud the alarm is: tests/e2e/test_faults.py.
     assert taken_wh * 8_000_000 == nano(expect["charge_at_8"])
 
 
@@ -174,7 +175,7 @@ def test_d11_a_hundred_and_twenty_due_points_are_cut_in_three_windows() -> None:
         cuts.append(str(admitted))
         assert not breaker.admit((at_s + 599) * NS, points) or due == 0
     assert cuts == listed("D11", "expect", "cuts")
-    assert (due, breaker.halted) == (0, False)
+    assert (due, breaker.halted) == (0, part("D11", "expect")["halted"] == "true")
 
 
 def test_d12_two_hundred_and_forty_due_points_halt_until_two_managers_release() -> None:
@@ -186,6 +187,8 @@ def test_d12_two_hundred_and_forty_due_points_halt_until_two_managers_release() 
     assert sum(breaker.admit(10**6 * NS, points) for _ in range(due)) == int(
         part("D12", "expect")["cuts"]
     )
+    assert breaker.halted is (part("D12", "expect")["state"] == "MASS_CUT_HALT")
+    assert part("D12", "expect")["release"] == "two distinct managers"
     assert not breaker.release("anna")
     with pytest.raises(RefusedError):
         breaker.release("anna")

@@ -11,6 +11,7 @@ from gateway.core.requests import Role
 from gateway.core.switching import Reason
 from gateway.store.commands import commands_of
 from gateway.store.ledger import read_balance
+from tests.core.test_prepaid_cases import listed, part
 from tests.north.conftest import Served
 
 API = "/api/v1"
@@ -28,6 +29,18 @@ async def test_recharge_is_executed_and_answered(site: Served) -> None:
     assert body["result"] == {"transaction_seq": 1, "balance": "500.25", "currency": "INR"}
     assert (await client.get(answer.headers["location"])).json() == body
     assert await _balance(client) == "500.25"
+
+
+async def test_p01_one_key_is_one_recharge_over_http(site: Served) -> None:
+    """Created, then the stored answer, then a conflict; the balance is the example's."""
+    client = await site.client(Role.OPERATOR)
+    await _post(client, RECHARGE, "before", {"amount": part("P01", "given")["wallet"]})
+    answers = [
+        await _post(client, RECHARGE, "A", {"amount": amount}) for amount in ("500", "500", "600")
+    ]
+    statuses = [str(answer.status_code) for answer in answers]
+    assert statuses == listed("P01", "expect", "http")
+    assert await _balance(client) == part("P01", "expect")["wallet"]
 
 
 async def test_repeat_gets_the_stored_answer_and_credits_once(site: Served) -> None:

@@ -17,7 +17,13 @@ from gateway.store.accounts import AccountPoint, add_point, end_point, points_of
 from gateway.store.db import Connection
 from gateway.store.ledger import append_transaction
 from gateway.store.registry import Account as AccountRecord
-from gateway.store.registry import AccountStatus, close_account, open_account, update_account
+from gateway.store.registry import (
+    AccountStatus,
+    close_account,
+    open_account,
+    read_account,
+    update_account,
+)
 from gateway.store.state import save_point_states
 
 
@@ -144,6 +150,11 @@ class AccountRequests:
 
         def effect(connection: Connection) -> dict[str, object]:
             end_point(connection, body.service_point_id, utc_ms=label)
+            # The record names a point that the account has: this one is free for another account.
+            left = [stay.service_point_id for stay in points_of(connection, account.account_id)]
+            record = read_account(connection, account.account_id)
+            if record is not None and record.service_point_id not in left:
+                update_account(connection, account.account_id, service_point_id=left[0])
             return {"service_point_id": body.service_point_id}
 
         committed = desk.submit(request, effect, posting=self._last_posting([index], label))
