@@ -24,6 +24,7 @@ from gateway.store.commands import (
     read_command,
 )
 from gateway.store.db import Connection
+from gateway.store.drafts import TariffDraft, open_drafts
 from gateway.store.ledger import (
     AccountTransaction,
     read_balances,
@@ -219,6 +220,10 @@ class Records:
     async def tariff_versions(self, tariff_id: str) -> list[TariffVersion]:
         """All versions of a tariff, oldest first; empty when there is none."""
         return await self._ledger.read(lambda connection: read_tariff(connection, tariff_id))
+
+    async def tariff_drafts(self) -> Sequence[TariffDraft]:
+        """Tariffs that wait for a second person, oldest first."""
+        return await self._ledger.read(open_drafts)
 
     async def watch_states(self, *kinds: WatchKind) -> list[WatchState]:
         """What is watched, of these kinds."""

@@ -1,13 +1,12 @@
 """`account statement`, `explain` and `receipt`: documents as tables with units."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 from urllib.parse import quote
 
 import typer
 
+from gateway.app.cli.civil import Civil
 from gateway.app.cli.local import local_client
 from gateway.app.cli.output import (
     EXIT_FAILED,
@@ -47,7 +46,7 @@ def statement(
     as_json: JsonOption = False,
 ) -> None:
     """Show a month's statement: where the balance came from."""
-    civil = _Civil(config)
+    civil = Civil(config)
     with local_client(config) as north:
         label = month or civil.month_now()
         bill = north.call("GET", f"/accounts/{_part(account)}/bills/{_part(label)}")
@@ -83,7 +82,7 @@ def explain(
     """
     if transaction is not None and month is not None:
         raise typer.BadParameter("name a month or a transaction, not both")
-    civil = _Civil(config)
+    civil = Civil(config)
     with local_client(config) as north:
         if transaction is None:
             items = list(_month(north, account, month or civil.month_now()))
@@ -121,7 +120,7 @@ def receipt(
         *((f"to {e['ledger_account']}", e["amount"]) for e in _items(found, "went_to")),
         ("balance before", found["balance_before"]),
         ("balance after", found["balance_after"]),
-        ("at", _Civil(config).time(found["at"])),
+        ("at", Civil(config).time(found["at"])),
         ("provider", found["provider"]),
         ("reference", found["reference"]),
         ("key", found["request_key"]),
@@ -133,31 +132,6 @@ def receipt(
 
 
 # -- asking ----------------------------------------------------------------------------------
-
-
-class _Civil:
-    """The site's own time: what people read, and which month runs."""
-
-    def __init__(self, config: Path) -> None:
-        from gateway.app.config import load_config
-        from gateway.core.civil import zone_of
-
-        self._zone = zone_of(load_config(config).site.timezone)
-
-    def month_now(self) -> str:
-        """The month that runs, by the clock that all processes share."""
-        from gateway.app.cli.serve import clock_of_environment
-        from gateway.core.civil import month_period
-
-        return month_period(self._zone, clock_of_environment().utc_ms()).label
-
-    def time(self, moment: object) -> str:
-        """Local date and time of an RFC 3339 moment, to the second."""
-        return f"{datetime.fromisoformat(str(moment)).astimezone(self._zone):%Y-%m-%d %H:%M:%S}"
-
-    def date(self, moment: object) -> str:
-        """Its local date."""
-        return self.time(moment)[:10]
 
 
 def _month(north: "LocalClient", account: str, label: str) -> Iterator[Item]:
@@ -179,7 +153,7 @@ def _part(text: str) -> str:
 # -- showing ---------------------------------------------------------------------------------
 
 
-def _title(bill: Item, civil: _Civil) -> str:
+def _title(bill: Item, civil: Civil) -> str:
     period = cast("Item", bill["period"])
     name = f", {bill['name']}" if bill["name"] else ""
     state = {
@@ -190,7 +164,7 @@ def _title(bill: Item, civil: _Civil) -> str:
     return f"Statement {period['label']} of account {bill['account_id']}{name} ({state})"
 
 
-def _rows(bill: Item, civil: _Civil) -> Iterator[tuple[object, ...]]:
+def _rows(bill: Item, civil: Civil) -> Iterator[tuple[object, ...]]:
     """The statement from opening to closing, as shown; the amounts foot."""
     label = cast("Item", bill["period"])["label"]
     yield ("opening balance", "", "", bill["opening_shown"])
@@ -209,7 +183,7 @@ def _rows(bill: Item, civil: _Civil) -> Iterator[tuple[object, ...]]:
     yield ("closing balance", _kwh(bill["energy_wh"]), "", bill["closing_shown"])
 
 
-def _money_text(line: Item, civil: _Civil) -> str:
+def _money_text(line: Item, civil: Civil) -> str:
     what = f"{line['kind']} {line['transaction']}, {civil.date(line['at'])}"
     source = " ".join(str(line[name]) for name in ("provider", "reference") if line[name])
     if source:
@@ -248,7 +222,7 @@ def _late(line: Item, label: object) -> str:
     return "" if line["period"] == label else f"{line['period']}: "
 
 
-def _show_registers(bill: Item, civil: _Civil) -> None:
+def _show_registers(bill: Item, civil: Civil) -> None:
     rows: list[tuple[object, ...]] = []
     for meter in _items(bill, "meters"):
         registers = (meter["opening_wh"], meter["closing_wh"], meter["advance_wh"])
@@ -270,7 +244,7 @@ def _show_registers(bill: Item, civil: _Civil) -> None:
         )
 
 
-def _show_explained(item: Item, civil: _Civil) -> None:
+def _show_explained(item: Item, civil: Civil) -> None:
     typer.echo(_heading(item, civil))
     for entry in _items(item, "entries"):
         typer.echo(f"    {_entry_text(item, entry)}")
@@ -295,7 +269,7 @@ def _show_explained(item: Item, civil: _Civil) -> None:
         typer.echo(f"    DOES NOT ADD UP: {problem}")
 
 
-def _heading(item: Item, civil: _Civil) -> str:
+def _heading(item: Item, civil: Civil) -> str:
     text = f"{item['transaction']} {item['kind']}, {civil.time(item['at'])}"
     if item["reverses"] is not None:
         text += f", reverses {item['reverses']}"

@@ -1,12 +1,12 @@
-"""`tariff`: write one from a preset, check a document and publish it."""
+"""`tariff`: write one from a preset, check a document, publish it; be the second person."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client
+from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Tariff document (YAML).")]
@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Tariffs.", no_args_is_help=True)
     group.command()(check)
     group.command()(publish)
+    group.command()(drafts)
+    group.command()(decide)
     group.command()(presets)
     group.command()(new)
     app.add_typer(group, name="tariff")
@@ -52,14 +54,71 @@ def check(file: FileArgument, config: ConfigOption, as_json: JsonOption = False)
 def publish(
     file: FileArgument, config: ConfigOption, key: KeyOption = None, as_json: JsonOption = False
 ) -> None:
-    """Publish a tariff document as the next, immutable version."""
+    """Publish a tariff document as the next, immutable version.
+
+    Where its price rises by more than half it becomes a draft, and another manager decides.
+    """
     document = read_tariff_file(file)
     with local_client(config) as north:
-        answer: Any = north.call("POST", "/tariffs", document, key_or_new(key))
+        answer = north.call("POST", "/tariffs", document, key_or_new(key))
+    done = f"published {document.get('id')}"
+    if not is_pending(answer):
+        result = cast("dict[str, object]", answer["result"])
+        if "draft" in result:
+            done = (
+                f"NOT in force: {result['rise']}.\n"
+                f"Kept as draft {result['draft']}. Another manager decides: prepaid-gateway tariff "
+                f"decide {result['draft']} --approve (or --refuse) --reason WHY -c {config}"
+            )
+    tell(answer, done, as_json=as_json)
+
+
+def drafts(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show the tariffs that are not in force because a second manager has to decide."""
+    from gateway.app.cli.civil import Civil
+
+    with local_client(config) as north:
+        items = list(pages(north, "/tariff-drafts"))
     if as_json:
-        show_json(answer)
-    else:
-        typer.echo(f"published {document.get('id')}")
+        show_json({"items": items})
+        return
+    civil = Civil(config)
+    show_table(
+        f"Drafts that wait for a second manager, times in {civil.timezone}",
+        ("draft", "tariff", "what rises most", "from", "drafted", "by"),
+        [
+            (
+                item["number"],
+                item["tariff_id"],
+                item["rise"],
+                cast("dict[str, object]", item["document"])["effective_from"],
+                civil.time(item["drafted_at"]),
+                item["drafted_by"],
+            )
+            for item in items
+        ],
+    )
+
+
+def decide(
+    draft: Annotated[int, typer.Argument(metavar="N", help="As `tariff drafts` shows it.")],
+    config: ConfigOption,
+    accept: Annotated[
+        bool, typer.Option("--approve/--refuse", help="Publish it, or let it never be in force.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Be the second manager: publish a drafted tariff, or refuse it."""
+    body = {"accept": accept, "reason": reason}
+    with local_client(config) as north:
+        answer = north.call("POST", f"/tariff-drafts/{draft}/decision", body, key_or_new(key))
+    done = f"draft {draft} is refused: its tariff never comes into force"
+    if accept and not is_pending(answer):
+        result = cast("dict[str, object]", answer["result"])
+        done = f"published {result['tariff_id']}, version {result['version']}"
+    tell(answer, done, as_json=as_json)
 
 
 def presets(as_json: JsonOption = False) -> None:
