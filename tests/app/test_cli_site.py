@@ -18,6 +18,7 @@ from gateway.core.reading import Quality
 from gateway.core.requests import ReplaceMeter
 from gateway.core.switching import ControlState, Fault, Reason
 from gateway.north.context import Listen, NorthSettings
+from gateway.store.forecasts import AccountForecast, save_forecast
 from tests.north.conftest import Served, serving
 from tests.north.small_site import Executor
 from tests.south.south_peers import Peer, float32, uint32
@@ -400,3 +401,35 @@ async def test_the_voucher_key_is_exchanged(desk: Desk, config: Path) -> None:
     assert after.former == (before.current,)
     assert after.mark in done.out
     assert after.current.hex() not in done.out
+
+
+@pytest.mark.parametrize(
+    ("tenths", "age_ms", "told"),
+    [
+        (34, 0, "3.4 days, confidence fair"),
+        (34, 7_200_000, "3.4 days, confidence fair, STALE: as of "),
+        (None, 0, "unknown yet"),
+        (600, 0, "60.0 days or more, confidence fair"),
+    ],
+)
+async def test_how_long_the_credit_lasts(
+    desk: Desk, tenths: int | None, age_ms: int, told: str
+) -> None:
+    """`account show` has days, and instants in the site's time with its zone; or that none is."""
+    utc_ms = desk.site.context.clock.utc_ms() - age_ms
+    # 2027-01-15T13:30:00 in Kolkata.
+    end_ms = 1_800_000_000_000 if tenths == 34 else None
+    kept = AccountForecast(
+        "flat-1", utc_ms, tenths, end_ms, end_ms, end_ms, "fair", beyond_horizon=tenths == 600
+    )
+    empty = await desk.run("account", "show", "flat-1")
+    assert "unknown yet" in empty.out
+    desk.executor.ledger.write(lambda connection: save_forecast(connection, kept))
+    shown = await desk.run("account", "show", "flat-1")
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    (line,) = [line for line in lines if line.startswith("credit lasts")]
+    assert line.startswith(f"credit lasts {told}")
+    instants = [line for line in lines if line.startswith(("top up by", "cut expected"))]
+    moment = "2027-01-15 13:30:00 Asia/Kolkata"
+    wanted = [f"top up by {moment}", f"cut expected {moment}"] if tenths == 34 else []
+    assert instants == wanted

@@ -5,6 +5,7 @@ from typing import Annotated, cast
 import typer
 
 from gateway.app.cli import account_import, bills, credit
+from gateway.app.cli.civil import Civil
 from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -59,7 +60,7 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
     if as_json:
         show_json({**found, "transactions": transactions})
         return
-    supply = _supply(found)
+    supply, civil = _supply(found), Civil(config)
     facts = [(key, found[key]) for key in ("status", "balance", "available", "currency")]
     facts += [("supply", _shown(supply))]
     if supply.get("fault"):
@@ -71,6 +72,7 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
         (f"service point {point['service_point_id']}", f"tariff {point['tariff_id']}")
         for point in cast("list[dict[str, object]]", found["points"])
     ]
+    facts += _lasting(found, civil)
     facts += _owed(found)
     show_table(f"Account {account}", ("what", "value"), facts)
     show_table(
@@ -145,6 +147,24 @@ def confirm(
             key_or_new(key),
         )
     tell(answer, f"{account}: reconnection confirmed", as_json=as_json)
+
+
+def _lasting(found: dict[str, object], civil: Civil) -> list[tuple[str, object]]:
+    """How long the credit lasts and by when to top up; nothing where nobody is cut for credit."""
+    if found["closed_at"] is not None or found["payment_mode"] == "credit":
+        return []
+    forecast = cast("dict[str, object] | None", found["forecast"])
+    if forecast is None or forecast["days_left"] is None:
+        return [("credit lasts", "unknown yet")]
+    more = " or more" if forecast["beyond_horizon"] else ""
+    told = f"{forecast['days_left']} days{more}, confidence {forecast['confidence']}"
+    if forecast["stale"]:
+        told += f", STALE: as of {civil.time(forecast['at'])} {civil.timezone}"
+    facts: list[tuple[str, object]] = [("credit lasts", told)]
+    for name, key in (("top up by", "top_up_by"), ("cut expected", "cut_expected_at")):
+        if forecast[key] is not None:
+            facts.append((name, f"{civil.time(forecast[key])} {civil.timezone}"))
+    return facts
 
 
 def _owed(found: dict[str, object]) -> list[tuple[str, object]]:
