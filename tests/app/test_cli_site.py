@@ -433,3 +433,21 @@ async def test_how_long_the_credit_lasts(
     moment = "2027-01-15 13:30:00 Asia/Kolkata"
     wanted = [f"top up by {moment}", f"cut expected {moment}"] if tenths == 34 else []
     assert instants == wanted
+
+
+async def test_a_recharge_is_reversed_once(desk: Desk) -> None:
+    """`account reverse` names the reversal; a second one is refused, and needs a reason."""
+    await desk.run("account", "recharge", "flat-1", "5.00")
+    items = json.loads((await desk.run("account", "show", "flat-1", "--json")).out)["transactions"]
+    number = str(items[0]["id"])
+    silent = await desk.run("account", "reverse", number)
+    assert silent.status == 2
+    ended = await desk.run("account", "reverse", number, "--reason", "wrong flat")
+    assert (ended.status, ended.err) == (0, "")
+    found = json.loads((await desk.run("account", "show", "flat-1", "--json")).out)
+    reversal, original = found["transactions"][:2]
+    assert ended.out == f"transaction {number} is reversed by transaction {reversal['id']}\n"
+    assert (reversal["reverses"], original["reversed_by"]) == (int(number), reversal["id"])
+    assert found["balance"] == "0"
+    again = await desk.run("account", "reverse", number, "--reason", "again")
+    assert (again.status, again.out) == (1, "")

@@ -93,3 +93,20 @@ async def test_half_a_decision_is_none(desk: Desk, words: tuple[str, ...]) -> No
     ended = await desk.run(*words)
     assert (ended.status, ended.out) == (2, "")
     assert desk.executor.executed == 0
+
+
+async def test_published_versions_are_listed_and_shown(desk: Desk, tmp_path: Path) -> None:
+    """`tariff list` has the newest, `tariff show` any version with its prices."""
+    for price in ("8.00", "9.00"):
+        await publish(desk, tmp_path, price)
+    listed = (await desk.run("tariff", "list")).out
+    (row,) = [line.split() for line in listed.splitlines() if "villa" in line]
+    assert row[:2] == ["villa", "2"]
+    old = await desk.run("tariff", "show", "villa", "--version", "1")
+    assert (old.status, old.err) == (0, "")
+    assert old.out.startswith("villa, version 1 of 2, in force from ")
+    assert " 8" in old.out
+    newest = json.loads((await desk.run("tariff", "show", "villa", "--json")).out)
+    assert (newest["version"], newest["document"]["grid"]) == (2, {"price": "9.00"})
+    gone = await desk.run("tariff", "show", "villa", "--version", "3")
+    assert (gone.status, gone.err.partition(":")[0]) == (1, "TARIFF_UNKNOWN")

@@ -95,3 +95,24 @@ async def test_a_decision_without_a_clear_word_and_a_reason_is_none(
     answer = await decide(await site.client(Role.MANAGER), 1, "k-1", accept=accept, reason=reason)
     assert (answer.status_code, answer.json()["code"]) == (400, "VALIDATION")
     assert site.executor.executed == 0
+
+
+async def test_every_version_stays_readable(site: Served) -> None:
+    """An older version is shown as it was published; one that never was is 404."""
+    client = await site.client(Role.MANAGER)
+    await publish(client, "8.00", "k-1")
+    await publish(client, "9.00", "k-2")
+    auditor = await site.client(Role.AUDITOR)
+    shown = [
+        (await auditor.get(f"{API}/tariffs/villa{asked}")).json()
+        for asked in ("?version=1", "?version=2", "")
+    ]
+    assert [(one["version"], one["document"]["grid"]["price"]) for one in shown] == [
+        (1, "8.00"),
+        (2, "9.00"),
+        (2, "9.00"),
+    ]
+    assert {tuple(one["versions"]) for one in shown} == {(1, 2)}
+    gone = await auditor.get(f"{API}/tariffs/villa?version=3")
+    assert (gone.status_code, gone.json()["code"]) == (404, "TARIFF_UNKNOWN")
+    assert (await auditor.get(f"{API}/tariffs/villa?version=0")).status_code == 400

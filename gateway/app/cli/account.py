@@ -1,4 +1,4 @@
-"""`account`: open, show, recharge, confirm, import; see `bills.py` and `credit.py` for the rest."""
+"""`account`: open, show, recharge, reverse, confirm, import; the rest: `bills.py`, `credit.py`."""
 
 from typing import Annotated, cast
 
@@ -6,7 +6,7 @@ import typer
 
 from gateway.app.cli import account_import, bills, credit
 from gateway.app.cli.civil import Civil
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
+from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group.command()(show)
     group.command("open")(open_account)
     group.command()(recharge)
+    group.command()(reverse)
     group.command()(confirm)
     credit.add_to(group, app)
     group.command("import")(account_import.import_accounts)
@@ -126,6 +127,24 @@ def recharge(
     with local_client(config) as north:
         answer = north.call("POST", f"/accounts/{account}/recharges", body, key_or_new(key))
     tell(answer, f"{amount} credited to {account}", as_json=as_json)
+
+
+def reverse(
+    transaction: Annotated[int, typer.Argument(metavar="N", help="As `account show` numbers it.")],
+    config: ConfigOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Undo a recharge by a linked reversal; at most once, and never by deleting anything."""
+    with local_client(config) as north:
+        path = f"/transactions/{transaction}/reversal"
+        answer = north.call("POST", path, {"reason": reason}, key_or_new(key))
+    done = f"transaction {transaction} is reversed"
+    if not is_pending(answer):
+        number = cast("dict[str, object]", answer["result"])["transaction_seq"]
+        done += f" by transaction {number}"
+    tell(answer, done, as_json=as_json)
 
 
 def confirm(

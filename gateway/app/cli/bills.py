@@ -74,28 +74,34 @@ def explain(
     config: ConfigOption,
     transaction: TransactionOption = None,
     month: MonthOption = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="From the first transaction to the present balance.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Trace every amount of a month, or of one transaction, to registers and prices.
+    """Trace every amount of a month, of one transaction, or of all, to registers and prices.
 
     Exit 1 when something does not add up.
     """
-    if transaction is not None and month is not None:
-        raise typer.BadParameter("name a month or a transaction, not both")
+    if (transaction is not None) + (month is not None) + whole > 1:
+        raise typer.BadParameter("name one of --transaction, --month and --all")
     civil = Civil(config)
+    asked = f"period={_part(month or civil.month_now())}&"
+    if transaction is not None:
+        asked = f"transaction={transaction}&"
+    elif whole:
+        asked = ""
     with local_client(config) as north:
-        if transaction is None:
-            items = list(_month(north, account, month or civil.month_now()))
-        else:
-            path = f"/accounts/{_part(account)}/explanation?transaction={transaction}"
-            items = list(_items(north.call("GET", path), "items"))
+        items = list(_explained(north, account, asked))
     if as_json:
         show_json(items)
-    else:
+    elif items:
+        money = f"amounts in {civil.currency}"
+        typer.echo(f"Account {account}, {money}, times in {civil.timezone}")
         for item in items:
             _show_explained(item, civil)
-        if not items:
-            typer.echo("nothing was posted")
+    else:
+        typer.echo("nothing was posted")
     wrong = [item["transaction"] for item in items if not item["adds_up"]]
     if wrong:
         complain(f"these transactions do not add up: {', '.join(map(str, wrong))}")
@@ -134,9 +140,9 @@ def receipt(
 # -- asking ----------------------------------------------------------------------------------
 
 
-def _month(north: "LocalClient", account: str, label: str) -> Iterator[Item]:
-    """Everything that stands in the statement of a period, page by page."""
-    path = f"/accounts/{_part(account)}/explanation?period={_part(label)}&limit={PAGE}"
+def _explained(north: "LocalClient", account: str, asked: str) -> Iterator[Item]:
+    """What moved an account's balance, oldest first, page by page."""
+    path = f"/accounts/{_part(account)}/explanation?{asked}limit={PAGE}"
     cursor = ""
     while True:
         page = north.call("GET", f"{path}&cursor={cursor}")
@@ -252,6 +258,8 @@ def _show_explained(item: Item, civil: Civil) -> None:
         typer.echo(f"    other side: {entry['ledger_account']} {entry['amount']}")
     memo = cast("dict[str, str]", item["memo"])
     notes = [f"{key} {value}" for key, value in memo.items() if value and key != "reverses"]
+    if item["request_key"] is not None:
+        notes.append(f"request {item['request_key']}")
     if notes:
         typer.echo(f"    {', '.join(notes)}")
     for line in _items(item, "lines"):

@@ -1,17 +1,18 @@
-"""The site's own time, as people read it."""
+"""The site's own time and currency, as people read them."""
 
 from datetime import datetime
 from pathlib import Path
 
 
 class Civil:
-    """Local time of the site that a configuration describes."""
+    """Local time and currency of the site that a configuration describes."""
 
     def __init__(self, config: Path) -> None:
         from gateway.app.config import load_config
         from gateway.core.civil import zone_of
 
-        self.timezone = load_config(config).site.timezone
+        site = load_config(config).site
+        self.timezone, self.currency = site.timezone, site.currency
         self._zone = zone_of(self.timezone)
 
     def month_now(self) -> str:

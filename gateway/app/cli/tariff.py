@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Tariffs.", no_args_is_help=True)
     group.command()(check)
     group.command()(publish)
+    group.command("list")(list_tariffs)
+    group.command()(show)
     group.command()(drafts)
     group.command()(decide)
     group.command()(presets)
@@ -71,6 +73,68 @@ def publish(
                 f"decide {result['draft']} --approve (or --refuse) --reason WHY -c {config}"
             )
     tell(answer, done, as_json=as_json)
+
+
+def list_tariffs(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """List the published tariffs, each with its newest version."""
+    from gateway.app.cli.civil import Civil
+
+    with local_client(config) as north:
+        items = list(pages(north, "/tariffs"))
+    if as_json:
+        show_json({"items": items})
+        return
+    civil = Civil(config)
+    show_table(
+        f"Tariffs, times in {civil.timezone}",
+        ("tariff", "newest version", "in force from", "published", "by"),
+        [
+            (
+                item["id"],
+                item["version"],
+                civil.time(item["effective_from"]),
+                civil.time(item["published_at"]),
+                item["published_by"],
+            )
+            for item in items
+        ],
+    )
+
+
+def show(
+    tariff: Annotated[str, typer.Argument(metavar="ID", help="The tariff.")],
+    config: ConfigOption,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, help="A version; the newest unless given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a published version of a tariff: what each kWh costs by it, and what comes beside it."""
+    from urllib.parse import quote
+
+    from gateway.app.cli.civil import Civil
+    from gateway.app.cli.tariff_table import tariff_tables
+    from gateway.app.config import load_config
+    from gateway.core.money import Currency
+    from gateway.core.tariff_document import tariff_from_document
+
+    asked = "" if version is None else f"?version={version}"
+    with local_client(config) as north:
+        found = north.call("GET", f"/tariffs/{quote(tariff, safe='')}{asked}")
+    if as_json:
+        show_json(found)
+        return
+    site, civil = load_config(config).site, Civil(config)
+    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    document = cast("dict[str, object]", found["document"])
+    versions = cast("list[int]", found["versions"])
+    typer.echo(
+        f"{tariff}, version {found['version']} of {len(versions)}, in force from "
+        f"{civil.time(found['effective_from'])} {civil.timezone}, published "
+        f"{civil.time(found['published_at'])} by {found['published_by']}"
+    )
+    for table in tariff_tables(tariff_from_document(document, currency), currency):
+        show_table(table.title, table.columns, table.rows)
 
 
 def drafts(config: ConfigOption, as_json: JsonOption = False) -> None:

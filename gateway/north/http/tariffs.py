@@ -3,7 +3,7 @@
 import json
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from pydantic import BaseModel, Field, JsonValue, StrictBool
 from starlette.responses import Response
 
@@ -38,6 +38,9 @@ from gateway.store.registry import TariffVersion
 router = APIRouter(tags=["tariffs"])
 
 TariffId = Annotated[str, Path(pattern=ID_EXPRESSION, max_length=63)]
+VersionNumber = Annotated[
+    int | None, Query(ge=1, le=INT64_MAX, description="Without it the newest")
+]
 DraftNumber = Annotated[int, Path(ge=1, le=INT64_MAX)]
 Document = Annotated[
     dict[str, JsonValue],
@@ -57,7 +60,7 @@ class TariffView(BaseModel):
 
 
 class TariffVersions(TariffView):
-    """The newest version with the numbers of all."""
+    """One version with the numbers of all."""
 
     versions: list[int] = Field(description="Every version ever published, oldest first")
 
@@ -111,16 +114,24 @@ async def list_tariffs(
     responses={304: UNCHANGED},
     **access(VIEWERS),
 )
-async def show_tariff(request: Request, tariff_id: TariffId) -> Response:
-    """The newest version of one tariff; its ETag guards a change by If-Match."""
+async def show_tariff(
+    request: Request, tariff_id: TariffId, version: VersionNumber = None
+) -> Response:
+    """One version of a tariff, the newest unless named; the newest's ETag guards a change by
+    If-Match."""
     versions = await context_of(request).records.tariff_versions(tariff_id)
     if not versions:
         raise RefusedError("TARIFF_UNKNOWN", f"there is no tariff {tariff_id!r}")
-    tag = _tag(versions[-1])
+    chosen = next((one for one in versions if one.version == version), None)
+    if version is None:
+        chosen = versions[-1]
+    if chosen is None:
+        raise RefusedError("TARIFF_UNKNOWN", f"tariff {tariff_id!r} has no version {version}")
+    tag = _tag(chosen)
     if is_unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag})
     view = TariffVersions.model_validate(
-        {**_fields(versions[-1]), "versions": [record.version for record in versions]}
+        {**_fields(chosen), "versions": [record.version for record in versions]}
     )
     return model_response(view, headers={"etag": tag})
 
