@@ -76,11 +76,12 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
     facts += _lasting(found, civil)
     facts += _owed(found)
     show_table(f"Account {account}", ("what", "value"), facts)
+    columns = ("amount", "balance_after", "energy_wh")
     show_table(
-        "Latest transactions",
+        f"Latest transactions, times in {civil.timezone}",
         ("number", "kind", "at", "amount", "balance after", "energy Wh"),
         [
-            (t["id"], t["kind"], t["at"], t["amount"], t["balance_after"], t["energy_wh"])
+            (t["id"], t["kind"], civil.time(t["at"]), *(t[name] for name in columns))
             for t in transactions
         ],
     )
