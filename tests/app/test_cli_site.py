@@ -451,3 +451,19 @@ async def test_a_recharge_is_reversed_once(desk: Desk) -> None:
     assert found["balance"] == "0"
     again = await desk.run("account", "reverse", number, "--reason", "again")
     assert (again.status, again.out) == (1, "")
+
+
+async def test_a_request_is_shown_with_who_made_it(desk: Desk) -> None:
+    """`request KEY` answers the auditor, for what was refused too."""
+    await desk.run("account", "recharge", "flat-1", "5.00", "--key", "k-1")
+    await desk.run("account", "recharge", "nobody", "5.00", "--key", "k-2")
+    shown = (await desk.run("request", "k-1")).out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "what recharge" in lines
+    assert "asked: amount 5" in lines
+    assert "state executed" in lines
+    assert any(line.startswith("asked by uid:") for line in lines)
+    refused = " ".join((await desk.run("request", "k-2")).out.split())
+    assert "refused ACCOUNT_UNKNOWN: there is no account nobody" in refused
+    gone = await desk.run("request", "k-3")
+    assert (gone.status, gone.err.partition(":")[0]) == (1, "REQUEST_UNKNOWN")

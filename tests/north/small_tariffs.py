@@ -18,7 +18,7 @@ INR = Currency("INR")
 def publish(
     connection: Connection, request: Request, body: PublishTariff, now: int
 ) -> dict[str, object]:
-    """Store the next version, or a draft of it; without a price only the id is looked at."""
+    """Store the next version, or a draft; of a document that is not whole only the id counts."""
     document: Mapping[str, object] = json.loads(body.document)
     tariff_id = document.get("id")
     if not isinstance(tariff_id, str) or not tariff_id:
@@ -61,7 +61,7 @@ def decide(
 def _rise(connection: Connection, tariff_id: str, document: Mapping[str, object]) -> str:
     """What rises by more than half; empty where nothing does."""
     versions = read_tariff(connection, tariff_id)
-    if not versions or "grid" not in document or "grid" not in versions[-1].document:
+    if not versions or not {"timezone", "grid"} <= document.keys() & versions[-1].document.keys():
         return ""
     old = tariff_from_document(versions[-1].document, INR)
     new = tariff_from_document(document, INR)
