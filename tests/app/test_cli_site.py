@@ -15,7 +15,7 @@ from gateway.app.north import north_settings
 from gateway.app.paths import make_runtime_dir, paths_of
 from gateway.app.voucher_key import load_voucher_keys
 from gateway.core.reading import Quality
-from gateway.core.requests import ReplaceMeter
+from gateway.core.requests import OpenAccount, ReplaceMeter
 from gateway.core.switching import ControlState, Fault, Reason
 from gateway.north.context import Listen, NorthSettings
 from gateway.store.forecasts import AccountForecast, save_forecast
@@ -467,3 +467,18 @@ async def test_a_request_is_shown_with_who_made_it(desk: Desk) -> None:
     assert "refused ACCOUNT_UNKNOWN: there is no account nobody" in refused
     gone = await desk.run("request", "k-3")
     assert (gone.status, gone.err.partition(":")[0]) == (1, "REQUEST_UNKNOWN")
+
+
+async def test_an_account_is_opened_with_its_terms(desk: Desk, tmp_path: Path) -> None:
+    """A billed customer is one from the first moment; without a file the wish has no terms."""
+    file = tmp_path / "terms.yaml"
+    file.write_text("payment_mode: credit\nnotice_days: 10\n", encoding="utf-8")
+    words = ("account", "open", "flat-2", "--tariff", "home")
+    ended = await desk.run(*words, "--terms", str(file), "--key", "k-1")
+    assert (ended.status, ended.out) == (0, "account flat-2 is open\n")
+    stored = await desk.site.context.records.request("k-1")
+    assert stored is not None
+    assert isinstance(stored.request.body, OpenAccount)
+    assert json.loads(stored.request.body.terms) == {"payment_mode": "credit", "notice_days": "10"}
+    gone = await desk.run(*words, "--terms", str(tmp_path / "none.yaml"))
+    assert gone.status == 2

@@ -1,5 +1,6 @@
 """`account`: open, show, recharge, reverse, confirm, import; the rest: `bills.py`, `credit.py`."""
 
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -98,17 +99,25 @@ def open_account(
     opening_balance: Annotated[
         str, typer.Option("--opening-balance", help="Credit brought along, major units.")
     ] = "0",
+    terms: Annotated[
+        Path | None,
+        typer.Option("--terms", metavar="FILE", help="Terms (YAML); prepayment without them."),
+    ] = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open a prepaid account on a service point."""
-    body = {
+    """Open an account on a service point, with other terms than plain prepayment where given."""
+    from gateway.app.cli.tariff import read_tariff_file
+
+    body: dict[str, object] = {
         "id": account,
         "service_point_id": service_point,
         "tariff_id": tariff,
         "name": name,
         "opening_balance": opening_balance,
     }
+    if terms is not None:
+        body["terms"] = dict(read_tariff_file(terms))
     with local_client(config) as north:
         answer = north.call("POST", "/accounts", body, key_or_new(key))
     tell(answer, f"account {account} is open", as_json=as_json)
