@@ -174,8 +174,12 @@ def anchors(page: Path) -> frozenset[str]:
 EVENT_CALLS: Final = frozenset({"event", "_tell", "_tell_later", "_stand"})
 
 
-def raised_events(tree: ast.AST) -> Iterator[str]:
-    """Kinds given to a call that keeps an event: literal, chosen by a condition, or by a name."""
+def raised_events(tree: ast.Module) -> Iterator[str]:
+    """Kinds given to a call that keeps an event: literal, chosen by a condition, or by a name.
+
+    A name is one of the function, or a constant of the module or of where that imports it from.
+    """
+    known = constants(tree)
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -187,6 +191,39 @@ def raised_events(tree: ast.AST) -> Iterator[str]:
                 yield from texts(kind)
                 if isinstance(kind, ast.Name):
                     yield from assigned(function, kind.id)
+                    if kind.id.isupper():
+                        yield known[kind.id]
+
+
+def constants(tree: ast.Module) -> dict[str, str]:
+    """Texts under names of a module: what it says itself, and what it imports from our own."""
+    found = own_constants(tree)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gateway."):
+            source = constants_of(cast("str", node.module))
+            for name in node.names:
+                if name.name in source:
+                    found[name.asname or name.name] = source[name.name]
+    return found
+
+
+def own_constants(tree: ast.Module) -> dict[str, str]:
+    """Texts that a module itself gives names to, with `Final` or without."""
+    found: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                found.update((ast.unparse(target), text) for text in texts(node.value))
+    return found
+
+
+@cache
+def constants_of(module: str) -> dict[str, str]:
+    """`own_constants` of one of our modules, by its dotted name."""
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return own_constants(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def assigned(function: ast.AST, name: str) -> Iterator[str]:
@@ -330,10 +367,15 @@ def test_a_planted_command_is_found(line: str, problem: str) -> None:
 def test_a_planted_event_and_link_and_file_are_found(tmp_path: Path) -> None:
     """The searches see what they are there for."""
     planted = (
+        "from gateway.core.lowcredit import EVENT as LOW\n"
+        'OWN: Final = "FIVE"\n'
         'def f(self):\n    self.j.event("ONE", 1)\n    kind = "TWO" if 1 else "THREE"\n'
-        "    self.j.event(kind, 2)\n"
+        "    self.j.event(kind, 2)\n    self.j.event(LOW, 3)\n    self.j.event(OWN, 4)\n"
     )
-    assert set(raised_events(ast.parse(planted))) == {"ONE", "TWO", "THREE"}
+    found = set(raised_events(ast.parse(planted)))
+    assert found == {"ONE", "TWO", "THREE", "LOW_CREDIT", "FIVE"}
+    with pytest.raises(KeyError):
+        set(raised_events(ast.parse("def f(self):\n    self.j.event(FROM_NOWHERE, 1)\n")))
     page = tmp_path / "page.md"
     page.write_text("# A head\n[x](gone.md) [y](#a-head) [z](#other) [w](https://example.org)\n")
     assert list(link_problems(page, page.read_text())) == [

@@ -108,7 +108,12 @@ class Forecast:
         """Days left as text with one decimal, such as `3.4`."""
         if self.days_left_tenths is None:
             return None
-        return f"{self.days_left_tenths // 10}.{self.days_left_tenths % 10}"
+        return days_text(self.days_left_tenths)
+
+
+def days_text(tenths: int) -> str:
+    """Tenths of a day as days with one decimal, such as `3.4`."""
+    return f"{tenths // 10}.{tenths % 10}"
 
 
 def forecast(

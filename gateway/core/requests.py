@@ -167,6 +167,7 @@ Body = (
     | ConfirmClock
     | AcknowledgeChanges
 )
+# From the union itself: what has no entry here could be asked for and never be stored.
 BODIES: Final[Mapping[str, type[Body]]] = {kind.TYPE: kind for kind in get_args(Body)}
 MAX_DOCUMENT: Final = 64_000
 INT64_MAX: Final = 2**63 - 1

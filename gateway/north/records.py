@@ -24,6 +24,8 @@ from gateway.store.commands import (
     read_command,
 )
 from gateway.store.db import Connection
+from gateway.store.drafts import TariffDraft, open_drafts
+from gateway.store.forecasts import AccountForecast, read_forecast
 from gateway.store.ledger import (
     AccountTransaction,
     read_balances,
@@ -69,13 +71,14 @@ class Found(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class AccountBalance:
-    """An account with its posted balance in nano-units, its credit and its points, read in one
-    snapshot."""
+    """An account with its posted balance in nano-units, its credit, its points and how long the
+    credit lasts, read in one snapshot."""
 
     account: Account
     posted_nano: int
     credit: CreditBook
     points: Sequence[AccountPoint]
+    forecast: AccountForecast | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,10 @@ class Records:
         """All versions of a tariff, oldest first; empty when there is none."""
         return await self._ledger.read(lambda connection: read_tariff(connection, tariff_id))
 
+    async def tariff_drafts(self) -> Sequence[TariffDraft]:
+        """Tariffs that wait for a second person, oldest first."""
+        return await self._ledger.read(open_drafts)
+
     async def watch_states(self, *kinds: WatchKind) -> list[WatchState]:
         """What is watched, of these kinds."""
         found = await self._ledger.read(lambda connection: read_watch_states(connection, *kinds))
@@ -324,7 +331,8 @@ def _with_balance(connection: Connection, account: Account, currency: Currency) 
     credit = load_credit(connection, account, currency)
     open_only = account.status is not AccountStatus.CLOSED
     points = points_of(connection, account.account_id, open_only=open_only)
-    return AccountBalance(account, credit.wallet_nano, credit, points)
+    forecast = read_forecast(connection, account.account_id)
+    return AccountBalance(account, credit.wallet_nano, credit, points, forecast)
 
 
 def _figures(connection: Connection, record: ShiftRecord) -> ShiftFigures:

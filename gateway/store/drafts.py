@@ -20,6 +20,19 @@ class TariffDraft:
     actor: str
 
 
+def draft_result(tariff_id: str, number: int, rise: str) -> dict[str, object]:
+    """What a publication answers that became a draft: nothing changed yet, and who goes on how."""
+    return {
+        "tariff_id": tariff_id,
+        "published": False,
+        "draft": number,
+        "rise": rise,
+        "next": f"not in force: another manager decides on draft {number} "
+        f"(prepaid-gateway tariff decide {number}, "
+        f"or POST /api/v1/tariff-drafts/{number}/decision)",
+    }
+
+
 def put_draft(
     connection: sqlite3.Connection,
     *,

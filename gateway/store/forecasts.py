@@ -2,11 +2,15 @@
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import orjson
 
 from gateway.store.rows import mapping
+
+# Control renews a forecast every half hour; one that missed two rounds tells of another time.
+STALE_MS: Final = 60 * 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,10 @@ class AccountForecast:
     top_up_by_utc_ms: int | None
     confidence: str
     beyond_horizon: bool = False
+
+    def is_stale(self, now_utc_ms: int) -> bool:
+        """Whether it was not renewed for so long that nobody should act on it."""
+        return abs(now_utc_ms - self.utc_ms) > STALE_MS
 
 
 def save_profiles(
@@ -67,4 +75,7 @@ def read_forecast(connection: sqlite3.Connection, account_id: str) -> AccountFor
         "confidence, beyond_horizon FROM account_forecast WHERE account_id = ?",
         (account_id,),
     ).fetchone()
-    return None if row is None else AccountForecast(*row)
+    if row is None:
+        return None
+    found = AccountForecast(*row)
+    return replace(found, beyond_horizon=bool(found.beyond_horizon))

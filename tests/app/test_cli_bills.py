@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,10 @@ async def test_an_explanation_shows_how_each_amount_was_made(desk: Desk) -> None
     ended = await desk.run("account", "explain", "flat-1", "--transaction", "5")
     assert (ended.status, ended.err) == (0, "")
     text = " ".join(ended.out.split())
-    assert text.startswith("5 settlement, 2025-01-07 00:00:00 wallet:flat-1 -15.741198426, ")
+    assert text.startswith(
+        "Account flat-1, amounts in INR, times in Asia/Kolkata "
+        "5 settlement, 2025-01-07 00:00:00 wallet:flat-1 -15.741198426, "
+    )
     assert "T1 5001 to 9003 Wh tariff case, version 1" in text
     assert "grid, all, 0 to 100 kWh 4.002 kWh x 3.333333/kWh 13.339998666" in text
     assert "18 % of energy + fixed in the period: 26.676663999 gives 4.801799519" in text
@@ -111,6 +115,25 @@ async def test_a_month_is_explained_whole(desk: Desk) -> None:
     assert items[-1]["balance_after"] == bill["closing"]
     empty = await desk.run("account", "explain", "flat-1", "--month", "2025-04")
     assert (empty.status, empty.out) == (0, "nothing was posted\n")
+
+
+async def test_the_present_balance_is_traced_from_the_first_transaction(desk: Desk) -> None:
+    """`--all` has every transaction of all months, and ends with the balance of the account."""
+    ended = await desk.run("account", "explain", "flat-1", "--all", "--json")
+    items = json.loads(ended.out)
+    numbers = [item["transaction"] for item in items]
+    assert numbers == sorted(set(numbers))
+    months = {line["period"] for item in items for line in item["lines"]}
+    assert {"2025-01", "2025-02"} <= months
+    shown = json.loads((await desk.run("account", "show", "flat-1", "--json")).out)
+    assert items[-1]["balance_after"] == shown["balance"]
+    moved = sum(
+        Decimal(entry["amount"])
+        for item in items
+        for entry in item["entries"]
+        if entry["ledger_account"] == "wallet:flat-1"
+    )
+    assert moved == Decimal(shown["balance"])
 
 
 async def test_what_does_not_add_up_is_named_and_fails(desk: Desk) -> None:
@@ -160,3 +183,6 @@ async def test_without_a_month_it_is_the_one_that_runs(desk: Desk) -> None:
         "account", "explain", "flat-1", "--transaction", "5", "--month", "2025-01"
     )
     assert both.status == 2
+    assert (
+        await desk.run("account", "explain", "flat-1", "--transaction", "5", "--all")
+    ).status == 2

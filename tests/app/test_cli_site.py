@@ -15,9 +15,10 @@ from gateway.app.north import north_settings
 from gateway.app.paths import make_runtime_dir, paths_of
 from gateway.app.voucher_key import load_voucher_keys
 from gateway.core.reading import Quality
-from gateway.core.requests import ReplaceMeter
+from gateway.core.requests import OpenAccount, ReplaceMeter
 from gateway.core.switching import ControlState, Fault, Reason
 from gateway.north.context import Listen, NorthSettings
+from gateway.store.forecasts import AccountForecast, save_forecast
 from tests.north.conftest import Served, serving
 from tests.north.small_site import Executor
 from tests.south.south_peers import Peer, float32, uint32
@@ -401,3 +402,84 @@ async def test_the_voucher_key_is_exchanged(desk: Desk, config: Path) -> None:
     assert after.former == (before.current,)
     assert after.mark in done.out
     assert after.current.hex() not in done.out
+
+
+@pytest.mark.parametrize(
+    ("tenths", "age_ms", "told"),
+    [
+        (34, 0, "3.4 days, confidence fair"),
+        (34, 7_200_000, "3.4 days, confidence fair, STALE: as of "),
+        (None, 0, "unknown yet"),
+        (600, 0, "60.0 days or more, confidence fair"),
+    ],
+)
+async def test_how_long_the_credit_lasts(
+    desk: Desk, tenths: int | None, age_ms: int, told: str
+) -> None:
+    """`account show` has days, and instants in the site's time with its zone; or that none is."""
+    utc_ms = desk.site.context.clock.utc_ms() - age_ms
+    # 2027-01-15T13:30:00 in Kolkata.
+    end_ms = 1_800_000_000_000 if tenths == 34 else None
+    kept = AccountForecast(
+        "flat-1", utc_ms, tenths, end_ms, end_ms, end_ms, "fair", beyond_horizon=tenths == 600
+    )
+    empty = await desk.run("account", "show", "flat-1")
+    assert "unknown yet" in empty.out
+    desk.executor.ledger.write(lambda connection: save_forecast(connection, kept))
+    shown = await desk.run("account", "show", "flat-1")
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    (line,) = [line for line in lines if line.startswith("credit lasts")]
+    assert line.startswith(f"credit lasts {told}")
+    instants = [line for line in lines if line.startswith(("top up by", "cut expected"))]
+    moment = "2027-01-15 13:30:00 Asia/Kolkata"
+    wanted = [f"top up by {moment}", f"cut expected {moment}"] if tenths == 34 else []
+    assert instants == wanted
+
+
+async def test_a_recharge_is_reversed_once(desk: Desk) -> None:
+    """`account reverse` names the reversal; a second one is refused, and needs a reason."""
+    await desk.run("account", "recharge", "flat-1", "5.00")
+    items = json.loads((await desk.run("account", "show", "flat-1", "--json")).out)["transactions"]
+    number = str(items[0]["id"])
+    silent = await desk.run("account", "reverse", number)
+    assert silent.status == 2
+    ended = await desk.run("account", "reverse", number, "--reason", "wrong flat")
+    assert (ended.status, ended.err) == (0, "")
+    found = json.loads((await desk.run("account", "show", "flat-1", "--json")).out)
+    reversal, original = found["transactions"][:2]
+    assert ended.out == f"transaction {number} is reversed by transaction {reversal['id']}\n"
+    assert (reversal["reverses"], original["reversed_by"]) == (int(number), reversal["id"])
+    assert found["balance"] == "0"
+    again = await desk.run("account", "reverse", number, "--reason", "again")
+    assert (again.status, again.out) == (1, "")
+
+
+async def test_a_request_is_shown_with_who_made_it(desk: Desk) -> None:
+    """`request KEY` answers the auditor, for what was refused too."""
+    await desk.run("account", "recharge", "flat-1", "5.00", "--key", "k-1")
+    await desk.run("account", "recharge", "nobody", "5.00", "--key", "k-2")
+    shown = (await desk.run("request", "k-1")).out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "what recharge" in lines
+    assert "asked: amount 5" in lines
+    assert "state executed" in lines
+    assert any(line.startswith("asked by uid:") for line in lines)
+    refused = " ".join((await desk.run("request", "k-2")).out.split())
+    assert "refused ACCOUNT_UNKNOWN: there is no account nobody" in refused
+    gone = await desk.run("request", "k-3")
+    assert (gone.status, gone.err.partition(":")[0]) == (1, "REQUEST_UNKNOWN")
+
+
+async def test_an_account_is_opened_with_its_terms(desk: Desk, tmp_path: Path) -> None:
+    """A billed customer is one from the first moment; without a file the wish has no terms."""
+    file = tmp_path / "terms.yaml"
+    file.write_text("payment_mode: credit\nnotice_days: 10\n", encoding="utf-8")
+    words = ("account", "open", "flat-2", "--tariff", "home")
+    ended = await desk.run(*words, "--terms", str(file), "--key", "k-1")
+    assert (ended.status, ended.out) == (0, "account flat-2 is open\n")
+    stored = await desk.site.context.records.request("k-1")
+    assert stored is not None
+    assert isinstance(stored.request.body, OpenAccount)
+    assert json.loads(stored.request.body.terms) == {"payment_mode": "credit", "notice_days": "10"}
+    gone = await desk.run(*words, "--terms", str(tmp_path / "none.yaml"))
+    assert gone.status == 2

@@ -34,6 +34,7 @@ from gateway.core.requests import (
     CommissionPoint,
     ConfirmClock,
     ConfirmReconnect,
+    DecideTariff,
     Disconnect,
     OpenAccount,
     Outcome,
@@ -88,7 +89,7 @@ from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
 from tests.north.small_counter import AT_COUNTER, at_counter
 from tests.north.small_load import LOAD_BODIES, execute_load
-from tests.north.small_tariffs import publish
+from tests.north.small_tariffs import decide, publish
 
 INR = Currency("INR")
 NAMES = ("AcActivePowerTotal", "AcVoltageL1N", "AcCurrentL1")
@@ -344,6 +345,8 @@ class Executor:
             return self._decide(connection, request, body, now)
         if isinstance(body, LOAD_BODIES):
             return execute_load(connection, request, body, now)
+        if isinstance(body, DecideTariff):
+            return decide(connection, request, body, now)
         raise RefusedError("NOT_HERE", f"this site carries out no {body.TYPE}")
 
     def _decide(

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.requests import Role
+from gateway.core.requests import BODIES, Role
 from gateway.north.context import NorthSettings, open_north
 from gateway.north.tokens import create_setup_token, create_token
 from tests.north.clocks import ManualClock, RealClock
@@ -73,6 +73,8 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/tariffs": VIEWERS,
     "POST /api/v1/tariffs": MANAGER,
     "GET /api/v1/tariffs/{tariff_id}": VIEWERS,
+    "GET /api/v1/tariff-drafts": VIEWERS,
+    "POST /api/v1/tariff-drafts/{number}/decision": MANAGER,
     "GET /api/v1/stream": VIEWERS,
     "GET /api/v1/events": VIEWERS,
     "GET /api/v1/requests/{key}": VIEWERS,
@@ -129,6 +131,7 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/restoration": {"until": "2020-01-01T00:00:00Z", "reason": "x"},
     "POST /api/v1/clock/confirmation": {"reason": "x"},
     "POST /api/v1/recovery/release": {"reason": "x"},
+    "PUT /api/v1/accounts/{account_id}/terms": {"notice_days": 15},
     "POST /api/v1/accounts/{account_id}/points": {"service_point_id": "x", "tariff_id": "none"},
     "POST /api/v1/accounts/{account_id}/closure": {"reason": "x"},
     "POST /api/v1/accounts/{account_id}/transfers": {"to": "x", "amount": "1", "reason": "x"},
@@ -150,6 +153,7 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/accounts/{account_id}/recharges": {"amount": "1"},
     "POST /api/v1/transactions/{transaction_id}/reversal": {"reason": "x"},
     "POST /api/v1/tariffs": {"id": "x"},
+    "POST /api/v1/tariff-drafts/{number}/decision": {"accept": True, "reason": "x"},
     "POST /api/v1/shifts": {"drawer": "till-1"},
     "POST /api/v1/shifts/{shift_number}/closing": {"counted": {"counter": "0"}},
     "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
@@ -200,7 +204,8 @@ async def test_matrix_of_every_route_and_role(site: Served) -> None:
     clients = {role: await site.client(role) for role in [*Role, None]}
     for operation in sorted(EXPECTED):
         for role, client in clients.items():
-            status = await _try(client, operation, f"{operation}-{role}".replace(" ", "-"))
+            key = f"{operation}-{role}".replace(" ", "-")
+            status = await _try(client, operation, key, FORMS.get(operation))
             if role is None:
                 assert (operation, status) == (operation, 401)
             elif role in EXPECTED[operation]:
@@ -210,6 +215,32 @@ async def test_matrix_of_every_route_and_role(site: Served) -> None:
         stated = document["paths"][operation.split()[1]][operation.split()[0].lower()]
         assert frozenset(stated["x-roles"]) == EXPECTED[operation]
         assert stated["security"]
+
+
+async def test_every_wish_has_a_route_for_each_of_its_roles(site: Served) -> None:
+    """Whatever control carries out can be asked for: each type of request, by each role of it.
+
+    Every route is called with its form, and what north then has on file is compared with `BODIES`.
+    A tenant's wishes wait for tokens that are bound to an account.
+    """
+    reached: set[tuple[str, Role]] = set()
+    actions = [
+        ("POST /api/v1/meters/{meter_id}/commands", {"action": action, "reason": "x"})
+        for action in ("disconnect", "reconnect")
+    ]
+    calls = [(operation, FORMS.get(operation)) for operation in sorted(EXPECTED)]
+    for role in Role:
+        client = await site.client(role)
+        for number, (operation, form) in enumerate([*calls, *actions]):
+            if role not in EXPECTED[operation] or operation.startswith("GET "):
+                continue
+            key = f"{role}-{number}"
+            await _try(client, operation, key, form)
+            stored = await site.context.records.request(key)
+            if stored is not None:
+                reached.add((stored.request.body.TYPE, role))
+    wanted = {(kind, role) for kind, body in BODIES.items() for role in body.ROLES - {Role.TENANT}}
+    assert reached == wanted
 
 
 async def test_actions_on_a_supply_have_their_own_roles(site: Served) -> None:
@@ -390,11 +421,10 @@ async def test_expired_token_is_refused_at_its_moment(settings: NorthSettings) -
         assert context.tokens.find(secret) is None
 
 
-async def _try(client: httpx.AsyncClient, operation: str, key: str) -> int:
+async def _try(client: httpx.AsyncClient, operation: str, key: str, form: object) -> int:
     method, template = operation.split()
     path = template.format(**PLACES)
     headers = {"idempotency-key": key}
-    form = FORMS.get(operation)
     content = {} if form is None else {"json": form}
     async with client.stream(method, path, headers=headers, **content) as answer:  # type: ignore[arg-type]
         return answer.status_code

@@ -27,7 +27,8 @@ async def test_recharge_is_executed_and_answered(site: Served) -> None:
     body = answer.json()
     assert body["state"] == "executed"
     assert body["result"] == {"transaction_seq": 1, "balance": "500.25", "currency": "INR"}
-    assert (await client.get(answer.headers["location"])).json() == body
+    kept = (await client.get(answer.headers["location"])).json()
+    assert {name: kept[name] for name in body} == body
     assert await _balance(client) == "500.25"
 
 
@@ -173,6 +174,27 @@ async def test_refusals_of_control_become_problems(site: Served) -> None:
             assert answer.headers["content-type"] == "application/problem+json"
     asked = (await client.get(f"{API}/requests/k-1")).json()
     assert (asked["state"], asked["code"]) == ("refused", "ACCOUNT_UNKNOWN")
+
+
+async def test_a_request_tells_who_made_it_and_for_what(site: Served) -> None:
+    """Actor, role, address, time and body, money as decimal text: for the auditor."""
+    operator = await site.client(Role.OPERATOR)
+    me = (await operator.get(f"{API}/auth/me")).json()
+    await _post(operator, f"{API}/accounts/flat-1/recharges", "k-1", {"amount": "500.25"})
+    auditor = await site.client(Role.AUDITOR)
+    told = (await auditor.get(f"{API}/requests/k-1")).json()
+    assert (told["made_by"], told["role"], told["source"]) == (me["actor"], "operator", "127.0.0.1")
+    assert told["made_at"] <= told["finished_at"]
+    assert told["asked"] == {
+        "account_id": "flat-1",
+        "amount": "500.25",
+        "provider": "counter",
+        "payment_reference": "",
+        "currency": "INR",
+    }
+    voucher = {"service_point_id": "flat-1", "token": "1" * 20}
+    await _post(operator, f"{API}/vouchers/redemptions", "k-2", voucher)
+    assert "1" * 20 not in (await auditor.get(f"{API}/requests/k-2")).text
 
 
 @pytest.mark.parametrize(

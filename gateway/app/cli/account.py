@@ -1,11 +1,13 @@
-"""`account`: open, show, recharge, confirm, import; see `bills.py` and `credit.py` for the rest."""
+"""`account`: open, show, recharge, reverse, confirm, import; the rest: `bills.py`, `credit.py`."""
 
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from gateway.app.cli import account_import, bills, credit
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages, tell
+from gateway.app.cli.civil import Civil
+from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
@@ -18,6 +20,7 @@ def register(app: typer.Typer) -> None:
     group.command()(show)
     group.command("open")(open_account)
     group.command()(recharge)
+    group.command()(reverse)
     group.command()(confirm)
     credit.add_to(group, app)
     group.command("import")(account_import.import_accounts)
@@ -59,7 +62,7 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
     if as_json:
         show_json({**found, "transactions": transactions})
         return
-    supply = _supply(found)
+    supply, civil = _supply(found), Civil(config)
     facts = [(key, found[key]) for key in ("status", "balance", "available", "currency")]
     facts += [("supply", _shown(supply))]
     if supply.get("fault"):
@@ -71,13 +74,15 @@ def show(account: AccountArgument, config: ConfigOption, as_json: JsonOption = F
         (f"service point {point['service_point_id']}", f"tariff {point['tariff_id']}")
         for point in cast("list[dict[str, object]]", found["points"])
     ]
+    facts += _lasting(found, civil)
     facts += _owed(found)
     show_table(f"Account {account}", ("what", "value"), facts)
+    columns = ("amount", "balance_after", "energy_wh")
     show_table(
-        "Latest transactions",
+        f"Latest transactions, times in {civil.timezone}",
         ("number", "kind", "at", "amount", "balance after", "energy Wh"),
         [
-            (t["id"], t["kind"], t["at"], t["amount"], t["balance_after"], t["energy_wh"])
+            (t["id"], t["kind"], civil.time(t["at"]), *(t[name] for name in columns))
             for t in transactions
         ],
     )
@@ -94,17 +99,25 @@ def open_account(
     opening_balance: Annotated[
         str, typer.Option("--opening-balance", help="Credit brought along, major units.")
     ] = "0",
+    terms: Annotated[
+        Path | None,
+        typer.Option("--terms", metavar="FILE", help="Terms (YAML); prepayment without them."),
+    ] = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open a prepaid account on a service point."""
-    body = {
+    """Open an account on a service point, with other terms than plain prepayment where given."""
+    from gateway.app.cli.tariff import read_tariff_file
+
+    body: dict[str, object] = {
         "id": account,
         "service_point_id": service_point,
         "tariff_id": tariff,
         "name": name,
         "opening_balance": opening_balance,
     }
+    if terms is not None:
+        body["terms"] = dict(read_tariff_file(terms))
     with local_client(config) as north:
         answer = north.call("POST", "/accounts", body, key_or_new(key))
     tell(answer, f"account {account} is open", as_json=as_json)
@@ -126,6 +139,24 @@ def recharge(
     tell(answer, f"{amount} credited to {account}", as_json=as_json)
 
 
+def reverse(
+    transaction: Annotated[int, typer.Argument(metavar="N", help="As `account show` numbers it.")],
+    config: ConfigOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Undo a recharge by a linked reversal; at most once, and never by deleting anything."""
+    with local_client(config) as north:
+        path = f"/transactions/{transaction}/reversal"
+        answer = north.call("POST", path, {"reason": reason}, key_or_new(key))
+    done = f"transaction {transaction} is reversed"
+    if not is_pending(answer):
+        number = cast("dict[str, object]", answer["result"])["transaction_seq"]
+        done += f" by transaction {number}"
+    tell(answer, done, as_json=as_json)
+
+
 def confirm(
     account: AccountArgument,
     config: ConfigOption,
@@ -145,6 +176,24 @@ def confirm(
             key_or_new(key),
         )
     tell(answer, f"{account}: reconnection confirmed", as_json=as_json)
+
+
+def _lasting(found: dict[str, object], civil: Civil) -> list[tuple[str, object]]:
+    """How long the credit lasts and by when to top up; nothing where nobody is cut for credit."""
+    if found["closed_at"] is not None or found["payment_mode"] == "credit":
+        return []
+    forecast = cast("dict[str, object] | None", found["forecast"])
+    if forecast is None or forecast["days_left"] is None:
+        return [("credit lasts", "unknown yet")]
+    more = " or more" if forecast["beyond_horizon"] else ""
+    told = f"{forecast['days_left']} days{more}, confidence {forecast['confidence']}"
+    if forecast["stale"]:
+        told += f", STALE: as of {civil.time(forecast['at'])} {civil.timezone}"
+    facts: list[tuple[str, object]] = [("credit lasts", told)]
+    for name, key in (("top up by", "top_up_by"), ("cut expected", "cut_expected_at")):
+        if forecast[key] is not None:
+            facts.append((name, f"{civil.time(forecast[key])} {civil.timezone}"))
+    return facts
 
 
 def _owed(found: dict[str, object]) -> list[tuple[str, object]]:

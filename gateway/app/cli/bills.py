@@ -1,13 +1,12 @@
 """`account statement`, `explain` and `receipt`: documents as tables with units."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 from urllib.parse import quote
 
 import typer
 
+from gateway.app.cli.civil import Civil
 from gateway.app.cli.local import local_client
 from gateway.app.cli.output import (
     EXIT_FAILED,
@@ -47,7 +46,7 @@ def statement(
     as_json: JsonOption = False,
 ) -> None:
     """Show a month's statement: where the balance came from."""
-    civil = _Civil(config)
+    civil = Civil(config)
     with local_client(config) as north:
         label = month or civil.month_now()
         bill = north.call("GET", f"/accounts/{_part(account)}/bills/{_part(label)}")
@@ -75,28 +74,34 @@ def explain(
     config: ConfigOption,
     transaction: TransactionOption = None,
     month: MonthOption = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="From the first transaction to the present balance.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Trace every amount of a month, or of one transaction, to registers and prices.
+    """Trace every amount of a month, of one transaction, or of all, to registers and prices.
 
     Exit 1 when something does not add up.
     """
-    if transaction is not None and month is not None:
-        raise typer.BadParameter("name a month or a transaction, not both")
-    civil = _Civil(config)
+    if (transaction is not None) + (month is not None) + whole > 1:
+        raise typer.BadParameter("name one of --transaction, --month and --all")
+    civil = Civil(config)
+    asked = f"period={_part(month or civil.month_now())}&"
+    if transaction is not None:
+        asked = f"transaction={transaction}&"
+    elif whole:
+        asked = ""
     with local_client(config) as north:
-        if transaction is None:
-            items = list(_month(north, account, month or civil.month_now()))
-        else:
-            path = f"/accounts/{_part(account)}/explanation?transaction={transaction}"
-            items = list(_items(north.call("GET", path), "items"))
+        items = list(_explained(north, account, asked))
     if as_json:
         show_json(items)
-    else:
+    elif items:
+        money = f"amounts in {civil.currency}"
+        typer.echo(f"Account {account}, {money}, times in {civil.timezone}")
         for item in items:
             _show_explained(item, civil)
-        if not items:
-            typer.echo("nothing was posted")
+    else:
+        typer.echo("nothing was posted")
     wrong = [item["transaction"] for item in items if not item["adds_up"]]
     if wrong:
         complain(f"these transactions do not add up: {', '.join(map(str, wrong))}")
@@ -121,7 +126,7 @@ def receipt(
         *((f"to {e['ledger_account']}", e["amount"]) for e in _items(found, "went_to")),
         ("balance before", found["balance_before"]),
         ("balance after", found["balance_after"]),
-        ("at", _Civil(config).time(found["at"])),
+        ("at", Civil(config).time(found["at"])),
         ("provider", found["provider"]),
         ("reference", found["reference"]),
         ("key", found["request_key"]),
@@ -135,34 +140,9 @@ def receipt(
 # -- asking ----------------------------------------------------------------------------------
 
 
-class _Civil:
-    """The site's own time: what people read, and which month runs."""
-
-    def __init__(self, config: Path) -> None:
-        from gateway.app.config import load_config
-        from gateway.core.civil import zone_of
-
-        self._zone = zone_of(load_config(config).site.timezone)
-
-    def month_now(self) -> str:
-        """The month that runs, by the clock that all processes share."""
-        from gateway.app.cli.serve import clock_of_environment
-        from gateway.core.civil import month_period
-
-        return month_period(self._zone, clock_of_environment().utc_ms()).label
-
-    def time(self, moment: object) -> str:
-        """Local date and time of an RFC 3339 moment, to the second."""
-        return f"{datetime.fromisoformat(str(moment)).astimezone(self._zone):%Y-%m-%d %H:%M:%S}"
-
-    def date(self, moment: object) -> str:
-        """Its local date."""
-        return self.time(moment)[:10]
-
-
-def _month(north: "LocalClient", account: str, label: str) -> Iterator[Item]:
-    """Everything that stands in the statement of a period, page by page."""
-    path = f"/accounts/{_part(account)}/explanation?period={_part(label)}&limit={PAGE}"
+def _explained(north: "LocalClient", account: str, asked: str) -> Iterator[Item]:
+    """What moved an account's balance, oldest first, page by page."""
+    path = f"/accounts/{_part(account)}/explanation?{asked}limit={PAGE}"
     cursor = ""
     while True:
         page = north.call("GET", f"{path}&cursor={cursor}")
@@ -179,7 +159,7 @@ def _part(text: str) -> str:
 # -- showing ---------------------------------------------------------------------------------
 
 
-def _title(bill: Item, civil: _Civil) -> str:
+def _title(bill: Item, civil: Civil) -> str:
     period = cast("Item", bill["period"])
     name = f", {bill['name']}" if bill["name"] else ""
     state = {
@@ -190,7 +170,7 @@ def _title(bill: Item, civil: _Civil) -> str:
     return f"Statement {period['label']} of account {bill['account_id']}{name} ({state})"
 
 
-def _rows(bill: Item, civil: _Civil) -> Iterator[tuple[object, ...]]:
+def _rows(bill: Item, civil: Civil) -> Iterator[tuple[object, ...]]:
     """The statement from opening to closing, as shown; the amounts foot."""
     label = cast("Item", bill["period"])["label"]
     yield ("opening balance", "", "", bill["opening_shown"])
@@ -209,7 +189,7 @@ def _rows(bill: Item, civil: _Civil) -> Iterator[tuple[object, ...]]:
     yield ("closing balance", _kwh(bill["energy_wh"]), "", bill["closing_shown"])
 
 
-def _money_text(line: Item, civil: _Civil) -> str:
+def _money_text(line: Item, civil: Civil) -> str:
     what = f"{line['kind']} {line['transaction']}, {civil.date(line['at'])}"
     source = " ".join(str(line[name]) for name in ("provider", "reference") if line[name])
     if source:
@@ -248,7 +228,7 @@ def _late(line: Item, label: object) -> str:
     return "" if line["period"] == label else f"{line['period']}: "
 
 
-def _show_registers(bill: Item, civil: _Civil) -> None:
+def _show_registers(bill: Item, civil: Civil) -> None:
     rows: list[tuple[object, ...]] = []
     for meter in _items(bill, "meters"):
         registers = (meter["opening_wh"], meter["closing_wh"], meter["advance_wh"])
@@ -270,7 +250,7 @@ def _show_registers(bill: Item, civil: _Civil) -> None:
         )
 
 
-def _show_explained(item: Item, civil: _Civil) -> None:
+def _show_explained(item: Item, civil: Civil) -> None:
     typer.echo(_heading(item, civil))
     for entry in _items(item, "entries"):
         typer.echo(f"    {_entry_text(item, entry)}")
@@ -278,6 +258,8 @@ def _show_explained(item: Item, civil: _Civil) -> None:
         typer.echo(f"    other side: {entry['ledger_account']} {entry['amount']}")
     memo = cast("dict[str, str]", item["memo"])
     notes = [f"{key} {value}" for key, value in memo.items() if value and key != "reverses"]
+    if item["request_key"] is not None:
+        notes.append(f"request {item['request_key']}")
     if notes:
         typer.echo(f"    {', '.join(notes)}")
     for line in _items(item, "lines"):
@@ -295,7 +277,7 @@ def _show_explained(item: Item, civil: _Civil) -> None:
         typer.echo(f"    DOES NOT ADD UP: {problem}")
 
 
-def _heading(item: Item, civil: _Civil) -> str:
+def _heading(item: Item, civil: Civil) -> str:
     text = f"{item['transaction']} {item['kind']}, {civil.time(item['at'])}"
     if item["reverses"] is not None:
         text += f", reverses {item['reverses']}"

@@ -1,4 +1,4 @@
-"""`status`, `recovery`, `doctor`: how the site is, and what to do next."""
+"""`status`, `recovery`, `doctor`, `request`: how the site is, what became of a wish, what next."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(status)
     app.command()(doctor)
+    app.command("request")(show_request)
     group = typer.Typer(help="After a restore: look, then release.", no_args_is_help=True)
     group.command("show")(show_recovery)
     group.command("release")(release_recovery)
@@ -55,6 +56,38 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
         show_table(f"{found['site']}, prepaid-gateway {found['version']}", ("what", "is"), rows)
     if found["control"] != "present" or found["north_since"] is None:
         raise typer.Exit(EXIT_FAILED)
+
+
+def show_request(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The idempotency key.")],
+    config: ConfigOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who asked for something, when, as whom, and what became of it."""
+    from urllib.parse import quote
+
+    from gateway.app.cli.civil import Civil
+
+    with local_client(config) as north:
+        found = north.call("GET", f"/requests/{quote(key, safe='')}")
+    if as_json:
+        show_json(found)
+        return
+    civil = Civil(config)
+    rows: list[tuple[str, object]] = [
+        ("what", found["type"]),
+        ("asked by", f"{found['made_by']} as {found['role']}, {found['source']}"),
+        ("asked at", f"{civil.time(found['made_at'])} {civil.timezone}"),
+        *((f"asked: {name}", value) for name, value in cast("Answer", found["asked"]).items()),
+        ("state", found["state"]),
+    ]
+    if found["finished_at"] is not None:
+        rows.append(("ended at", f"{civil.time(found['finished_at'])} {civil.timezone}"))
+    if found["code"] is not None:
+        rows.append(("refused", f"{found['code']}: {found['message']}"))
+    result = cast("Answer | None", found["result"]) or {}
+    rows += [(f"result: {name}", value) for name, value in result.items()]
+    show_table(f"Request {key}", ("what", "is"), rows)
 
 
 def show_recovery(config: ConfigOption, as_json: JsonOption = False) -> None:

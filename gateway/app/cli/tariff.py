@@ -1,12 +1,12 @@
-"""`tariff`: write one from a preset, check a document and publish it."""
+"""`tariff`: write one from a preset, check a document, publish it; be the second person."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client
+from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Tariff document (YAML).")]
@@ -25,6 +25,10 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Tariffs.", no_args_is_help=True)
     group.command()(check)
     group.command()(publish)
+    group.command("list")(list_tariffs)
+    group.command()(show)
+    group.command()(drafts)
+    group.command()(decide)
     group.command()(presets)
     group.command()(new)
     app.add_typer(group, name="tariff")
@@ -52,14 +56,133 @@ def check(file: FileArgument, config: ConfigOption, as_json: JsonOption = False)
 def publish(
     file: FileArgument, config: ConfigOption, key: KeyOption = None, as_json: JsonOption = False
 ) -> None:
-    """Publish a tariff document as the next, immutable version."""
+    """Publish a tariff document as the next, immutable version.
+
+    Where its price rises by more than half it becomes a draft, and another manager decides.
+    """
     document = read_tariff_file(file)
     with local_client(config) as north:
-        answer: Any = north.call("POST", "/tariffs", document, key_or_new(key))
+        answer = north.call("POST", "/tariffs", document, key_or_new(key))
+    done = f"published {document.get('id')}"
+    if not is_pending(answer):
+        result = cast("dict[str, object]", answer["result"])
+        if "draft" in result:
+            done = (
+                f"NOT in force: {result['rise']}.\n"
+                f"Kept as draft {result['draft']}. Another manager decides: prepaid-gateway tariff "
+                f"decide {result['draft']} --approve (or --refuse) --reason WHY -c {config}"
+            )
+    tell(answer, done, as_json=as_json)
+
+
+def list_tariffs(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """List the published tariffs, each with its newest version."""
+    from gateway.app.cli.civil import Civil
+
+    with local_client(config) as north:
+        items = list(pages(north, "/tariffs"))
     if as_json:
-        show_json(answer)
-    else:
-        typer.echo(f"published {document.get('id')}")
+        show_json({"items": items})
+        return
+    civil = Civil(config)
+    show_table(
+        f"Tariffs, times in {civil.timezone}",
+        ("tariff", "newest version", "in force from", "published", "by"),
+        [
+            (
+                item["id"],
+                item["version"],
+                civil.time(item["effective_from"]),
+                civil.time(item["published_at"]),
+                item["published_by"],
+            )
+            for item in items
+        ],
+    )
+
+
+def show(
+    tariff: Annotated[str, typer.Argument(metavar="ID", help="The tariff.")],
+    config: ConfigOption,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, help="A version; the newest unless given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a published version of a tariff: what each kWh costs by it, and what comes beside it."""
+    from urllib.parse import quote
+
+    from gateway.app.cli.civil import Civil
+    from gateway.app.cli.tariff_table import tariff_tables
+    from gateway.app.config import load_config
+    from gateway.core.money import Currency
+    from gateway.core.tariff_document import tariff_from_document
+
+    asked = "" if version is None else f"?version={version}"
+    with local_client(config) as north:
+        found = north.call("GET", f"/tariffs/{quote(tariff, safe='')}{asked}")
+    if as_json:
+        show_json(found)
+        return
+    site, civil = load_config(config).site, Civil(config)
+    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    document = cast("dict[str, object]", found["document"])
+    versions = cast("list[int]", found["versions"])
+    typer.echo(
+        f"{tariff}, version {found['version']} of {len(versions)}, in force from "
+        f"{civil.time(found['effective_from'])} {civil.timezone}, published "
+        f"{civil.time(found['published_at'])} by {found['published_by']}"
+    )
+    for table in tariff_tables(tariff_from_document(document, currency), currency):
+        show_table(table.title, table.columns, table.rows)
+
+
+def drafts(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show the tariffs that are not in force because a second manager has to decide."""
+    from gateway.app.cli.civil import Civil
+
+    with local_client(config) as north:
+        items = list(pages(north, "/tariff-drafts"))
+    if as_json:
+        show_json({"items": items})
+        return
+    civil = Civil(config)
+    show_table(
+        f"Drafts that wait for a second manager, times in {civil.timezone}",
+        ("draft", "tariff", "what rises most", "from", "drafted", "by"),
+        [
+            (
+                item["number"],
+                item["tariff_id"],
+                item["rise"],
+                cast("dict[str, object]", item["document"])["effective_from"],
+                civil.time(item["drafted_at"]),
+                item["drafted_by"],
+            )
+            for item in items
+        ],
+    )
+
+
+def decide(
+    draft: Annotated[int, typer.Argument(metavar="N", help="As `tariff drafts` shows it.")],
+    config: ConfigOption,
+    accept: Annotated[
+        bool, typer.Option("--approve/--refuse", help="Publish it, or let it never be in force.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for good.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Be the second manager: publish a drafted tariff, or refuse it."""
+    body = {"accept": accept, "reason": reason}
+    with local_client(config) as north:
+        answer = north.call("POST", f"/tariff-drafts/{draft}/decision", body, key_or_new(key))
+    done = f"draft {draft} is refused: its tariff never comes into force"
+    if accept and not is_pending(answer):
+        result = cast("dict[str, object]", answer["result"])
+        done = f"published {result['tariff_id']}, version {result['version']}"
+    tell(answer, done, as_json=as_json)
 
 
 def presets(as_json: JsonOption = False) -> None:

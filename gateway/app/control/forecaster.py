@@ -20,7 +20,8 @@ from gateway.core.pricing import Pricer
 from gateway.core.usage import UsageProfile
 from gateway.store.forecasts import AccountForecast, save_forecast, save_profiles
 
-# An account is looked at again when so much time has passed.
+# An account is looked at again when so much time has passed, or when its credit has risen: who
+# has just paid asks how long it lasts.
 EVERY_MS: Final = 30 * 60_000
 
 
@@ -41,7 +42,8 @@ class Forecaster:
         self._log = log
         self._zone = zone
         self._profiles: dict[int, tuple[str, UsageProfile]] = {}
-        self._looked_ms: dict[str, int] = {}
+        # By account: when it was looked at, and the lowest own credit since.
+        self._looked: dict[str, tuple[int, int]] = {}
         for index, point in enumerate(desk.engine.points):
             account_id, state = profiles.get(point.terms.service_point_id, ("", {}))
             if state and account_id == point.account_id:
@@ -66,29 +68,37 @@ class Forecaster:
         if not desk.engine.gate.clock.trusted:
             return
         now_ms = desk.books.label()
-        waiting = [name for name in desk.accounts if self._is_due(name, now_ms)]
+        waiting = [name for name in desk.accounts if self._waits(name, now_ms)]
         if not waiting:
             return
-        account_id = min(waiting, key=lambda name: self._looked_ms.get(name, 0))
+        account_id = min(waiting, key=lambda name: self._looked.get(name, (0, 0))[0])
         # Accounts that were closed are forgotten.
-        still_open = ((name, at) for name, at in self._looked_ms.items() if name in desk.accounts)
-        self._looked_ms = {**dict(still_open), account_id: now_ms}
+        self._looked = {name: seen for name, seen in self._looked.items() if name in desk.accounts}
         account = desk.accounts[account_id]
+        own_nano = account.credit.own_nano(account.running_nano)
+        self._looked[account_id] = (now_ms, own_nano)
         if account.credit.terms.payment_mode is PaymentMode.CREDIT:
             return
         found = self._forecast(account, now_ms)
         kept = _record(account_id, now_ms, found)
         desk.books.commit(lambda connection: save_forecast(connection, kept))
-        own_nano = account.credit.own_nano(account.running_nano)
         alerts = account.low_credit.observe_days(found.days_left_tenths, own_nano)
         tell_low(self._log, account, alerts)
         if alerts:
             desk.engine.due.update(desk.indices_of(account_id))
 
-    def _is_due(self, account_id: str, now_ms: int) -> bool:
-        looked_ms = self._looked_ms.get(account_id)
+    def _waits(self, account_id: str, now_ms: int) -> bool:
+        """Whether an account is to be looked at; takes note of how low its credit went."""
+        looked = self._looked.get(account_id)
+        if looked is None:
+            return True
+        looked_ms, lowest_nano = looked
+        account = self._desk.accounts[account_id]
+        own_nano = account.credit.own_nano(account.running_nano)
+        if own_nano < lowest_nano:
+            self._looked[account_id] = (looked_ms, own_nano)
         # A clock that stepped back must not silence it.
-        return looked_ms is None or not 0 <= now_ms - looked_ms < EVERY_MS
+        return own_nano > lowest_nano or not 0 <= now_ms - looked_ms < EVERY_MS
 
     def _forecast(self, account: Account, now_ms: int) -> Forecast:
         credit = account.credit

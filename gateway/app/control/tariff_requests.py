@@ -11,7 +11,7 @@ from gateway.core.tariff import Tariff
 from gateway.core.tariff_change import biggest_rise, needs_second_person
 from gateway.core.tariff_document import tariff_from_document
 from gateway.store.db import Connection
-from gateway.store.drafts import decide_draft, open_drafts, put_draft
+from gateway.store.drafts import decide_draft, draft_result, open_drafts, put_draft
 from gateway.store.registry import publish_tariff
 
 
@@ -53,7 +53,7 @@ class TariffRequests:
                 utc_ms=label,
                 actor=request.actor,
             )
-            return {"tariff_id": tariff.tariff_id, "draft": number, "rise": rise}
+            return draft_result(tariff.tariff_id, number, rise)
 
         await desk.commit(request, effect)
 
@@ -70,7 +70,11 @@ class TariffRequests:
                 "DRAFT_UNKNOWN", f"no draft {body.draft} waits for a decision", "draft"
             )
         if body.accept and draft.actor == request.actor:
-            raise RefusedError("SAME_PERSON", "another manager decides on this draft")
+            raise RefusedError(
+                "SAME_PERSON",
+                f"draft {body.draft} is your own ({draft.actor}): another manager has to approve "
+                "it; you may refuse it",
+            )
         if not body.reason:
             raise RefusedError("REASON_MISSING", "say why", "reason")
         label = desk.books.label()

@@ -15,6 +15,7 @@ from gateway.core.terms_document import terms_to_document
 from gateway.north.context import NorthContext
 from gateway.north.http.auth import MONEY_VIEWERS, NOT_YET_BOUND, Caller, access
 from gateway.north.http.context import context_of
+from gateway.north.http.forecast_view import ForecastView, forecast_view
 from gateway.north.http.forms import (
     AMOUNT_EXPRESSION,
     ID_EXPRESSION,
@@ -146,6 +147,7 @@ class AccountView(BaseModel):
     opened_at: str
     closed_at: str | None
     supply: SupplyView | None
+    forecast: ForecastView | None = Field(description="Null before the first, and in credit mode")
     points: list[PaidPointView]
     emergency_credit: EmergencyView | None
     debts: list[DebtView]
@@ -326,6 +328,7 @@ def _account_view(context: NorthContext, found: AccountBalance) -> AccountView:
         opened_at=rfc3339(account.opened_utc_ms),
         closed_at=rfc3339_or_none(account.closed_utc_ms),
         supply=None if live is None else supply_view(live),
+        forecast=forecast_view(found, context.clock.utc_ms()),
         **_credit_fields(found, live, currency),
     )
 

@@ -8,8 +8,10 @@ from starlette.responses import Response
 
 from gateway import __version__
 from gateway.core.errors import RefusedError, StoreAwayError
+from gateway.core.money import Currency
 from gateway.core.reading import Quality
-from gateway.core.requests import IssueVoucher
+from gateway.core.requests import IssueVoucher, audited_body
+from gateway.core.requests import Request as Wish
 from gateway.north.context import ControlState
 from gateway.north.http.auth import ALL_ROLES, MONEY_VIEWERS, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
@@ -24,7 +26,13 @@ from gateway.north.http.forms import (
     encode_cursor,
     rfc3339,
 )
-from gateway.north.http.results import PENDING, RequestStatus, model_response, status_of_outcome
+from gateway.north.http.results import (
+    PENDING,
+    RequestStatus,
+    model_response,
+    public_result,
+    status_of_outcome,
+)
 
 router = APIRouter(tags=["system"])
 
@@ -149,11 +157,22 @@ async def list_events(
     )
 
 
-@router.get(f"{PREFIX}/requests/{{key:path}}", response_model=RequestStatus, **access(VIEWERS))
+class RequestRecord(RequestStatus):
+    """A wish, who made it and what became of it."""
+
+    made_by: str
+    role: str = Field(description="As whom: the role that allowed it")
+    source: str = Field(description="From where: an address, or the local socket")
+    made_at: str
+    asked: dict[str, JsonValue] = Field(description="What was asked for, digits masked")
+
+
+@router.get(f"{PREFIX}/requests/{{key:path}}", response_model=RequestRecord, **access(VIEWERS))
 async def show_request(
     request: Request, key: Annotated[str, Path(min_length=1, max_length=128)], caller: Caller
 ) -> Response:
-    """What became of a wish, by its idempotency key; money is shown to those who may see it."""
+    """Who made a wish, and what became of it, by its idempotency key; money is shown to those who
+    may see it."""
     context = context_of(request)
     wish = await context.records.request(key)
     if wish is None:
@@ -163,12 +182,24 @@ async def show_request(
         raise RefusedError("FORBIDDEN", "this request is somebody else's")
     outcome = await context.records.outcome(key)
     if outcome is None:
-        return model_response(RequestStatus(key=key, type=wish.request.body.TYPE, state=PENDING))
+        pending = RequestStatus(key=key, type=wish.request.body.TYPE, state=PENDING)
+        return model_response(_record(pending, wish.request, context.settings.currency))
     shown = status_of_outcome(outcome, context.settings.currency)
     if shown.result is not None and not caller.roles & IssueVoucher.ROLES:
         # The digits of a voucher are for those who sell them.
         shown.result.pop("token", None)
-    return model_response(shown)
+    return model_response(_record(shown, wish.request, context.settings.currency))
+
+
+def _record(status: RequestStatus, made: Wish, currency: Currency) -> RequestRecord:
+    return RequestRecord(
+        **status.model_dump(),
+        made_by=made.actor,
+        role=made.role.value,
+        source=made.source,
+        made_at=rfc3339(made.created_utc_ms),
+        asked=public_result(audited_body(made.body), currency),
+    )
 
 
 async def _ledger_readable(request: Request) -> bool:

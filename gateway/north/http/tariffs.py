@@ -1,18 +1,19 @@
-"""Tariffs: immutable versions, published by request."""
+"""Tariffs: immutable versions, published by request; a big rise waits for a second person."""
 
 import json
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Request
-from pydantic import BaseModel, Field, JsonValue
+from fastapi import APIRouter, Body, Path, Query, Request
+from pydantic import BaseModel, Field, JsonValue, StrictBool
 from starlette.responses import Response
 
 from gateway.core.errors import RefusedError
-from gateway.core.requests import PublishTariff
+from gateway.core.requests import DecideTariff, PublishTariff
 from gateway.north.http.auth import NOT_YET_BOUND, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
 from gateway.north.http.forms import (
     ID_EXPRESSION,
+    INT64_MAX,
     PAGE_DEFAULT,
     PREFIX,
     UNCHANGED,
@@ -20,8 +21,10 @@ from gateway.north.http.forms import (
     Key,
     Limit,
     Page,
+    ReasonForm,
     check_if_match,
     decode_cursor,
+    decode_number,
     encode_cursor,
     entity_tag,
     is_unchanged,
@@ -29,11 +32,16 @@ from gateway.north.http.forms import (
 )
 from gateway.north.http.results import RequestStatus, model_response, wish_response
 from gateway.north.wishes import submit
+from gateway.store.drafts import TariffDraft
 from gateway.store.registry import TariffVersion
 
 router = APIRouter(tags=["tariffs"])
 
 TariffId = Annotated[str, Path(pattern=ID_EXPRESSION, max_length=63)]
+VersionNumber = Annotated[
+    int | None, Query(ge=1, le=INT64_MAX, description="Without it the newest")
+]
+DraftNumber = Annotated[int, Path(ge=1, le=INT64_MAX)]
 Document = Annotated[
     dict[str, JsonValue],
     Body(description="A tariff document as docs/tariffs.md describes it; money as decimal text"),
@@ -52,7 +60,7 @@ class TariffView(BaseModel):
 
 
 class TariffVersions(TariffView):
-    """The newest version with the numbers of all."""
+    """One version with the numbers of all."""
 
     versions: list[int] = Field(description="Every version ever published, oldest first")
 
@@ -61,6 +69,29 @@ class TariffPage(Page):
     """Newest versions, by id."""
 
     items: list[TariffView]
+
+
+class TariffDraftView(BaseModel):
+    """A tariff that is not in force: its price rises so much that a second manager decides."""
+
+    number: int
+    tariff_id: str
+    rise: str = Field(description="What rises most, in words")
+    drafted_at: str
+    drafted_by: str = Field(description="Who may not be the one to approve it")
+    document: dict[str, JsonValue]
+
+
+class TariffDraftPage(Page):
+    """Drafts that wait for a decision, oldest first."""
+
+    items: list[TariffDraftView]
+
+
+class TariffDecisionForm(ReasonForm):
+    """The second manager's word, and why."""
+
+    accept: StrictBool = Field(description="true: publish it; false: it never comes into force")
 
 
 @router.get(f"{PREFIX}/tariffs", response_model=TariffPage, **access(VIEWERS))
@@ -83,16 +114,24 @@ async def list_tariffs(
     responses={304: UNCHANGED},
     **access(VIEWERS),
 )
-async def show_tariff(request: Request, tariff_id: TariffId) -> Response:
-    """The newest version of one tariff; its ETag guards a change by If-Match."""
+async def show_tariff(
+    request: Request, tariff_id: TariffId, version: VersionNumber = None
+) -> Response:
+    """One version of a tariff, the newest unless named; the newest's ETag guards a change by
+    If-Match."""
     versions = await context_of(request).records.tariff_versions(tariff_id)
     if not versions:
         raise RefusedError("TARIFF_UNKNOWN", f"there is no tariff {tariff_id!r}")
-    tag = _tag(versions[-1])
+    chosen = next((one for one in versions if one.version == version), None)
+    if version is None:
+        chosen = versions[-1]
+    if chosen is None:
+        raise RefusedError("TARIFF_UNKNOWN", f"tariff {tariff_id!r} has no version {version}")
+    tag = _tag(chosen)
     if is_unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag})
     view = TariffVersions.model_validate(
-        {**_fields(versions[-1]), "versions": [record.version for record in versions]}
+        {**_fields(chosen), "versions": [record.version for record in versions]}
     )
     return model_response(view, headers={"etag": tag})
 
@@ -108,6 +147,8 @@ async def publish_tariff(
 ) -> Response:
     """Publish a new version of a tariff.
 
+    Where its price rises by more than half, the result has `published` false and the number of a
+    `draft` that another manager decides on: nothing is in force until then.
     With If-Match (the ETag of the version that was edited) it is refused when somebody else
     published one meanwhile.
     """
@@ -124,6 +165,52 @@ async def publish_tariff(
         check_if_match(request, _tag(versions[-1]) if versions else None)
     return wish_response(
         await submit(context, caller, PublishTariff(text), key), context.settings.currency
+    )
+
+
+@router.get(f"{PREFIX}/tariff-drafts", response_model=TariffDraftPage, **access(VIEWERS))
+async def list_tariff_drafts(
+    request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = ""
+) -> TariffDraftPage:
+    """Tariffs that wait for a second manager."""
+    after = decode_number("tariff drafts", cursor, 0)
+    drafts = await context_of(request).records.tariff_drafts()
+    rest = [draft for draft in drafts if draft.number > after]
+    last = rest[limit - 1].number if len(rest) > limit else None
+    return TariffDraftPage(
+        items=[_draft_view(draft) for draft in rest[:limit]],
+        next_cursor=None if last is None else encode_cursor("tariff drafts", last),
+    )
+
+
+@router.post(
+    f"{PREFIX}/tariff-drafts/{{number}}/decision",
+    status_code=201,
+    response_model=RequestStatus,
+    **access(DecideTariff.ROLES - NOT_YET_BOUND),
+)
+async def decide_tariff(
+    request: Request, caller: Caller, key: Key, number: DraftNumber, form: TariffDecisionForm
+) -> Response:
+    """Be the second manager who publishes a drafted tariff, or who refuses it.
+
+    Whoever drafted it may refuse it and not approve it.
+    """
+    context = context_of(request)
+    body = DecideTariff(number, form.accept, form.reason)
+    return wish_response(await submit(context, caller, body, key), context.settings.currency)
+
+
+def _draft_view(draft: TariffDraft) -> TariffDraftView:
+    return TariffDraftView.model_validate(
+        {
+            "number": draft.number,
+            "tariff_id": draft.tariff_id,
+            "rise": draft.rise,
+            "drafted_at": rfc3339(draft.utc_ms),
+            "drafted_by": draft.actor,
+            "document": draft.document,
+        }
     )
 
 
