@@ -1,4 +1,4 @@
-"""`tariff`: write one from a preset, check a document and publish it."""
+"""`tariff`: write one from a preset, check a document, try and publish it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.app.cli import tariff_replay
 from gateway.app.cli.local import KeyOption, key_or_new, local_client
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Tariffs.", no_args_is_help=True)
     group.command()(check)
     group.command()(publish)
+    group.command()(tariff_replay.replay)
     group.command()(presets)
     group.command()(new)
     app.add_typer(group, name="tariff")
