@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from gateway.app.tariff_replay import AccountReplay, ReplayReport
     from gateway.core.money import Currency
     from gateway.core.tariff import Tariff
+
+# A replay has time: control comes first.
+NICENESS: Final = 15
 
 DraftArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The draft (YAML).")]
 DaysOption = Annotated[
@@ -38,8 +41,10 @@ def replay(
 ) -> None:
     """Price what was used lately under a draft, and show the difference by account.
 
-    Only reads the stores; control may run.
+    Only reads the stores, at low priority: control may run.
     """
+    import os
+
     from rich.progress import Progress
 
     from gateway.app.config import load_config
@@ -52,6 +57,7 @@ def replay(
     currency = Currency(site.currency, site.money_scale, site.minor_digits)
     draft = tariff_of_file(file, currency)
     wish = ReplayWish(draft, days, tuple(account or ()), tuple(tariff_id or ()))
+    os.nice(NICENESS)
     with Progress(transient=True, disable=as_json) as bar:
         task = bar.add_task("replaying", total=None)
         report = replay_tariff(
