@@ -45,12 +45,12 @@ def machine(*libraries: str) -> str:
         if line.startswith("model name"):
             processor = line.partition(":")[2].strip()
             break
-    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
+    versions = "".join(f", {name} {version(name)}" for name in libraries)
     load = os.getloadavg()[0]
     busy = f"; TAKEN UNDER LOAD ({load:.1f} runnable)" if load > QUIET_LOAD else ""
     return (
         f"{processor}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, {versions}{busy}"
+        f"Python {platform.python_version()}{versions}{busy}"
     )
 
 

@@ -38,7 +38,7 @@ MARGIN_PERCENT: Final = {
 PERCENT: Final = 100
 STEP_MAX_MS: Final = DAY_MS
 # A snapshot is kept every so many steps: the last few are walked again once the end is near.
-MARK_STEPS: Final = 8
+MARK_STEPS: Final = 16
 
 
 class Pricing(Protocol):
@@ -246,9 +246,8 @@ class _Walk:
             owed_nano += pricer.running_nano()
         if self._debts:
             days = bisect_right(self._midnights, utc_ms)
-            owed_nano += sum(
-                min(debt.per_day_nano * days, debt.remaining_nano) for debt in self._debts
-            )
+            for debt in self._debts:
+                owed_nano += min(debt.per_day_nano * days, debt.remaining_nano)
         return owed_nano
 
     def _walk_to(self, mark: "_Mark", utc_ms: int) -> "_Mark":

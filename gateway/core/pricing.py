@@ -76,6 +76,8 @@ class Pricer:
         self._posted_nano = 0
         self._posted_snapshot: list[object] | None = None
         self._books.accrue(self._books.unclosed, start_utc_ms)
+        self._lanes: dict[str, Lane] = {}
+        self._stretch_end_ms = 0
         self._enter(start_utc_ms)
 
     # -- energy ----------------------------------------------------------------------------
@@ -123,8 +125,12 @@ class Pricer:
         SOURCE_UNPRICED for a source that was not named at the start, CLOCK_IMPLAUSIBLE for a jump
         of ten years.
         """
-        shares = wh_by_source.items() if isinstance(wh_by_source, Mapping) else wh_by_source
-        shares = tuple(shares)
+        if isinstance(wh_by_source, tuple | list):
+            shares: Sequence[tuple[str, int]] = wh_by_source
+        elif isinstance(wh_by_source, Mapping):
+            shares = tuple(wh_by_source.items())
+        else:
+            shares = tuple(wh_by_source)
         lanes = self._lanes
         for source, wh in shares:
             if source not in lanes or wh < 0:
@@ -214,6 +220,7 @@ class Pricer:
         versions = [*self._schedule.tariffs, tariff]
         self._schedule = Schedule(versions, self._sources, self._opening_day)
         self._books.renew(self._schedule)
+        self._stretch_end_ms = 0
         self._enter(self._label_utc_ms)
 
     # -- money -----------------------------------------------------------------------------
@@ -325,6 +332,7 @@ class Pricer:
         )
         pricer._posted_nano = saved.posted_nano
         pricer._books.load(saved, start or 0)
+        pricer._stretch_end_ms = 0
         pricer._enter(saved.label_utc_ms)
         return pricer
 
@@ -333,11 +341,31 @@ class Pricer:
     def _charge_across(
         self, shares: Sequence[tuple[str, int]], start_ms: int, to_ms: int, gap_ms: int
     ) -> frozenset[Flag]:
-        """Spread energy linearly over (start, to], floored to the earlier segments."""
-        span_ms = to_ms - start_ms
+        """Charge energy of (start, to], whose end is beyond what a reading may cross unseen."""
         label_ms = self._label_utc_ms
         if to_ms - label_ms > MAX_STEP_MS:
             raise RefusedError("CLOCK_IMPLAUSIBLE", f"{to_ms} is years ahead of the account")
+        flags = _NO_FLAGS
+        if start_ms < self._segment_end_ms >= to_ms:
+            for source, wh in shares:
+                if wh:
+                    self._lanes[source].charge(wh)
+        else:
+            flags = self._spread(shares, start_ms, to_ms, gap_ms)
+        self._label_utc_ms = to_ms
+        if to_ms == self._segment_end_ms:
+            self._enter(to_ms)
+        self.close_periods(to_ms)
+        if self._schedule.has_minimum:
+            self._books.accrue_left(label_ms, to_ms)
+            self._recount()
+        return flags
+
+    def _spread(
+        self, shares: Sequence[tuple[str, int]], start_ms: int, to_ms: int, gap_ms: int
+    ) -> frozenset[Flag]:
+        """Spread energy linearly over (start, to], floored to the earlier segments."""
+        span_ms = to_ms - start_ms
         if start_ms >= self._segment_end_ms:
             self._enter(start_ms)
         booked_wh = [0] * len(shares)
@@ -355,12 +383,6 @@ class Pricer:
                 break
             self._enter(end_ms)
             segments += 1
-        self._label_utc_ms = to_ms
-        if to_ms == self._segment_end_ms:
-            self._enter(to_ms)
-        self.close_periods(to_ms)
-        self._books.accrue_left(label_ms, to_ms)
-        self._recount()
         if segments == 1 or span_ms <= gap_ms or not charged:
             return _NO_FLAGS
         for tally in charged:
@@ -376,19 +398,33 @@ class Pricer:
 
     def _enter(self, utc_ms: int) -> None:
         """Make the rate segment that holds this instant the current one."""
+        if utc_ms < self._stretch_end_ms:
+            self._turn(utc_ms)
+            return
         schedule = self._schedule
         book = self._current = self._books.book(schedule.period_at(utc_ms))
-        rates, self._segment_end_ms = schedule.in_force(utc_ms)
-        period_end_ms = book.period.end_utc_ms
-        self._segment_end_ms = min(self._segment_end_ms, period_end_ms)
+        rates, until_ms = schedule.in_force(utc_ms)
+        self._stretch_end_ms = min(until_ms, book.period.end_utc_ms)
         self._tally = book.tally(rates)
-        counter_wh = self._books.counter_wh(book)
-        self._lanes: dict[str, Lane] = {}
-        for source in self._sources:
-            band, end_ms = band_run(rates.plans[source], schedule.zone, utc_ms, period_end_ms)
-            self._lanes[source] = Lane(counter_wh, self._tally, source, band)
-            self._segment_end_ms = min(self._segment_end_ms, end_ms)
+        self._lanes = {}
+        self._turn(utc_ms)
         self._recount()
+
+    def _turn(self, utc_ms: int) -> None:
+        """Take the bands of an instant in the same period and version: nothing else changes."""
+        tally, period = self._tally, self._current.period
+        until_ms = self._stretch_end_ms
+        for source in self._sources:
+            plan, lane = tally.rates.plans[source], self._lanes.get(source)
+            if lane is not None and plan.single:
+                continue
+            band, end_ms = band_run(plan, self._schedule.zone, utc_ms, period.end_utc_ms)
+            until_ms = min(until_ms, end_ms)
+            if lane is None or lane.band != band:
+                counter_wh = self._books.counter_wh(self._current)
+                self._lanes[source] = Lane(counter_wh, tally, source, band)
+        self._segment_end_ms = until_ms
+        self._calm_until_ms = min(until_ms, self._books.due_utc_ms)
 
     def _lane_at(self, source: str, utc_ms: int) -> Lane:
         """Where the next Wh at an instant is charged; instants before the label count as it."""
@@ -410,12 +446,13 @@ class Pricer:
         Up to `_calm_until_ms` a reading only adds to the lanes; `_linked` says that the current
         tally also changes later ones.
         """
-        self._books.link()
-        self._elsewhere_nano = sum(
-            tally.total_nano() - tally.posted_nano
-            for _, tally in self._books.tallies()
-            if tally is not self._tally
-        )
+        current, elsewhere_nano = self._tally, 0
+        for book in self._books.by_label.values():
+            book.link()
+            for tally in book.tallies.values():
+                if tally is not current:
+                    elsewhere_nano += tally.total_nano() - tally.posted_nano
+        self._elsewhere_nano = elsewhere_nano
         self._linked = self._current.is_linked(self._tally)
         self._calm_until_ms = min(self._segment_end_ms, self._books.due_utc_ms)
 

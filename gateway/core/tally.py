@@ -293,13 +293,14 @@ class Lane:
     source that choose the block: those of the period, or of the whole occupancy.
     """
 
-    __slots__ = ("_cell", "_counter_wh", "_first", "_limits_wh", "price_micro", "room_wh",
+    __slots__ = ("_cell", "_counter_wh", "_first", "_limits_wh", "band", "price_micro", "room_wh",
                  "source", "tally")  # fmt: skip
 
     def __init__(self, counter_wh: dict[str, int], tally: Tally, source: str, band: int) -> None:
         rates = tally.rates
         self.source = source
         self.tally = tally
+        self.band = band
         self._counter_wh = counter_wh
         self._limits_wh = rates.sources[source].block_limits_wh
         self._first = rates.first[source] + band * (len(self._limits_wh) + 1)

@@ -86,6 +86,11 @@ def open_points(connection: sqlite3.Connection) -> list[AccountPoint]:
     return _points(connection, "to_utc_ms IS NULL")
 
 
+def points_since(connection: sqlite3.Connection, utc_ms: int) -> list[AccountPoint]:
+    """Every stay of an account at a point that did not end by an instant, oldest first."""
+    return _points(connection, "to_utc_ms IS NULL OR to_utc_ms > ?", utc_ms)
+
+
 # -- terms -----------------------------------------------------------------------------------
 
 
@@ -200,7 +205,7 @@ def load_credit(
     return credit
 
 
-def _points(connection: sqlite3.Connection, where: str, *values: str) -> list[AccountPoint]:
+def _points(connection: sqlite3.Connection, where: str, *values: str | int) -> list[AccountPoint]:
     rows = connection.execute(
         "SELECT account_id, service_point_id, tariff_id, from_utc_ms, to_utc_ms "  # noqa: S608
         f"FROM account_point WHERE {where} ORDER BY number",

@@ -20,6 +20,8 @@ POSTED_PAGE: Final = 200
 LINES_PAGE: Final = 500
 ENTRIES_PAGE: Final = 10_000
 SWITCHES_PAGE: Final = 500
+# Transactions that one look for recharges walks over, in about 50 ms.
+RECHARGES_SPAN: Final = 100_000
 SWITCHES_MAX: Final = 20_000
 
 
@@ -111,6 +113,21 @@ def lines_after(
     if not seqs:
         return []
     return settlement_lines(connection, account_id, as_int(seqs[0][0]), as_int(seqs[-1][0]))
+
+
+def recharges_after(
+    connection: sqlite3.Connection, *, after_seq: int, to_seq: int
+) -> list[tuple[int, int, str]]:
+    """The recharges of all accounts in (after, to], at most RECHARGES_SPAN transactions apart.
+
+    Each as transaction, time and account, oldest first.
+    """
+    rows = connection.execute(
+        "SELECT seq, utc_ms, account_id FROM ledger_transaction WHERE kind = ? AND seq > ? "
+        "AND seq <= ? AND account_id IS NOT NULL ORDER BY seq",
+        (TransactionKind.RECHARGE.value, after_seq, min(to_seq, after_seq + RECHARGES_SPAN)),
+    )
+    return [(as_int(row[0]), as_int(row[1]), as_text(row[2])) for row in rows]
 
 
 def sum_of_entries(

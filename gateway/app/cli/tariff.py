@@ -1,4 +1,4 @@
-"""`tariff`: write one from a preset, check a document, publish it; be the second person."""
+"""`tariff`: write one from a preset, check a document, try and publish it; be the second person."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
+from gateway.app.cli import tariff_replay
 from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     group.command()(show)
     group.command()(drafts)
     group.command()(decide)
+    group.command()(tariff_replay.replay)
     group.command()(presets)
     group.command()(new)
     app.add_typer(group, name="tariff")

@@ -62,6 +62,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "MIN_OFF_TIME": 409,
     "NO_BASELINE": 409,
     "NOTHING_HELD": 409,
+    "NOTHING_SETTLED": 409,
     "NOTHING_TO_CONFIRM": 409,
     "NOT_DISCONNECTED": 409,
     "NOT_ENFORCED": 409,
