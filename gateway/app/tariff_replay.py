@@ -17,8 +17,8 @@ from gateway.core.civil import civil_day, midnight, zone_of
 from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.core.ledger import SettlementLine
 from gateway.core.money import Currency
-from gateway.core.replay import Outcome, Replay, Settled
-from gateway.core.replay_course import CoursePoint, Rate
+from gateway.core.repricing import Outcome, Repricing, Settled
+from gateway.core.repricing_course import CoursePoint, Rate
 from gateway.core.tariff import Tariff
 from gateway.south.models import meter_model
 from gateway.store.accounts import AccountPoint, points_since
@@ -118,7 +118,7 @@ class _Run:
         self._from_utc_ms = midnight(zone, max(0, day))
 
     def report(self, progress: Progress) -> ReplayReport:
-        by_account: dict[str, list[tuple[AccountPoint, Replay]]] = defaultdict(list)
+        by_account: dict[str, list[tuple[AccountPoint, Repricing]]] = defaultdict(list)
         for stay in self._stays():
             by_account[stay.account_id].append((stay, self._replay(stay)))
         after = {
@@ -165,11 +165,11 @@ class _Run:
             if stay.account_id in wish.accounts or stay.tariff_id in tariff_ids
         ]
 
-    def _replay(self, stay: AccountPoint) -> Replay:
+    def _replay(self, stay: AccountPoint) -> Repricing:
         versions = self._shelf.versions(stay.tariff_id)
         meter = self._by_point.get(stay.service_point_id)
         sources = [one.source for one in versions[0].sources] if meter is None else _sources(meter)
-        return Replay(
+        return Repricing(
             versions,
             self._wish.draft,
             start_utc_ms=stay.from_utc_ms,
@@ -180,7 +180,7 @@ class _Run:
 
     def _outcomes(
         self,
-        stays: Sequence[tuple[AccountPoint, Replay]],
+        stays: Sequence[tuple[AccountPoint, Repricing]],
         lines: Sequence[tuple[int, SettlementLine]],
         recharges: Sequence[tuple[int, int]],
     ) -> list[Outcome]:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.pricing import Posting, Pricer
-from gateway.core.replay import Outcome, Replay, Settled
-from gateway.core.replay_course import CoursePoint, Rate
+from gateway.core.repricing import Outcome, Repricing, Settled
+from gateway.core.repricing_course import CoursePoint, Rate
 from gateway.core.tariff import Tariff
 from gateway.core.tariff_document import tariff_from_document
 from tests.core.test_tariff_properties import DAY_MS, INR, SOURCES, World, worlds
@@ -107,7 +107,7 @@ def replayed(
     warm: bool = False,
 ) -> Outcome:
     """The events of a life under a draft; with `warm` only those that are asked for."""
-    replay = Replay(
+    replay = Repricing(
         world.versions,
         draft,
         start_utc_ms=world.start_ms,
@@ -204,7 +204,7 @@ def outcome_of(
     versions: Tariff, draft: Tariff, span: Settled, points: Sequence[CoursePoint] = ()
 ) -> Outcome:
     """One posting in a window that holds it."""
-    replay = Replay(
+    replay = Repricing(
         [versions],
         draft,
         start_utc_ms=NOON_MS,
@@ -258,7 +258,7 @@ DAILY = tariff_from_document(
 def test_a_window_counts_from_its_midnight_on() -> None:
     """Wh, and fees of the days that are over: what came before only leads up to it."""
     midnight_ms = NOON_MS + 36 * HOUR_MS
-    replay = Replay(
+    replay = Repricing(
         [DAILY],
         EVENING,
         start_utc_ms=NOON_MS,

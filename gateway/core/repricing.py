@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.core.civil import DAY_MS, civil_day, date_of_day, zone_of
 from gateway.core.pricing import Posting, Pricer
-from gateway.core.replay_course import (
+from gateway.core.repricing_course import (
     Course,
     CoursePoint,
     Rate,
@@ -66,7 +66,7 @@ class Outcome:
     unexplained: Mapping[tuple[str, str], int]
 
 
-class Replay:
+class Repricing:
     """One stay of an account at a point, priced twice.
 
     `versions` are those of its tariff, `draft` counts from the beginning of time. The window begins
