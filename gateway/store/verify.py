@@ -136,7 +136,7 @@ def verify_ledger(
         connection.execute("BEGIN")
         try:
             head = ledger_head(connection)
-            last = _slice_end(connection, proof.seq, head.seq)
+            last = slice_end(connection, proof.seq, head.seq)
             for seq, transaction, link in _slice(connection, proof.seq + 1, last, findings):
                 proof.take(connection, seq, transaction, link)
                 if whole:
@@ -354,7 +354,7 @@ def _check_since(connection: sqlite3.Connection, since: ChainHead, findings: _Fi
         findings.add(f"the trusted head {since.seq} is not part of this ledger")
 
 
-def _slice_end(connection: sqlite3.Connection, done_seq: int, head_seq: int) -> int:
+def slice_end(connection: sqlite3.Connection, done_seq: int, head_seq: int) -> int:
     """The last transaction of the slice after `done_seq`: at least one, not too many lines."""
     row = connection.execute(
         "SELECT seq FROM settlement WHERE seq > ? ORDER BY seq, line LIMIT 1 OFFSET ?",

@@ -1,6 +1,7 @@
 """`init` and `ledger`: the stores."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
@@ -13,12 +14,16 @@ from gateway.app.cli.output import (
     show_table,
 )
 
+# Beside an export: needs no more than a Python.
+CHECKER: Final = "check_export.py"
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(init)
     group = typer.Typer(help="Proof of the ledger.", no_args_is_help=True)
     group.command()(verify)
+    group.command()(export)
     app.add_typer(group, name="ledger")
 
 
@@ -98,6 +103,48 @@ def verify(
         _show_proof(facts)
     if not facts["ok"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+def export(
+    config: ConfigOption,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write it; must not exist.")
+    ],
+) -> None:
+    """Write the whole ledger to a file that anybody can check, and the script that checks it."""
+    from rich.progress import Progress
+
+    from gateway.app import check_export
+    from gateway.app.config import load_config
+    from gateway.app.paths import paths_of
+    from gateway.core.errors import RefusedError
+    from gateway.store.db import open_reader
+    from gateway.store.export import export_lines
+    from gateway.store.ledger import LEDGER
+
+    checker = file.with_name(CHECKER)
+    if file.exists() or file == checker:
+        raise RefusedError("FILE_EXISTS", f"{file} is there already, or is the checker's name")
+    connection = open_reader(paths_of(load_config(config)).ledger, LEDGER)
+    try:
+        with Progress(transient=True) as bar, file.open("xb") as stream:
+            task = bar.add_task("exporting", total=None)
+            stream.writelines(
+                export_lines(
+                    connection, lambda done, total: bar.update(task, completed=done, total=total)
+                )
+            )
+        checker.write_bytes(Path(check_export.__file__).read_bytes())
+    except (OSError, ValueError) as error:
+        file.unlink(missing_ok=True)
+        raise RefusedError("EXPORT_FAILED", f"{file}: {error}") from error
+    except BaseException:
+        # What is half written proves nothing.
+        file.unlink(missing_ok=True)
+        raise
+    finally:
+        connection.close()
+    typer.echo(f"wrote {file}; anybody checks it with: python3 {checker} {file}")
 
 
 def _show_proof(facts: dict[str, object]) -> None:
