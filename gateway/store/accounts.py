@@ -86,6 +86,11 @@ def open_points(connection: sqlite3.Connection) -> list[AccountPoint]:
     return _points(connection, "to_utc_ms IS NULL")
 
 
+def all_points(connection: sqlite3.Connection) -> list[AccountPoint]:
+    """Every point that somebody pays for or ever paid for, in the order of their beginning."""
+    return _points(connection, "1")
+
+
 # -- terms -----------------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ HOME: Mapping[str, object] = {
 HOME_2 = {
     **HOME,
     "effective_from": "2027-01-20T10:00:00+05:30",
-    "grid": {"price": "4.75"},
+    "grid": {"price": "4.25"},
     "fixed": {"amount": "55.00", "collect": "daily"},
 }
 SHOP: Mapping[str, object] = {
@@ -109,11 +109,11 @@ class BusySite:
         await self.use(0, 1)
         await self.ask(PublishTariff(json.dumps(HOME)))
         await self.ask(PublishTariff(json.dumps(SHOP)))
-        await self.ask(OpenAccount("asha", "flat-1", "home", opening_balance_nano=300 * NANO))
+        await self.ask(OpenAccount("asha", "flat-1", "home", opening_balance_nano=1_500 * NANO))
         await self.ask(OpenAccount("bela", "flat-2", "shop"))
         for point in ("flat-1", "flat-2"):
             await self.ask(CommissionPoint(point))
-        await self.ask(PublishTariff(json.dumps(HOME_2)))
+        assert "draft" not in await self.ask(PublishTariff(json.dumps(HOME_2)))
 
     async def days(self) -> None:
         """Use over blocks, bands, a new version and a new month, with money in between."""
@@ -151,7 +151,7 @@ class BusySite:
         await self.ask(Transfer("bela", "asha", 50 * NANO, "family"))
         await self.ask(ConfigureAccount("asha", LOAN))
         left_nano = self.site.engine.points[0].available_nano
-        await self.use(max(0, left_nano // 4_750_000 - 2_000), 2 * DAY_S)
+        await self.use(max(0, left_nano // 4_250_000 - 2_000), 2 * DAY_S)
         await self.ask(InvokeEmergency("asha"))
         await self.use(4_000, HOUR_S)
         await self.site.books.post([0, 1])

@@ -1,7 +1,7 @@
 """`init` and `ledger`: the stores."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +13,9 @@ from gateway.app.cli.output import (
     show_json,
     show_table,
 )
+
+if TYPE_CHECKING:
+    from gateway.store.replay import ReplayReport
 
 # Beside an export: needs no more than a Python.
 CHECKER: Final = "check_export.py"
@@ -48,6 +51,10 @@ def verify(
         bool,
         typer.Option("--chain-only", help="Leave out SQLite's own check of every page."),
     ] = False,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Compute every transaction again, from the beginning."),
+    ] = False,
 ) -> None:
     """Prove the ledger: chain, sums, checkpoints, registers against charges. Exit 0 or 1."""
     from rich.progress import Progress
@@ -58,6 +65,7 @@ def verify(
     from gateway.store.checkpoints import trusted_checkpoint
     from gateway.store.db import check_whole, open_reader
     from gateway.store.ledger import LEDGER
+    from gateway.store.replay import replay_ledger
     from gateway.store.verify import verify_ledger
 
     paths = paths_of(load_config(config))
@@ -77,6 +85,12 @@ def verify(
                 since=base,
                 trust=trust,
             )
+            replayed = None
+            if replay:
+                again = bar.add_task("computing again", total=None)
+                replayed = replay_ledger(
+                    connection, lambda done, total: bar.update(again, completed=done, total=total)
+                )
     finally:
         connection.close()
     problems = [*dict.fromkeys([*newer_problems, *report.problems])]
@@ -96,11 +110,18 @@ def verify(
         "foreign_checkpoints": list(report.foreign_checkpoints),
         "head": report.head.hash.hex(),
     }
+    if replayed is not None:
+        facts["ok"] = facts["ok"] and replayed.proved
+        facts["replay"] = _replay_facts(replayed)
     if as_json:
         show_json(facts)
     else:
         complain(*problems, *foreign[-3:])
+        if replayed is not None:
+            complain(*(difference.words for difference in replayed.differences))
         _show_proof(facts)
+        if replayed is not None:
+            _show_replay(replayed)
     if not facts["ok"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -159,3 +180,43 @@ def _show_proof(facts: dict[str, object]) -> None:
             ("problems", facts["problem_count"]),
         ],
     )
+
+
+def _replay_facts(report: "ReplayReport") -> dict[str, object]:
+    return {
+        "transactions": report.transactions,
+        "difference_count": report.difference_count,
+        "differences": [
+            {
+                "seq": one.seq or None,
+                "what": one.what,
+                "account": one.account or None,
+                "found_nano": one.found_nano,
+                "expected_nano": one.expected_nano,
+            }
+            for one in report.differences
+        ],
+        "unproved": dict(report.unproved),
+        "balances": [
+            {"account": name, "found_nano": found_nano, "expected_nano": expected_nano}
+            for name, (found_nano, expected_nano) in report.balances.items()
+        ],
+    }
+
+
+def _show_replay(report: "ReplayReport") -> None:
+    show_table(
+        "Replay",
+        ("what", "value"),
+        [
+            ("computed again", report.transactions),
+            ("differences", report.difference_count),
+            *((f"taken as they stand: {reason}", n) for reason, n in report.unproved.items()),
+        ],
+    )
+    if report.balances:
+        show_table(
+            "Balances, in the smallest unit kept",
+            ("account", "is", "computed again"),
+            [(name, *both) for name, both in report.balances.items()],
+        )
