@@ -86,9 +86,10 @@ def open_points(connection: sqlite3.Connection) -> list[AccountPoint]:
     return _points(connection, "to_utc_ms IS NULL")
 
 
-def all_points(connection: sqlite3.Connection) -> list[AccountPoint]:
-    """Every point that somebody pays for or ever paid for, in the order of their beginning."""
-    return _points(connection, "1")
+def all_points(connection: sqlite3.Connection, after: int = 0) -> list[AccountPoint]:
+    """Every point that somebody pays for or ever paid for, in the order of their beginning; without
+    the first `after` of them, if told so."""
+    return _points(connection, "number > ?", after)
 
 
 # -- terms -----------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def load_credit(
     return credit
 
 
-def _points(connection: sqlite3.Connection, where: str, *values: str) -> list[AccountPoint]:
+def _points(connection: sqlite3.Connection, where: str, *values: str | int) -> list[AccountPoint]:
     rows = connection.execute(
         "SELECT account_id, service_point_id, tariff_id, from_utc_ms, to_utc_ms "  # noqa: S608
         f"FROM account_point WHERE {where} ORDER BY number",

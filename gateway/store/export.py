@@ -8,6 +8,7 @@ from gateway.core.ledger import canonical_json, transaction_body
 from gateway.core.money import Currency
 from gateway.core.rates import rates_of
 from gateway.core.tariff_document import tariff_from_document
+from gateway.store.accounts import AccountPoint, all_points
 from gateway.store.ledger import (
     ChainHead,
     ledger_head,
@@ -30,7 +31,8 @@ def export_lines(
     """The lines of an export, each with its newline; `connection` is in autocommit mode.
 
     First the site; then every transaction with its hash, and before the first that may use it each
-    tariff version with the price of each rate cell; at the end the head and the balances as they
+    tariff version with the price of each rate cell and each stay of an account at a point; at the
+    end the head and the balances as they
     are stored. Reads in slices like `verify_ledger`, so that it may run beside the writer; what is
     posted meanwhile is part of it. `progress` is called between two slices with the transactions
     done and those there are. Raises ValueError, StoreCorruptError where the ledger cannot be read
@@ -48,13 +50,14 @@ def export_lines(
             "epoch": read_epoch(connection),
         }
     )
-    done, written = 0, set[tuple[str, int]]()
+    done, written, stays = 0, set[tuple[str, int]](), 0
     while True:
         connection.execute("BEGIN")
         try:
             head = ledger_head(connection)
             last = slice_end(connection, done, head.seq)
             versions = _tariffs_beside(connection, written)
+            begun = all_points(connection, stays)
             transactions = read_transactions(connection, done + 1, last)
             balances = read_balances(connection) if last >= head.seq else None
         finally:
@@ -62,9 +65,11 @@ def export_lines(
         for version in versions:
             written.add((version.tariff_id, version.version))
             yield _tariff_line(version, currency)
+        for stay in begun:
+            yield _stay_line(stay)
         for seq, (transaction, link) in enumerate(transactions, start=done + 1):
             yield _line({"transaction": transaction_body(seq, transaction), "hash": link.hex()})
-        done = last
+        done, stays = last, stays + len(begun)
         if progress is not None:
             progress(done, head.seq)
         if balances is not None:
@@ -93,6 +98,17 @@ def _tariff_line(version: TariffVersion, currency: Currency) -> bytes:
                 cell.key: price_micro
                 for cell, price_micro in zip(rates.cells, rates.prices_micro, strict=True)
             },
+        }
+    )
+
+
+def _stay_line(stay: AccountPoint) -> bytes:
+    return _line(
+        {
+            "stay": stay.account_id,
+            "service_point": stay.service_point_id,
+            "tariff": stay.tariff_id,
+            "from_utc_ms": stay.from_utc_ms,
         }
     )
 

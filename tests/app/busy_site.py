@@ -170,6 +170,8 @@ class BusySite:
         await self.use(1_499, HOUR_S, index=1)
         await self.ask(RemovePoint("flat-2"))
         await self.use(70, 60, index=1)
+        await self.ask(AddPoint("asha", "flat-2", "home"))
+        await self.use(61, 60, index=1)
 
     async def live(self) -> None:
         """All of it."""

@@ -134,7 +134,7 @@ def unbalanced(lines: list[Record]) -> str:
 def price(lines: list[Record]) -> str:
     """A price one micro-unit up."""
     for line in lines:
-        if line.get("tariff") == "home":
+        if "cells" in line and line["tariff"] == "home":
             line["cells"] = {cell: price + 1 for cell, price in line["cells"].items()}
     return "transaction 4: meter flat-1: its energy is not charged at the price of its rate"
 
@@ -243,7 +243,7 @@ def second_price(lines: list[Record]) -> str:
 
 def unknown_rate(lines: list[Record]) -> str:
     """A tariff is missing."""
-    lines[:] = [line for line in lines if line.get("tariff") != "shop"]
+    lines[:] = [line for line in lines if "cells" not in line or line["tariff"] != "shop"]
     return "KeyError(('shop', "
 
 

@@ -1,5 +1,6 @@
 """`init` and `ledger`: the stores."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,6 +16,9 @@ from gateway.app.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from gateway.store.db import Connection
     from gateway.store.replay import ReplayReport
 
 # Beside an export: needs no more than a Python.
@@ -65,7 +69,6 @@ def verify(
     from gateway.store.checkpoints import trusted_checkpoint
     from gateway.store.db import check_whole, open_reader
     from gateway.store.ledger import LEDGER
-    from gateway.store.replay import replay_ledger
     from gateway.store.verify import verify_ledger
 
     paths = paths_of(load_config(config))
@@ -85,23 +88,13 @@ def verify(
                 since=base,
                 trust=trust,
             )
-            replayed = None
-            if replay:
-                again = bar.add_task("computing again", total=None)
-                replayed = replay_ledger(
-                    connection, lambda done, total: bar.update(again, completed=done, total=total)
-                )
+            replayed = _replay(connection, bar) if replay else None
     finally:
         connection.close()
     problems = [*dict.fromkeys([*newer_problems, *report.problems])]
-    former = paths.control_dir / "former-keys"
-    foreign = [
-        f"the checkpoint of {day} was signed with a key that is not known as this site's: if its "
-        f"PC was replaced, write the former public key into {former}"
-        for day in report.foreign_checkpoints
-    ]
+    foreign = _foreign(report.foreign_checkpoints, paths.control_dir / "former-keys")
     facts: dict[str, object] = {
-        "ok": not problems and not foreign,
+        "ok": not problems and not foreign and (replayed is None or replayed.proved),
         "since": base.day if base is not None else None,
         "transactions": report.transactions,
         "checkpoints": report.checkpoints,
@@ -110,18 +103,12 @@ def verify(
         "foreign_checkpoints": list(report.foreign_checkpoints),
         "head": report.head.hash.hex(),
     }
-    if replayed is not None:
-        facts["ok"] = facts["ok"] and replayed.proved
-        facts["replay"] = _replay_facts(replayed)
     if as_json:
-        show_json(facts)
+        show_json(facts if replayed is None else {**facts, "replay": _replay_facts(replayed)})
     else:
         complain(*problems, *foreign[-3:])
-        if replayed is not None:
-            complain(*(difference.words for difference in replayed.differences))
         _show_proof(facts)
-        if replayed is not None:
-            _show_replay(replayed)
+        _show_replay(replayed)
     if not facts["ok"]:
         raise typer.Exit(EXIT_FAILED)
 
@@ -182,6 +169,23 @@ def _show_proof(facts: dict[str, object]) -> None:
     )
 
 
+def _foreign(days: Iterable[str], former: Path) -> list[str]:
+    return [
+        f"the checkpoint of {day} was signed with a key that is not known as this site's: if its "
+        f"PC was replaced, write the former public key into {former}"
+        for day in days
+    ]
+
+
+def _replay(connection: "Connection", bar: "Progress") -> "ReplayReport":
+    from gateway.store.replay import replay_ledger
+
+    task = bar.add_task("computing again", total=None)
+    return replay_ledger(
+        connection, lambda done, total: bar.update(task, completed=done, total=total)
+    )
+
+
 def _replay_facts(report: "ReplayReport") -> dict[str, object]:
     return {
         "transactions": report.transactions,
@@ -204,7 +208,10 @@ def _replay_facts(report: "ReplayReport") -> dict[str, object]:
     }
 
 
-def _show_replay(report: "ReplayReport") -> None:
+def _show_replay(report: "ReplayReport | None") -> None:
+    if report is None:
+        return
+    complain(*(difference.words for difference in report.differences))
     show_table(
         "Replay",
         ("what", "value"),
