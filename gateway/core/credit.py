@@ -341,10 +341,11 @@ class CreditBook:
         return tuple(
             entries
             for one in range(first, day + 1)
-            if (entries := self._collect(one, running_nano))
+            if (entries := self.collect_day(one, running_nano))
         )
 
-    def _collect(self, day: int, running_nano: int) -> tuple[Entry, ...]:
+    def collect_day(self, day: int, running_nano: int) -> tuple[Entry, ...]:
+        """The entries of one local day, applied here; see `collect`."""
         self._begin_week(day)
         entries: list[Entry] = []
         for item in self._debts.values():

@@ -91,6 +91,12 @@ def points_since(connection: sqlite3.Connection, utc_ms: int) -> list[AccountPoi
     return _points(connection, "to_utc_ms IS NULL OR to_utc_ms > ?", utc_ms)
 
 
+def all_points(connection: sqlite3.Connection, after: int = 0) -> list[AccountPoint]:
+    """Every point that somebody pays for or ever paid for, in the order of their beginning; without
+    the first `after` of them, if told so."""
+    return _points(connection, "number > ?", after)
+
+
 # -- terms -----------------------------------------------------------------------------------
 
 

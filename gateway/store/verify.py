@@ -6,7 +6,7 @@ Checkpoints are proved on the way; from a trusted one a later proof may go on.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -136,8 +136,8 @@ def verify_ledger(
         connection.execute("BEGIN")
         try:
             head = ledger_head(connection)
-            last = _slice_end(connection, proof.seq, head.seq)
-            for seq, transaction, link in _slice(connection, proof.seq + 1, last, findings):
+            last = slice_end(connection, proof.seq, head.seq)
+            for seq, transaction, link in read_slice(connection, proof.seq + 1, last, findings.add):
                 proof.take(connection, seq, transaction, link)
                 if whole:
                     marks.compare(connection, proof)
@@ -364,7 +364,7 @@ def _check_since(connection: sqlite3.Connection, since: ChainHead, findings: _Fi
         findings.add(f"the trusted head {since.seq} is not part of this ledger")
 
 
-def _slice_end(connection: sqlite3.Connection, done_seq: int, head_seq: int) -> int:
+def slice_end(connection: sqlite3.Connection, done_seq: int, head_seq: int) -> int:
     """The last transaction of the slice after `done_seq`: at least one, not too many lines."""
     row = connection.execute(
         "SELECT seq FROM settlement WHERE seq > ? ORDER BY seq, line LIMIT 1 OFFSET ?",
@@ -374,10 +374,11 @@ def _slice_end(connection: sqlite3.Connection, done_seq: int, head_seq: int) -> 
     return min(done_seq + SLICE, head_seq, enough)
 
 
-def _slice(
-    connection: sqlite3.Connection, first_seq: int, last_seq: int, findings: _Findings
-) -> Iterable[tuple[int, Transaction | None, bytes]]:
-    """The transactions of a slice; one by one when something in it cannot be read."""
+def read_slice(
+    connection: sqlite3.Connection, first_seq: int, last_seq: int, tell: Callable[[str], None]
+) -> list[tuple[int, Transaction | None, bytes]]:
+    """The transactions of a slice with number and hash; None for one that cannot be read, of which
+    `tell` hears in words."""
     seqs = connection.execute(
         "SELECT seq, hash FROM ledger_transaction WHERE seq BETWEEN ? AND ? ORDER BY seq",
         (first_seq, last_seq),
@@ -385,7 +386,7 @@ def _slice(
     try:
         read = read_transactions(connection, first_seq, last_seq)
     except (ValueError, StoreCorruptError):
-        return [_alone(connection, as_int(seq), as_bytes(link), findings) for seq, link in seqs]
+        return [_alone(connection, as_int(seq), as_bytes(link), tell) for seq, link in seqs]
     return [
         (as_int(seq), transaction, as_bytes(link))
         for (seq, link), (transaction, _) in zip(seqs, read, strict=True)
@@ -393,12 +394,12 @@ def _slice(
 
 
 def _alone(
-    connection: sqlite3.Connection, seq: int, link: bytes, findings: _Findings
+    connection: sqlite3.Connection, seq: int, link: bytes, tell: Callable[[str], None]
 ) -> tuple[int, Transaction | None, bytes]:
     try:
         return seq, read_transaction(connection, seq), link
     except (ValueError, StoreCorruptError) as error:
-        findings.add(f"transaction {seq}: {error}")
+        tell(f"transaction {seq}: {error}")
         return seq, None, link
 
 

@@ -1,6 +1,8 @@
 """`init` and `ledger`: the stores."""
 
-from typing import Annotated
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,12 +15,22 @@ from gateway.app.cli.output import (
     show_table,
 )
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from gateway.store.db import Connection
+    from gateway.store.replay import ReplayReport
+
+# Beside an export: needs no more than a Python.
+CHECKER: Final = "check_export.py"
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(init)
     group = typer.Typer(help="Proof of the ledger.", no_args_is_help=True)
     group.command()(verify)
+    group.command()(export)
     app.add_typer(group, name="ledger")
 
 
@@ -42,6 +54,10 @@ def verify(
     chain_only: Annotated[
         bool,
         typer.Option("--chain-only", help="Leave out SQLite's own check of every page."),
+    ] = False,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Compute every transaction again, from the beginning."),
     ] = False,
 ) -> None:
     """Prove the ledger: chain, sums, checkpoints, registers against charges. Exit 0 or 1."""
@@ -72,17 +88,13 @@ def verify(
                 since=base,
                 trust=trust,
             )
+            replayed = _replay(connection, bar) if replay else None
     finally:
         connection.close()
     problems = [*dict.fromkeys([*newer_problems, *report.problems])]
-    former = paths.control_dir / "former-keys"
-    foreign = [
-        f"the checkpoint of {day} was signed with a key that is not known as this site's: if its "
-        f"PC was replaced, write the former public key into {former}"
-        for day in report.foreign_checkpoints
-    ]
+    foreign = _foreign(report.foreign_checkpoints, paths.control_dir / "former-keys")
     facts: dict[str, object] = {
-        "ok": not problems and not foreign,
+        "ok": not problems and not foreign and (replayed is None or replayed.proved),
         "since": base.day if base is not None else None,
         "transactions": report.transactions,
         "checkpoints": report.checkpoints,
@@ -92,12 +104,55 @@ def verify(
         "head": report.head.hash.hex(),
     }
     if as_json:
-        show_json(facts)
+        show_json(facts if replayed is None else {**facts, "replay": _replay_facts(replayed)})
     else:
         complain(*problems, *foreign[-3:])
         _show_proof(facts)
+        _show_replay(replayed)
     if not facts["ok"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+def export(
+    config: ConfigOption,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write it; must not exist.")
+    ],
+) -> None:
+    """Write the whole ledger to a file that anybody can check, and the script that checks it."""
+    from rich.progress import Progress
+
+    from gateway.app import check_export
+    from gateway.app.config import load_config
+    from gateway.app.paths import paths_of
+    from gateway.core.errors import RefusedError
+    from gateway.store.db import open_reader
+    from gateway.store.export import export_lines
+    from gateway.store.ledger import LEDGER
+
+    checker = file.with_name(CHECKER)
+    if file.exists() or file == checker:
+        raise RefusedError("FILE_EXISTS", f"{file} is there already, or is the checker's name")
+    connection = open_reader(paths_of(load_config(config)).ledger, LEDGER)
+    try:
+        with Progress(transient=True) as bar, file.open("xb") as stream:
+            task = bar.add_task("exporting", total=None)
+            stream.writelines(
+                export_lines(
+                    connection, lambda done, total: bar.update(task, completed=done, total=total)
+                )
+            )
+        checker.write_bytes(Path(check_export.__file__).read_bytes())
+    except (OSError, ValueError) as error:
+        file.unlink(missing_ok=True)
+        raise RefusedError("EXPORT_FAILED", f"{file}: {error}") from error
+    except BaseException:
+        # What is half written proves nothing.
+        file.unlink(missing_ok=True)
+        raise
+    finally:
+        connection.close()
+    typer.echo(f"wrote {file}; anybody checks it with: python3 {checker} {file}")
 
 
 def _show_proof(facts: dict[str, object]) -> None:
@@ -112,3 +167,63 @@ def _show_proof(facts: dict[str, object]) -> None:
             ("problems", facts["problem_count"]),
         ],
     )
+
+
+def _foreign(days: Iterable[str], former: Path) -> list[str]:
+    return [
+        f"the checkpoint of {day} was signed with a key that is not known as this site's: if its "
+        f"PC was replaced, write the former public key into {former}"
+        for day in days
+    ]
+
+
+def _replay(connection: "Connection", bar: "Progress") -> "ReplayReport":
+    from gateway.store.replay import replay_ledger
+
+    task = bar.add_task("computing again", total=None)
+    return replay_ledger(
+        connection, lambda done, total: bar.update(task, completed=done, total=total)
+    )
+
+
+def _replay_facts(report: "ReplayReport") -> dict[str, object]:
+    return {
+        "transactions": report.transactions,
+        "difference_count": report.difference_count,
+        "differences": [
+            {
+                "seq": one.seq or None,
+                "what": one.what,
+                "account": one.account or None,
+                "found_nano": one.found_nano,
+                "expected_nano": one.expected_nano,
+            }
+            for one in report.differences
+        ],
+        "unproved": dict(report.unproved),
+        "balances": [
+            {"account": name, "found_nano": found_nano, "expected_nano": expected_nano}
+            for name, (found_nano, expected_nano) in report.balances.items()
+        ],
+    }
+
+
+def _show_replay(report: "ReplayReport | None") -> None:
+    if report is None:
+        return
+    complain(*(difference.words for difference in report.differences))
+    show_table(
+        "Replay",
+        ("what", "value"),
+        [
+            ("computed again", report.transactions),
+            ("differences", report.difference_count),
+            *((f"taken as they stand: {reason}", n) for reason, n in report.unproved.items()),
+        ],
+    )
+    if report.balances:
+        show_table(
+            "Balances, in the smallest unit kept",
+            ("account", "is", "computed again"),
+            [(name, *both) for name, both in report.balances.items()],
+        )

@@ -1,0 +1,237 @@
+"""The charges of settlement lines computed again: part of a replay (`replay.py`).
+
+What a line counted (Wh by rate cell) and what was known of its period (`facts`) are taken from it;
+its charges are not. They are F of the period with this line less F before it, as computed here from
+the first line on. Which block a Wh belongs to follows from the count of its source and is checked.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Final
+
+from gateway.core.charges import VersionKey, charges_of
+from gateway.core.civil import civil_day, date_of_day, zone_of
+from gateway.core.errors import RefusedError
+from gateway.core.fees import Facts
+from gateway.core.ledger import SettlementLine
+from gateway.core.rates import Cell, Rates
+from gateway.core.schedule import Schedule
+from gateway.core.tariff import ENERGY, Tariff
+
+_NO_VERSION: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """An account pays for a point under a tariff, from an instant on."""
+
+    account_id: str
+    service_point_id: str
+    tariff_id: str
+    from_utc_ms: int
+
+
+@dataclass(slots=True)
+class Recomputed:
+    """Lines with the charges that follow, what is wrong with them, what cannot be computed."""
+
+    lines: list[SettlementLine] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unproved: int = 0
+
+
+@dataclass(slots=True)
+class _Count:
+    """A billing period of a stay: Wh and charges so far. `is_told`: every line had its facts."""
+
+    end_utc_ms: int
+    is_told: bool = True
+    cells: dict[VersionKey, dict[Cell, int]] = field(default_factory=dict)
+    charged: dict[VersionKey, dict[str, int]] = field(default_factory=dict)
+    wh: dict[str, int] = field(default_factory=dict)
+
+
+class _Course:
+    """A stay on its way: schedule, open periods, Wh by source since it began."""
+
+    def __init__(self, stay: Stay, versions: Sequence[Tariff]) -> None:
+        self.stay = stay
+        day = date_of_day(civil_day(zone_of(versions[0].zone), stay.from_utc_ms)).day
+        self.schedule = Schedule(versions, (), day)
+        self.rates = {rates.tariff.version: rates for rates in self.schedule.rates}
+        self.counts: dict[str, _Count] = {}
+        self.occupancy_wh: dict[str, int] = {}
+
+    def count(self, label: str) -> _Count:
+        """The count of a period. Raises ValueError for a label that is none."""
+        found = self.counts.get(label)
+        if found is None:
+            end_utc_ms = self.schedule.labelled(label).end_utc_ms
+            found = self.counts[label] = _Count(end_utc_ms)
+        return found
+
+    def counter_wh(self, count: _Count) -> dict[str, int]:
+        """The Wh by source that choose the block."""
+        return self.occupancy_wh if self.schedule.by_occupancy else count.wh
+
+    def forget(self, settled_utc_ms: int) -> None:
+        """Drop periods that ended before energy and fees up to an instant were settled."""
+        over = [key for key, count in self.counts.items() if count.end_utc_ms <= settled_utc_ms]
+        for key in over:
+            del self.counts[key]
+
+
+class EnergyReplay:
+    """Takes settlement lines in the ledger's order. `tariffs` are all versions by id, oldest first.
+
+    Memory grows with stays and open periods, not with lines.
+    """
+
+    def __init__(self, tariffs: Mapping[str, Sequence[Tariff]], stays: Iterable[Stay]) -> None:
+        self._tariffs = tariffs
+        self._stays: dict[tuple[str, str, str], list[Stay]] = {}
+        for stay in stays:
+            key = (stay.account_id, stay.service_point_id, stay.tariff_id)
+            self._stays.setdefault(key, []).append(stay)
+        self._courses: dict[Stay, _Course] = {}
+
+    def take(self, lines: Sequence[SettlementLine]) -> Recomputed:
+        """The lines of one transaction with the charges that follow from what they count."""
+        found = Recomputed()
+        for _, group in groupby(lines, _period_of):
+            self._take_period(list(group), found)
+        return found
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _take_period(self, lines: list[SettlementLine], found: Recomputed) -> None:
+        """The lines of a point and period that one posting made: one for each version."""
+        first = lines[0]
+        place = f"{first.account_id} at {first.service_point_id}, {first.period}"
+        try:
+            course = self._course(first)
+            count = course.count(first.period)
+            count.is_told = count.is_told and all(line.facts for line in lines)
+            for line in lines:
+                found.problems += [f"{place}: {what}" for what in _count(course, count, line)]
+            due = self._due(course, count, lines)
+        except (KeyError, TypeError, ValueError, RefusedError) as error:
+            found.problems.append(f"{place}: it cannot be computed: {error}")
+            found.lines += lines
+            return
+        if due is None:
+            found.unproved += len(lines)
+            found.lines += [_with_energy(course, line) for line in lines]
+        else:
+            for line in lines:
+                charges = due.pop((line.tariff_id, line.facts[0]), {})
+                found.lines.append(replace(line, charges=tuple(charges.items())))
+            found.problems += [
+                f"{place}: version {version} comes to {charges}, and no line charges it"
+                for (_, version), charges in due.items()
+            ]
+        for line in found.lines[-len(lines) :]:
+            _charge(count, line)
+        if first.facts:
+            course.forget(min(first.from_utc_ms, first.facts[1]))
+
+    def _course(self, line: SettlementLine) -> _Course:
+        """Raises ValueError where the account did not pay for the point, RefusedError for tariffs
+        that do not go together."""
+        key = (line.account_id, line.service_point_id, line.tariff_id)
+        begun = [s for s in self._stays.get(key, ()) if s.from_utc_ms <= line.to_utc_ms]
+        versions = self._tariffs.get(line.tariff_id)
+        if not begun or not versions:
+            raise ValueError(f"it does not pay for it under tariff {line.tariff_id}")
+        course = self._courses.get(begun[-1])
+        if course is None:
+            course = self._courses[begun[-1]] = _Course(begun[-1], versions)
+        return course
+
+    def _due(
+        self, course: _Course, count: _Count, lines: Sequence[SettlementLine]
+    ) -> dict[VersionKey, dict[str, int]] | None:
+        """What every version is to charge now; None where a line does not tell enough."""
+        if not count.is_told:
+            return None
+        number, accrued_utc_ms, recharged, complete, ended_utc_ms = lines[0].facts
+        if number == _NO_VERSION:
+            # It moves registers and nothing else.
+            return {}
+        facts = Facts(accrued_utc_ms, bool(recharged), bool(complete), ended_utc_ms)
+        if any(line.facts[1:] != lines[0].facts[1:] for line in lines):
+            raise ValueError("lines of one posting know different facts")
+        period = course.schedule.labelled(lines[0].period)
+        after = charges_of(
+            course.schedule.tariffs, count.cells, facts, period, course.stay.from_utc_ms
+        )
+        due: dict[VersionKey, dict[str, int]] = {}
+        for key in after.keys() | count.charged.keys():
+            now, before = after.get(key, {}), count.charged.get(key, {})
+            change = {name: now.get(name, 0) - before.get(name, 0) for name in {**before, **now}}
+            change = {name: amount_nano for name, amount_nano in change.items() if amount_nano}
+            if change:
+                due[key] = change
+        return due
+
+
+def _period_of(line: SettlementLine) -> tuple[str, str, str, str]:
+    return line.account_id, line.service_point_id, line.tariff_id, line.period
+
+
+def _count(course: _Course, count: _Count, line: SettlementLine) -> list[str]:
+    """Count a line's cells; what is wrong with them."""
+    found: list[str] = []
+    by_block: dict[tuple[Rates, str], dict[int, int]] = {}
+    for key, wh in line.cells:
+        rates, cell = _cell_of(course, key)
+        if wh < 0:
+            found.append(f"{wh} Wh are counted for {key}")
+        cells = count.cells.setdefault(rates.key, {})
+        cells[cell] = cells.get(cell, 0) + wh
+        blocks = by_block.setdefault((rates, cell.source), {})
+        blocks[cell.block] = blocks.get(cell.block, 0) + wh
+    counter_wh = course.counter_wh(count)
+    for (rates, source), blocks in by_block.items():
+        before_wh = counter_wh.get(source, 0)
+        after_wh = counter_wh[source] = before_wh + sum(blocks.values())
+        limits_wh = rates.sources[source].block_limits_wh
+        for block, wh in blocks.items():
+            upto_wh = limits_wh[block] if block < len(limits_wh) else after_wh
+            above_wh = limits_wh[block - 1] if block else 0
+            due_wh = max(0, min(after_wh, upto_wh) - max(before_wh, above_wh))
+            if wh != due_wh:
+                found.append(
+                    f"block {block + 1} of {source} has {wh} Wh, by the count up to {after_wh} Wh "
+                    f"{due_wh} Wh belong there"
+                )
+    return found
+
+
+def _cell_of(course: _Course, key: str) -> tuple[Rates, Cell]:
+    """Raises KeyError, ValueError for a cell that no version has."""
+    number, source, band, block = key.split("/")
+    rates, cell = course.rates[int(number)], Cell(int(number), source, band, int(block))
+    if cell not in rates.index:
+        raise KeyError(key)
+    return rates, cell
+
+
+def _with_energy(course: _Course, line: SettlementLine) -> SettlementLine:
+    """A line of an older program: its energy is priced, the rest is what it says."""
+    charges = {name: a for name, a in line.charges if not name.startswith(f"{ENERGY}:")}
+    for key, wh in line.cells:
+        rates, cell = _cell_of(course, key)
+        name = f"{ENERGY}:{cell.source}"
+        price_micro = rates.prices_micro[rates.index[cell]]
+        charges[name] = charges.get(name, 0) + wh * price_micro
+    return replace(line, charges=tuple((name, a) for name, a in charges.items() if a))
+
+
+def _charge(count: _Count, line: SettlementLine) -> None:
+    """Keep what a line charges, for the version that it belongs to."""
+    number = line.facts[0] if line.facts else _NO_VERSION
+    charged = count.charged.setdefault((line.tariff_id, number), {})
+    for name, amount_nano in line.charges:
+        charged[name] = charged.get(name, 0) + amount_nano
