@@ -338,6 +338,7 @@ def test_the_command_writes_file_and_script(
 
     status, out, _ = export(path)
     assert (status, "check_export.py" in out) == (0, True)
+    assert path.stat().st_mode & 0o777 == 0o600, "what customers paid is nobody else's to read"
     script = tmp_path / "check_export.py"
     assert script.read_bytes() == Path(check_export.__file__).read_bytes()
     assert checked(path).status == 0

@@ -1,8 +1,11 @@
 """`init` and `ledger`: the stores."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from gateway.store.db import Connection
     from gateway.store.replay import ReplayReport
 
+# What customers paid and used is their own.
+PRIVATE_MODE: Final = 0o600
 # Beside an export: needs no more than a Python.
 CHECKER: Final = "check_export.py"
 
@@ -131,11 +136,11 @@ def export(
     from gateway.store.ledger import LEDGER
 
     checker = file.with_name(CHECKER)
-    if file.exists() or file == checker:
-        raise RefusedError("FILE_EXISTS", f"{file} is there already, or is the checker's name")
-    connection = open_reader(paths_of(load_config(config)).ledger, LEDGER)
-    try:
-        with Progress(transient=True) as bar, file.open("xb") as stream:
+    if file == checker:
+        raise RefusedError("FILE_EXISTS", f"{file} is the checker's name")
+    ledger = paths_of(load_config(config)).ledger
+    with closing(open_reader(ledger, LEDGER)) as connection, _created(file) as stream:
+        with Progress(transient=True) as bar:
             task = bar.add_task("exporting", total=None)
             stream.writelines(
                 export_lines(
@@ -143,6 +148,23 @@ def export(
                 )
             )
         checker.write_bytes(Path(check_export.__file__).read_bytes())
+    typer.echo(f"wrote {file}; anybody checks it with: python3 {checker} {file}")
+
+
+@contextmanager
+def _created(file: Path) -> Iterator[BinaryIO]:
+    """A new file of its owner's, which is there in the end if nothing was raised."""
+    from gateway.core.errors import RefusedError
+
+    try:
+        stream = open(file, "xb", opener=partial(os.open, mode=PRIVATE_MODE))  # noqa: SIM115
+    except FileExistsError as error:
+        raise RefusedError("FILE_EXISTS", f"{file} is there already") from error
+    except OSError as error:
+        raise RefusedError("EXPORT_FAILED", f"{file}: {error}") from error
+    try:
+        with stream:
+            yield stream
     except (OSError, ValueError) as error:
         file.unlink(missing_ok=True)
         raise RefusedError("EXPORT_FAILED", f"{file}: {error}") from error
@@ -150,9 +172,6 @@ def export(
         # What is half written proves nothing.
         file.unlink(missing_ok=True)
         raise
-    finally:
-        connection.close()
-    typer.echo(f"wrote {file}; anybody checks it with: python3 {checker} {file}")
 
 
 def _show_proof(facts: dict[str, object]) -> None:
