@@ -218,7 +218,10 @@ class Replay:
             except (ValueError, GatewayError):
                 self.unproved[UNREADABLE] += 1
                 return
-            self._money.credit(body.account_id).terms = terms
+            credit = self._money.credit(body.account_id)
+            # By the terms before, use that was not posted may have invoked it by itself.
+            credit.is_invoked = credit.is_invoked or credit.terms.emergency_automatic
+            credit.terms = terms
         elif isinstance(body, wishes.AddDebt):
             self._money.credit(body.account_id).add_debt(_debt_terms(body))
             day = local_time(self._money.sources.zone, asked.utc_ms).day
