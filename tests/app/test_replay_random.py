@@ -126,7 +126,7 @@ class RandomSite(BusySite):
         return sorted(self.site.desk.accounts) or ["nobody"]
 
 
-@pytest.mark.parametrize("seed", (0, 110))
+@pytest.mark.parametrize("seed", [0, 110])
 def test_whatever_happens_follows(tmp_path: Path, seed: int) -> None:
     """Random requests, use, restarts and days: no difference, and nothing left out but debts whose
     bearer hung on use that was not posted."""
