@@ -173,6 +173,7 @@ class _Run:
             versions,
             self._wish.draft,
             start_utc_ms=stay.from_utc_ms,
+            joined=stay.joined,
             sources=sources,
             window_utc_ms=self._from_utc_ms,
             gap_ms=round(self._config.posting.gap_s * 1000),

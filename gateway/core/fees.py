@@ -26,13 +26,15 @@ class Facts(NamedTuple):
 
     Fees are accrued up to `accrued_utc_ms`. `recharged` says that the period saw a recharge,
     `complete` that the last of its energy is known. `ended_utc_ms` is when the account ended, 0
-    while it lasts.
+    while it lasts. `joined` says that another tariff charged it until it came under this one, the
+    day of the change included.
     """
 
     accrued_utc_ms: int
     recharged: bool = False
     complete: bool = False
     ended_utc_ms: int = 0
+    joined: bool = False
 
 
 class Due(NamedTuple):
@@ -54,6 +56,7 @@ class _Stay:
     """The part of a period [begin, end) that an account lasts, and the versions in it.
 
     `versions` are indexes with the instant from which on each is in force here; days count from 1.
+    `joined` as in `Facts`.
     """
 
     schedule: Sequence[Tariff]
@@ -62,6 +65,7 @@ class _Stay:
     begin_utc_ms: int
     end_utc_ms: int
     versions: tuple[tuple[int, int], ...]
+    joined: bool
 
     @property
     def days(self) -> int:
@@ -73,6 +77,9 @@ class _Stay:
 
     @property
     def first_day(self) -> int:
+        """The first day that counts: that of a change belongs to the tariff before."""
+        if self.joined:
+            return self.day(self.begin_utc_ms - 1) + 1
         return self.day(self.begin_utc_ms)
 
     @property
@@ -86,10 +93,10 @@ class _Stay:
 
 
 def _stay(
-    schedule: Sequence[Tariff], zone: ZoneInfo, period: Period, start_utc_ms: int, ended_utc_ms: int
+    schedule: Sequence[Tariff], zone: ZoneInfo, period: Period, start_utc_ms: int, facts: Facts
 ) -> _Stay | None:
     begin = max(period.start_utc_ms, start_utc_ms)
-    end = min(period.end_utc_ms, ended_utc_ms or _NEVER_MS)
+    end = min(period.end_utc_ms, facts.ended_utc_ms or _NEVER_MS)
     if end <= begin:
         return None
     starts = [tariff.effective_from_utc_ms for tariff in schedule]
@@ -99,14 +106,14 @@ def _stay(
         for index, (since, until) in enumerate(pairwise([*starts, _NEVER_MS]))
         if since < end and until > begin
     )
-    return _Stay(schedule, zone, period, begin, end, versions)
+    return _Stay(schedule, zone, period, begin, end, versions, facts.joined)
 
 
 def fixed_fees(
     schedule: Sequence[Tariff], zone: ZoneInfo, period: Period, start_utc_ms: int, facts: Facts
 ) -> list[Due]:
     """What each version of the schedule charges as fixed fee in a period, by these facts."""
-    stay = _stay(schedule, zone, period, start_utc_ms, facts.ended_utc_ms)
+    stay = _stay(schedule, zone, period, start_utc_ms, facts)
     if stay is None or facts.accrued_utc_ms < stay.begin_utc_ms:
         return []
     paying = next((item for item in stay.versions if schedule[item[0]].fixed_fee_nano), None)
@@ -122,8 +129,9 @@ def fixed_fees(
     if facts.accrued_utc_ms < due_ms:
         return []
     last_day = stay.last_day if facts.ended_utc_ms else stay.days
+    first_day = stay.first_day if since_ms == stay.begin_utc_ms else stay.day(since_ms)
     fee_nano = schedule[index].fixed_fee_nano
-    return [Due(index, share_nano(fee_nano, stay.day(since_ms), last_day, stay.days))]
+    return [Due(index, share_nano(fee_nano, first_day, last_day, stay.days))]
 
 
 def _daily_fees(stay: _Stay, facts: Facts) -> list[Due]:
@@ -143,12 +151,13 @@ def _daily_fees(stay: _Stay, facts: Facts) -> list[Due]:
 
 
 def _closing_fee(stay: _Stay, facts: Facts) -> list[Due]:
-    """Whole at the close, also of a first partial period; by days where the account ends before."""
+    """Whole at the close, also of a first partial period; by days where the account ends before, or
+    where another tariff charged the days before."""
     if facts.accrued_utc_ms < stay.end_utc_ms:
         return []
     index = stay.versions[-1][0]
     fee_nano = stay.schedule[index].fixed_fee_nano
-    if stay.ends_early:
+    if stay.ends_early or stay.joined:
         fee_nano = share_nano(fee_nano, stay.first_day, stay.last_day, stay.days)
     return [Due(index, fee_nano)]
 
@@ -163,7 +172,7 @@ def minimum_charge(
     """
     if not facts.complete:
         return None
-    stay = _stay(schedule, zone, period, start_utc_ms, facts.ended_utc_ms)
+    stay = _stay(schedule, zone, period, start_utc_ms, facts)
     if stay is None or facts.accrued_utc_ms < stay.end_utc_ms:
         return None
     index = stay.versions[-1][0]

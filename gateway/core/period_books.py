@@ -22,8 +22,9 @@ class PeriodBooks:
     `changes` counts how often fees or a minimum changed what is owed.
     """
 
-    def __init__(self, schedule: Schedule, start_utc_ms: int) -> None:
+    def __init__(self, schedule: Schedule, start_utc_ms: int, *, joined: bool = False) -> None:
         self.schedule = schedule
+        self.joined = joined
         self.by_label: dict[str, PeriodBook] = {}
         self.occupancy_wh: dict[str, int] = {}
         self.start_utc_ms = start_utc_ms
@@ -59,7 +60,7 @@ class PeriodBooks:
     def facts(self, book: PeriodBook, label_utc_ms: int) -> Facts:
         """What is known of a period."""
         complete = book.period.end_utc_ms <= label_utc_ms or self.ended_utc_ms > 0
-        return Facts(self.accrued_utc_ms, book.recharged, complete, self.ended_utc_ms)
+        return Facts(self.accrued_utc_ms, book.recharged, complete, self.ended_utc_ms, self.joined)
 
     def pass_time(self, now_utc_ms: int, label_utc_ms: int) -> int:
         """Accrue what falls due up to now (`due_utc_ms` at least); the periods that closed."""
@@ -124,6 +125,7 @@ class PeriodBooks:
         schedule = self.schedule
         self.by_label.clear()
         self.start_utc_ms = start_utc_ms
+        self.joined = saved.joined
         self.unclosed = schedule.period_at(saved.closed_utc_ms)
         accrued = saved.accrued_utc_ms
         self.accrued_utc_ms = saved.closed_utc_ms if accrued is None else accrued

@@ -47,7 +47,8 @@ class Pricer:
     `versions` take effect one after the other, in one zone, currency and billing period; the first
     must be in force at `start_utc_ms`, from which on energy and fees are charged. `sources` are
     those behind the meter's registers; every version must price each of them. `opening_day` is the
-    local day of the month on which the account was opened (None: that of the start).
+    local day of the month on which the account was opened (None: that of the start). `joined` says
+    that another tariff charged the account until then: its fees are paid for the day of the start.
 
     Raises RefusedError: TARIFF_ORDER, TARIFF_MIXED, TARIFF_NOT_EFFECTIVE, SOURCE_UNPRICED.
     """
@@ -59,6 +60,7 @@ class Pricer:
         start_utc_ms: int,
         sources: Iterable[str] = ("grid",),
         opening_day: int | None = None,
+        joined: bool = False,
     ) -> None:
         self._sources = tuple(dict.fromkeys(sources))
         if opening_day is None and versions:
@@ -71,7 +73,7 @@ class Pricer:
                 f"{versions[0].tariff_id} takes effect after the account starts",
                 "effective_from",
             )
-        self._books = PeriodBooks(self._schedule, start_utc_ms)
+        self._books = PeriodBooks(self._schedule, start_utc_ms, joined=joined)
         self._label_utc_ms = start_utc_ms
         self._posted_nano = 0
         self._posted_snapshot: list[object] | None = None
@@ -303,6 +305,8 @@ class Pricer:
             state["recharged"] = recharged
         if self._schedule.by_occupancy:
             state["occupancy_wh"] = [list(item) for item in books.occupancy_wh.items()]
+        if books.joined:
+            state["joined"] = 1
         if books.ended_utc_ms:
             state["ended_utc_ms"] = books.ended_utc_ms
         return state

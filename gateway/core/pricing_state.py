@@ -39,6 +39,7 @@ class SavedPricing:
     ended_utc_ms: int = 0
     recharged: tuple[str, ...] = ()
     occupancy_wh: tuple[tuple[str, int], ...] | None = None
+    joined: bool = False
 
 
 def parse_state(state: Mapping[str, object]) -> SavedPricing:
@@ -60,6 +61,7 @@ def parse_state(state: Mapping[str, object]) -> SavedPricing:
         ended_utc_ms=_optional(state, "ended_utc_ms") or 0,
         recharged=tuple(_text(label) for label in _list(state.get("recharged", ()))),
         occupancy_wh=_occupancy(state),
+        joined=bool(_optional(state, "joined")),
     )
 
 

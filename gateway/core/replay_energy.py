@@ -155,11 +155,13 @@ class EnergyReplay:
         """What every version is to charge now; None where a line does not tell enough."""
         if not count.is_told:
             return None
-        number, accrued_utc_ms, recharged, complete, ended_utc_ms = lines[0].facts
+        number, accrued_utc_ms, recharged, complete, ended_utc_ms, *joined = lines[0].facts
         if number == _NO_VERSION:
             # It moves registers and nothing else.
             return {}
-        facts = Facts(accrued_utc_ms, bool(recharged), bool(complete), ended_utc_ms)
+        facts = Facts(
+            accrued_utc_ms, bool(recharged), bool(complete), ended_utc_ms, joined=any(joined)
+        )
         if any(line.facts[1:] != lines[0].facts[1:] for line in lines):
             raise ValueError("lines of one posting know different facts")
         period = course.schedule.labelled(lines[0].period)

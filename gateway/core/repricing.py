@@ -71,8 +71,8 @@ class Repricing:
 
     `versions` are those of its tariff, `draft` counts from the beginning of time. The window begins
     at `window_utc_ms`; what was settled before it, from `warm_utc_ms` on, only brings the periods
-    to where they were. Energy between readings further apart than `gap_ms` counts as estimated
-    where the draft changes its rate in between.
+    to where they were. `joined` as in `Pricer`. Energy between readings further apart than `gap_ms`
+    counts as estimated where the draft changes its rate in between.
     """
 
     def __init__(
@@ -84,13 +84,14 @@ class Repricing:
         sources: Sequence[str],
         window_utc_ms: int,
         gap_ms: int,
+        joined: bool = False,
     ) -> None:
         self._sources = tuple(dict.fromkeys(sources))
         always = replace(draft, version=1, effective_from_utc_ms=min(0, start_utc_ms))
         self._start_utc_ms = start_utc_ms
         self._window_utc_ms = max(window_utc_ms, start_utc_ms)
-        self._now = _Track(versions, start_utc_ms, self._sources)
-        self._draft = _Track((always,), start_utc_ms, self._sources)
+        self._now = _Track(versions, start_utc_ms, self._sources, joined=joined)
+        self._draft = _Track((always,), start_utc_ms, self._sources, joined=joined)
         self._gap_ms = gap_ms
         self._begun = False
         # Of a stay that begins inside the window all counts.
@@ -244,10 +245,17 @@ class _Track:
     """A pricer, and what it has charged by period and component."""
 
     def __init__(
-        self, versions: Sequence[Tariff], start_utc_ms: int, sources: Sequence[str]
+        self,
+        versions: Sequence[Tariff],
+        start_utc_ms: int,
+        sources: Sequence[str],
+        *,
+        joined: bool,
     ) -> None:
         day = date_of_day(civil_day(zone_of(versions[0].zone), start_utc_ms)).day
-        self.pricer = Pricer(versions, start_utc_ms=start_utc_ms, sources=sources, opening_day=day)
+        self.pricer = Pricer(
+            versions, start_utc_ms=start_utc_ms, sources=sources, opening_day=day, joined=joined
+        )
         self.schedule = Schedule(versions, sources, day)
         self._totals: Counter[tuple[str, str]] = Counter()
         self._marked: Counter[tuple[str, str]] = Counter()

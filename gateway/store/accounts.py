@@ -18,13 +18,17 @@ from gateway.store.state import load_account_state
 
 @dataclass(frozen=True, slots=True)
 class AccountPoint:
-    """A service point that an account pays for, under which tariff and since when."""
+    """A service point that an account pays for, under which tariff and since when.
+
+    `joined` says that the account paid for it until then under another tariff.
+    """
 
     account_id: str
     service_point_id: str
     tariff_id: str
     from_utc_ms: int
     to_utc_ms: int | None = None
+    joined: bool = False
 
 
 # -- points ----------------------------------------------------------------------------------
@@ -213,8 +217,14 @@ def load_credit(
 
 def _points(connection: sqlite3.Connection, where: str, *values: str | int) -> list[AccountPoint]:
     rows = connection.execute(
-        "SELECT account_id, service_point_id, tariff_id, from_utc_ms, to_utc_ms "  # noqa: S608
-        f"FROM account_point WHERE {where} ORDER BY number",
+        "SELECT account_id, service_point_id, tariff_id, from_utc_ms, to_utc_ms, EXISTS ("  # noqa: S608
+        "SELECT 1 FROM account_point before WHERE before.account_id = stay.account_id "
+        "AND before.service_point_id = stay.service_point_id "
+        "AND before.to_utc_ms = stay.from_utc_ms) "
+        f"FROM account_point stay WHERE {where} ORDER BY number",
         values,
     )
-    return [AccountPoint(*row) for row in rows]
+    return [
+        AccountPoint(account_id, service_point_id, tariff_id, begun, ended, joined=bool(joined))
+        for account_id, service_point_id, tariff_id, begun, ended, joined in rows
+    ]

@@ -34,6 +34,7 @@ from gateway.core.requests import (
 )
 from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
+from gateway.store.replay import replay_ledger
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
 from tests.app.test_accounts import (
     DAY_S,
@@ -132,6 +133,26 @@ async def test_a_crash_right_after_a_change_of_tariff_starts_under_the_new_one(
     await site.books.post([0])
     assert balance(site, "wallet:flat-1") == before_nano - 2 * 10_000_000
     assert_proved(site)
+
+
+async def test_a_month_that_two_tariffs_share_pays_one_fee(site: ControlSite) -> None:
+    """Each by its days, whatever restarts in between; the ledger computed again says the same."""
+    await begin(site, RICH)
+    await site.do(PublishTariff(DEAR))
+    await use(site, 3)
+    await site.do(ChangeTariff("flat-1", "dear"))
+    site.restart()
+    for _ in range(17):
+        site.clock.pass_s(DAY_S)
+        await use(site, 0)
+    await site.books.post([0])
+    # From 15 January on, the day of the change under the old tariff: 50.00 a month.
+    fee_nano = 50 * NANO - 50 * NANO * 14 // 31
+    assert balance(site, "wallet:flat-1") == RICH - 3 * PRICE_NANO - fee_nano
+    assert_proved(site)
+    report = replay_ledger(site.file.connection)
+    assert report.proved
+    assert report.unproved == {}
 
 
 def capped(account_id: str) -> AddDebt:

@@ -376,3 +376,37 @@ def test_a_state_of_an_older_program_goes_on_to_the_nano() -> None:
     found = [[p.period, p.tariff_version, dict(p.charges)] for p in pricer.settle()]
     assert found == OLD_NEXT
     assert pricer.charged_nano() == 155_057_900_000
+
+
+# -- a change of tariff --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("collect", ["daily", "month_start", "period_close", "first_recharge"])
+@pytest.mark.parametrize("changed", ["2026-02-01", "2026-02-15T13:20:11", "2026-02-28T23:59:59"])
+def test_a_month_shared_by_two_tariffs_pays_one_fee(collect: str, changed: str) -> None:
+    """The same fee in both: each day is charged once, the day of the change by the one before."""
+    before = opened(fee("50", collect), on="2026-01-01")
+    use(before, 0, changed)
+    before.end(at(changed))
+    after = Pricer([fee("50", collect)], start_utc_ms=at(changed), joined=True)
+    use(after, 0, "2026-02-28T23:59:59.500")
+    restored = Pricer.restore([fee("50", collect)], after.snapshot())
+    use(restored, 0, "2026-04-01")
+    first, second = sums(before.settle()), sums(restored.settle())
+    fees = {
+        month: first.get(month, {}).get("fixed", 0) + second.get(month, {}).get("fixed", 0)
+        for month in ("2026-01", "2026-02", "2026-03")
+    }
+    assert fees == dict.fromkeys(fees, 50 * UNIT)
+
+
+def test_a_month_shared_by_two_tariffs_owes_one_minimum() -> None:
+    """Each by its days."""
+    least = tariff(minimum={"amount": "28"})
+    before = opened(least)
+    use(before, 0, "2026-02-10T08:00:00")
+    before.end(at("2026-02-10T08:00:00"))
+    after = Pricer([least], start_utc_ms=at("2026-02-10T08:00:00"), joined=True)
+    use(after, 0, "2026-03-01")
+    charged = [sums(pricer.settle())["2026-02"]["minimum"] for pricer in (before, after)]
+    assert charged == [10 * UNIT, 18 * UNIT]

@@ -174,7 +174,7 @@ class AccountRequests:
         if point.tariff_id == body.tariff_id:
             raise RefusedError("SAME_TARIFF", f"{body.tariff_id} is in force there", "tariff_id")
         desk.check_readable(index)
-        label, pricer = self._pricer(index, body.tariff_id)
+        label, pricer = self._pricer(index, body.tariff_id, joined=True)
         stay = AccountPoint(account.account_id, body.service_point_id, body.tariff_id, label)
 
         posting = self._last_posting([index], label)
@@ -268,7 +268,7 @@ class AccountRequests:
             raise RefusedError("POINT_FREE", f"no account pays for {name}", "service_point_id")
         return point.account
 
-    def _pricer(self, index: int, tariff_id: str) -> tuple[int, Pricer]:
+    def _pricer(self, index: int, tariff_id: str, *, joined: bool = False) -> tuple[int, Pricer]:
         """A pricer for a point from now on, and when that is.
 
         Raises RefusedError where the tariff does not fit, before anything is written.
@@ -276,7 +276,9 @@ class AccountRequests:
         point = self._desk.engine.points[index]
         start_utc_ms = max(self._desk.books.label(), point.label_utc_ms)
         versions = self._desk.shelf.versions(tariff_id)
-        pricer = Pricer(versions, start_utc_ms=start_utc_ms, sources=point.terms.sources)
+        pricer = Pricer(
+            versions, start_utc_ms=start_utc_ms, sources=point.terms.sources, joined=joined
+        )
         return start_utc_ms, pricer
 
     async def _begin(self, index: int, account: Account, tariff_id: str, pricer: Pricer) -> None:

@@ -324,7 +324,9 @@ def _restore_payer(
         )
     else:
         # The process died between opening the account and its first record: from here on.
-        pricer = Pricer(versions, start_utc_ms=stay.from_utc_ms, sources=sources)
+        pricer = Pricer(
+            versions, start_utc_ms=stay.from_utc_ms, sources=sources, joined=stay.joined
+        )
         point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
 
