@@ -216,6 +216,18 @@ def vouchers_before(
     return _sold(connection, where, service_point_id, before, page_size(limit))
 
 
+def unused_by_key(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many vouchers that were sold here wait to be redeemed, by the mark of their key."""
+    rows = connection.execute(
+        "SELECT v.key_mark, count(*) FROM voucher v WHERE NOT EXISTS (SELECT 1 FROM "
+        "voucher_redemption r WHERE r.service_point_id = v.service_point_id "
+        "AND r.counter = v.counter) AND NOT EXISTS (SELECT 1 FROM voucher_cancellation c "
+        "WHERE c.service_point_id = v.service_point_id AND c.counter = v.counter) "
+        "GROUP BY v.key_mark"
+    )
+    return {as_text(mark): as_int(count) for mark, count in rows}
+
+
 def read_redemption(
     connection: sqlite3.Connection, service_point_id: str, counter: int
 ) -> Redemption | None:

@@ -128,18 +128,30 @@ async def test_after_a_rotation_sold_vouchers_stay_good_and_forged_ones_do_not(
     assert key_file(till).stat().st_mode & 0o777 == 0o600
 
 
+def lost_keys(till: Till) -> list[object]:
+    """How many vouchers each alarm about lost keys since the last start spoke of."""
+    events = till.site.keeper._events
+    return [event.body["vouchers"] for event in events if event.kind == "VOUCHER_KEY_LOST"]
+
+
 async def test_without_its_key_a_sold_voucher_waits_and_is_no_guess(till: Till) -> None:
     """The file is lost: a new key is made, the slips are named and can be taken back."""
     sold, kept = await till.sell(), key_file(till).read_text()
+    used = await till.sell()
+    assert await till.code(used) == ""
+    till.site.restart()
+    assert lost_keys(till) == []
     key_file(till).unlink()
     till.site.restart()
     till.site.sweeper.judge()
+    assert lost_keys(till) == [1]
     assert [await till.code(sold) for _ in range(6)] == ["VOUCHER_KEY"] * 6
     # Put back by hand, below the new one: what was sold is good again.
     with key_file(till).open("a", encoding="ascii") as file:
         file.write(kept)
     till.site.restart()
     till.site.sweeper.judge()
+    assert lost_keys(till) == []
     assert await till.code(sold) == ""
 
 

@@ -20,8 +20,10 @@ from gateway.app.control.voucher_book import voucher_terms
 from gateway.app.control.voucher_requests import VoucherRequests
 from gateway.app.control.watch_requests import WatchRequests
 from gateway.app.control.watchman import Watchman
+from gateway.app.voucher_key import VoucherKeys
 from gateway.store.forecasts import load_profiles
 from gateway.store.reader import StoreReader
+from gateway.store.vouchers import unused_by_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,15 @@ def _is_kept_on(desk: Desk, index: int) -> bool:
     return not desk.engine.gate.clock.trusted or calendar.is_friendly(desk.books.label())
 
 
+def _tell_lost_keys(keys: VoucherKeys, display: Display, ledger: StoreReader) -> None:
+    """Say once that vouchers were sold under a key that is not here any more."""
+    unused = ledger.read(unused_by_key)
+    lost = {mark: count for mark, count in unused.items() if keys.of_mark(mark) is None}
+    if lost:
+        count, marks = sum(lost.values()), sorted(lost)
+        display.event("VOUCHER_KEY_LOST", "site", "critical", vouchers=count, key_marks=marks)
+
+
 def office_of(
     config: Config,
     desk: Desk,
@@ -66,7 +77,9 @@ def office_of(
     counter.begin(ledger)
     supply = SupplyRequests(desk, sweeper)
     watch = WatchRequests(desk, watchman, supply)
-    vouchers = VoucherRequests(desk, voucher_terms(config, desk.currency))
+    terms = voucher_terms(config, desk.currency)
+    _tell_lost_keys(terms.keys, display, ledger)
+    vouchers = VoucherRequests(desk, terms)
     forecaster = Forecaster(desk, display, desk.till.rules.zone, ledger.read(load_profiles))
     display.learned = forecaster.learn
     governor = desk.engine.governor
