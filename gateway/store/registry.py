@@ -193,8 +193,11 @@ def read_account(connection: sqlite3.Connection, account_id: str) -> Account | N
 
 
 def account_at(connection: sqlite3.Connection, service_point_id: str) -> Account | None:
-    """The account of a service point that is not closed, or None."""
-    where = "WHERE service_point_id = ? AND status <> 'closed'"
+    """The account that began at a service point or pays for it, and is not closed; or None."""
+    where = (
+        "WHERE status <> 'closed' AND (service_point_id = ?1 OR account_id IN (SELECT account_id "
+        "FROM account_point WHERE service_point_id = ?1 AND to_utc_ms IS NULL))"
+    )
     return next(iter(_accounts(connection, where, service_point_id)), None)
 
 

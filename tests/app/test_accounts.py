@@ -1,10 +1,13 @@
 """Accounts on real stores: several points, transfers, emergency credit, debts, move-out."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.app.reload import check_removed
+from gateway.core.errors import ConfigurationError
 from gateway.core.ledger import TransactionKind
 from gateway.core.requests import (
     AddDebt,
@@ -149,6 +152,17 @@ async def test_a_point_comes_back_to_the_account_that_gave_it_up(site: ControlSi
     fee = held - balance(site, "wallet:flat-1") - 2 * PRICE_NANO
     assert 0 <= fee <= 2 * NANO, "5 Wh were nobody's"
     assert_proved(site)
+
+
+async def test_a_second_point_is_not_taken_out_of_the_configuration(site: ControlSite) -> None:
+    """Its meter may go once the account has given it up."""
+    await begin(site, RICH)
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    without = replace(site.config, meters=site.config.meters[:1])
+    with pytest.raises(ConfigurationError, match="flat-2 is gone, but account flat-1 is open"):
+        check_removed(site.file.connection, site.config, without)
+    await site.do(RemovePoint("flat-2"))
+    check_removed(site.file.connection, site.config, without)
 
 
 async def test_the_first_point_of_an_account_is_free_once_it_is_given_up(
