@@ -361,7 +361,6 @@ def _connect(path: Path, mode: str, busy_timeout_ms: int) -> sqlite3.Connection:
     # out-of-range cells.
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
-    connection.execute(f"PRAGMA cache_size={-PAGE_CACHE_KIB}")
     return connection
 
 
@@ -370,6 +369,8 @@ def _configure(connection: sqlite3.Connection) -> None:
     if mode != "wal":
         raise StoreError(f"the file system does not allow WAL (journal mode {mode})")
     connection.execute("PRAGMA synchronous=FULL")
+    # Not at once after opening: it reads the file, which may be damaged.
+    connection.execute(f"PRAGMA cache_size={-PAGE_CACHE_KIB}")
     connection.execute("PRAGMA foreign_keys=ON")
     # Without it, REPLACE deletes rows past the triggers that refuse DELETE.
     connection.execute("PRAGMA recursive_triggers=ON")

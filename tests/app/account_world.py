@@ -414,6 +414,9 @@ class AccountWorld:
             amount for key, amount in balances.items() if key.startswith(f"debt:{name}:")
         )
         loan_nano = max(0, credit.terms.emergency_limit_nano - used_nano)
+        if credit.terms.payment_mode is PaymentMode.CREDIT:
+            # Who is billed has none.
+            loan_nano = 0
         return (
             self.customers[name].worth_nano(self.found_versions)
             + owed_nano
