@@ -194,6 +194,9 @@ class _Run:
         outcomes: list[Outcome] = []
         for place, (stay, replay) in enumerate(stays):
             end_ms = stay.to_utc_ms or self._until_utc_ms
+            for earlier, before in stays[:place]:
+                if stay.joined and _leads_to(earlier, stay):
+                    replay.go_on(before.counted)
             events: list[tuple[int, int | list[SettlementLine]]] = [
                 (seq, group) for (seq, index), group in rounds.items() if index == place
             ]
@@ -316,6 +319,12 @@ def _stay_of(line: SettlementLine, stays: Sequence[AccountPoint]) -> int | None:
         ):
             return place
     return None
+
+
+def _leads_to(earlier: AccountPoint, stay: AccountPoint) -> bool:
+    """Whether a stay began where another one of the same point ended."""
+    same = earlier.service_point_id == stay.service_point_id
+    return same and earlier.to_utc_ms == stay.from_utc_ms
 
 
 def _known_until(line: SettlementLine) -> int:

@@ -1,7 +1,7 @@
 """The periods of an account that are not over yet, and what time alone makes due in them."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 from gateway.core.civil import DAY_MS, Period, civil_day, midnight
 from gateway.core.errors import RefusedError
@@ -12,6 +12,18 @@ from gateway.core.tally import PeriodBook, Tally
 
 # A label further ahead than this is a broken clock; every month in between would be charged.
 MAX_STEP_MS: Final = 10 * 366 * DAY_MS
+
+
+class Counted(NamedTuple):
+    """What blocks have counted at a change of tariff: they go on under the next one.
+
+    `wh` by source are those of `period`, or with None those of the whole occupancy. `opening_day`
+    is the local day of the month on which the account was opened.
+    """
+
+    opening_day: int
+    period: Period | None
+    wh: Mapping[str, int]
 
 
 class PeriodBooks:
@@ -45,6 +57,18 @@ class PeriodBooks:
     def counter_wh(self, book: PeriodBook) -> dict[str, int]:
         """The Wh by source that choose the block: of the period or of the whole occupancy."""
         return self.occupancy_wh if self.schedule.by_occupancy else book.cumulative_wh
+
+    def counted(self, book: PeriodBook, opening_day: int) -> Counted:
+        """What chooses the block by now, in this book's period."""
+        period = None if self.schedule.by_occupancy else book.period
+        return Counted(opening_day, period, dict(self.counter_wh(book)))
+
+    def carry(self, counted: Counted) -> None:
+        """Go on from what another tariff counted, where both count by the same."""
+        if self.schedule.by_occupancy:
+            self.occupancy_wh = dict(counted.wh) if counted.period is None else {}
+        elif counted.period == self.unclosed:
+            self.book(self.unclosed).carry(counted.wh)
 
     def tallies(self) -> Iterator[tuple[PeriodBook, Tally]]:
         """Every tally with its book, in time's order."""
@@ -139,6 +163,8 @@ class PeriodBooks:
                     "PRICING_STATE", f"version {line.version} of {line.tariff_id} is missing"
                 )
             self.book(self._labelled(line.period)).load(rates, line)
+        for label, wh_by_source in saved.carried.items():
+            self.book(self._labelled(label)).carry(wh_by_source)
         for label in saved.recharged:
             self.book(self._labelled(label)).recharged = True
         self.occupancy_wh = dict(saved.occupancy_wh or ())

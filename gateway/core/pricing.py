@@ -16,7 +16,7 @@ from typing import Final
 from gateway.core.bands import band_run
 from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
-from gateway.core.period_books import MAX_STEP_MS, PeriodBooks
+from gateway.core.period_books import MAX_STEP_MS, Counted, PeriodBooks
 from gateway.core.pricing_state import parse_state
 from gateway.core.rates import Cell
 from gateway.core.remaining import remaining_wh
@@ -24,7 +24,7 @@ from gateway.core.schedule import Schedule, check_schedule
 from gateway.core.tally import Lane, PeriodBook, Posting, Tally
 from gateway.core.tariff import Tariff
 
-__all__ = ["MAX_STEP_MS", "Cell", "Flag", "Posting", "Pricer", "check_schedule"]
+__all__ = ["MAX_STEP_MS", "Cell", "Counted", "Flag", "Posting", "Pricer", "check_schedule"]
 
 GAP_MS: Final = 60_000
 
@@ -49,6 +49,7 @@ class Pricer:
     those behind the meter's registers; every version must price each of them. `opening_day` is the
     local day of the month on which the account was opened (None: that of the start). `joined` says
     that another tariff charged the account until then: its fees are paid for the day of the start.
+    `counted` says so too, and what blocks go on from.
 
     Raises RefusedError: TARIFF_ORDER, TARIFF_MIXED, TARIFF_NOT_EFFECTIVE, SOURCE_UNPRICED.
     """
@@ -61,8 +62,11 @@ class Pricer:
         sources: Iterable[str] = ("grid",),
         opening_day: int | None = None,
         joined: bool = False,
+        counted: Counted | None = None,
     ) -> None:
         self._sources = tuple(dict.fromkeys(sources))
+        if counted is not None:
+            opening_day, joined = counted.opening_day, True
         if opening_day is None and versions:
             opening_day = _day_of_month(versions[0], start_utc_ms)
         self._opening_day = opening_day or 1
@@ -74,6 +78,8 @@ class Pricer:
                 "effective_from",
             )
         self._books = PeriodBooks(self._schedule, start_utc_ms, joined=joined)
+        if counted is not None:
+            self._books.carry(counted)
         self._label_utc_ms = start_utc_ms
         self._posted_nano = 0
         self._posted_snapshot: list[object] | None = None
@@ -98,6 +104,11 @@ class Pricer:
     def next_boundary_utc_ms(self) -> int:
         """When another band, tariff version or period begins."""
         return self._segment_end_ms
+
+    @property
+    def counted(self) -> Counted:
+        """What blocks count up to the label, for the tariff that follows this one."""
+        return self._books.counted(self._current, self._opening_day)
 
     @property
     def accrued_utc_ms(self) -> int:
@@ -306,7 +317,14 @@ class Pricer:
         if self._schedule.by_occupancy:
             state["occupancy_wh"] = [list(item) for item in books.occupancy_wh.items()]
         if books.joined:
-            state["joined"] = 1
+            state["joined"], state["opening_day"] = 1, self._opening_day
+        carried = [
+            [book.period.label, *item]
+            for book in books.by_label.values()
+            for item in book.carried_wh.items()
+        ]
+        if carried:
+            state["carried"] = carried
         if books.ended_utc_ms:
             state["ended_utc_ms"] = books.ended_utc_ms
         return state
@@ -329,6 +347,8 @@ class Pricer:
         """
         saved = parse_state(state)
         start = saved.start_utc_ms if saved.start_utc_ms is not None else start_utc_ms
+        if saved.opening_day is not None:
+            opening_day = saved.opening_day
         if opening_day is None and start is not None and versions:
             opening_day = _day_of_month(versions[0], start)
         pricer = cls(

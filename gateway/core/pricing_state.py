@@ -1,7 +1,7 @@
 """What a pricer's saved state says, read back with every field checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.core.errors import RefusedError
 
@@ -40,6 +40,8 @@ class SavedPricing:
     recharged: tuple[str, ...] = ()
     occupancy_wh: tuple[tuple[str, int], ...] | None = None
     joined: bool = False
+    opening_day: int | None = None
+    carried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def parse_state(state: Mapping[str, object]) -> SavedPricing:
@@ -62,6 +64,8 @@ def parse_state(state: Mapping[str, object]) -> SavedPricing:
         recharged=tuple(_text(label) for label in _list(state.get("recharged", ()))),
         occupancy_wh=_occupancy(state),
         joined=bool(_optional(state, "joined")),
+        opening_day=_optional(state, "opening_day"),
+        carried=_carried(state),
     )
 
 
@@ -70,6 +74,15 @@ def _occupancy(state: Mapping[str, object]) -> tuple[tuple[str, int], ...] | Non
         return None
     found = tuple((_text(row[0]), _integer(row[1])) for row in _rows(state["occupancy_wh"], 2))
     if any(wh < 0 for _, wh in found):
+        raise _damaged(found)
+    return found
+
+
+def _carried(state: Mapping[str, object]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for label, source, wh in _rows(state.get("carried", ()), 3):
+        found.setdefault(_text(label), {})[_text(source)] = _integer(wh)
+    if any(wh < 0 for counted in found.values() for wh in counted.values()):
         raise _damaged(found)
     return found
 

@@ -24,12 +24,16 @@ _NO_VERSION: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """An account pays for a point under a tariff, from an instant on."""
+    """An account pays for a point under a tariff, from an instant on.
+
+    `joined` says that it paid for it until then under another tariff.
+    """
 
     account_id: str
     service_point_id: str
     tariff_id: str
     from_utc_ms: int
+    joined: bool = False
 
 
 @dataclass(slots=True)
@@ -55,13 +59,28 @@ class _Count:
 class _Course:
     """A stay on its way: schedule, open periods, Wh by source since it began."""
 
-    def __init__(self, stay: Stay, versions: Sequence[Tariff]) -> None:
+    def __init__(self, stay: Stay, versions: Sequence[Tariff], before: "_Course | None") -> None:
         self.stay = stay
-        day = date_of_day(civil_day(zone_of(versions[0].zone), stay.from_utc_ms)).day
-        self.schedule = Schedule(versions, (), day)
+        zone = zone_of(versions[0].zone)
+        opened = date_of_day(civil_day(zone, stay.from_utc_ms)).day
+        self.opening_day: int = opened if before is None else before.opening_day
+        self.schedule = Schedule(versions, (), self.opening_day)
         self.rates = {rates.tariff.version: rates for rates in self.schedule.rates}
         self.counts: dict[str, _Count] = {}
         self.occupancy_wh: dict[str, int] = {}
+        if before is not None:
+            self._go_on(before)
+
+    def _go_on(self, before: "_Course") -> None:
+        """Blocks go on from what the tariff before has counted, where both count by the same."""
+        if self.schedule.by_occupancy:
+            self.occupancy_wh.update(before.occupancy_wh)
+            return
+        period = self.schedule.period_at(self.stay.from_utc_ms)
+        counted = before.counts.get(period.label)
+        same = before.schedule.period_at(self.stay.from_utc_ms) == period
+        if counted is not None and same and not before.schedule.by_occupancy:
+            self.count(period.label).wh.update(counted.wh)
 
     def count(self, label: str) -> _Count:
         """The count of a period. Raises ValueError for a label that is none."""
@@ -90,10 +109,9 @@ class EnergyReplay:
 
     def __init__(self, tariffs: Mapping[str, Sequence[Tariff]], stays: Iterable[Stay]) -> None:
         self._tariffs = tariffs
-        self._stays: dict[tuple[str, str, str], list[Stay]] = {}
+        self._stays: dict[tuple[str, str], list[Stay]] = {}
         for stay in stays:
-            key = (stay.account_id, stay.service_point_id, stay.tariff_id)
-            self._stays.setdefault(key, []).append(stay)
+            self._stays.setdefault((stay.account_id, stay.service_point_id), []).append(stay)
         self._courses: dict[Stay, _Course] = {}
 
     def take(self, lines: Sequence[SettlementLine]) -> Recomputed:
@@ -139,14 +157,23 @@ class EnergyReplay:
     def _course(self, line: SettlementLine) -> _Course:
         """Raises ValueError where the account did not pay for the point, RefusedError for tariffs
         that do not go together."""
-        key = (line.account_id, line.service_point_id, line.tariff_id)
-        begun = [s for s in self._stays.get(key, ()) if s.from_utc_ms <= line.to_utc_ms]
-        versions = self._tariffs.get(line.tariff_id)
-        if not begun or not versions:
+        stays = self._stays.get((line.account_id, line.service_point_id), [])
+        begun = [
+            place
+            for place, stay in enumerate(stays)
+            if stay.tariff_id == line.tariff_id and stay.from_utc_ms <= line.to_utc_ms
+        ]
+        if not begun or not self._tariffs.get(line.tariff_id):
             raise ValueError(f"it does not pay for it under tariff {line.tariff_id}")
-        course = self._courses.get(begun[-1])
+        return self._course_of(stays[: begun[-1] + 1])
+
+    def _course_of(self, stays: Sequence[Stay]) -> _Course:
+        """The course of the last of these stays of an account at a point."""
+        stay = stays[-1]
+        course = self._courses.get(stay)
         if course is None:
-            course = self._courses[begun[-1]] = _Course(begun[-1], versions)
+            before = self._course_of(stays[:-1]) if stay.joined and len(stays) > 1 else None
+            course = self._courses[stay] = _Course(stay, self._tariffs[stay.tariff_id], before)
         return course
 
     def _due(

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 from gateway.core.civil import DAY_MS, civil_day, date_of_day, zone_of
-from gateway.core.pricing import Posting, Pricer
+from gateway.core.pricing import Counted, Posting, Pricer
 from gateway.core.repricing_course import (
     Course,
     CoursePoint,
@@ -100,6 +100,16 @@ class Repricing:
         self._energy_wh = 0
         self._estimated_wh = 0
         self._ledger: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def counted(self) -> tuple[Counted, Counted]:
+        """What blocks have counted, as it is and under the draft."""
+        return self._now.pricer.counted, self._draft.pricer.counted
+
+    def go_on(self, counted: tuple[Counted, Counted]) -> None:
+        """Take over what blocks counted in the stay before this one. Comes before everything."""
+        for track, before in zip((self._now, self._draft), counted, strict=True):
+            track.go_on(before)
 
     @property
     def warm_utc_ms(self) -> int:
@@ -252,6 +262,8 @@ class _Track:
         *,
         joined: bool,
     ) -> None:
+        self._versions = versions
+        self._sources = sources
         day = date_of_day(civil_day(zone_of(versions[0].zone), start_utc_ms)).day
         self.pricer = Pricer(
             versions, start_utc_ms=start_utc_ms, sources=sources, opening_day=day, joined=joined
@@ -260,6 +272,16 @@ class _Track:
         self._totals: Counter[tuple[str, str]] = Counter()
         self._marked: Counter[tuple[str, str]] = Counter()
         self._mark_utc_ms = start_utc_ms
+
+    def go_on(self, counted: Counted) -> None:
+        """Begin anew from what blocks counted under another tariff."""
+        self.pricer = Pricer(
+            self._versions,
+            start_utc_ms=self._mark_utc_ms,
+            sources=self._sources,
+            counted=counted,
+        )
+        self.schedule = Schedule(self._versions, self._sources, counted.opening_day)
 
     def totals(self) -> Counter[tuple[str, str]]:
         """Everything charged so far."""

@@ -1,6 +1,6 @@
 """The books behind a pricer: what was used and charged in a period, per tariff version."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -215,13 +215,24 @@ def _effective_ms(item: tuple[tuple[str, int], Tally]) -> int:
 
 
 class PeriodBook:
-    """One billing period: cumulative Wh per source, which blocks count, and its tallies."""
+    """One billing period: cumulative Wh per source, which blocks count, and its tallies.
 
-    __slots__ = ("_has_rebates", "cumulative_wh", "period", "recharged", "tallies")
+    `carried_wh` of it were charged under another tariff, before a change in mid-period.
+    """
+
+    __slots__ = (
+        "_has_rebates",
+        "carried_wh",
+        "cumulative_wh",
+        "period",
+        "recharged",
+        "tallies",
+    )
 
     def __init__(self, period: Period) -> None:
         self.period = period
         self.recharged = False
+        self.carried_wh: dict[str, int] = {}
         self.cumulative_wh: dict[str, int] = {}
         self.tallies: dict[tuple[str, int], Tally] = {}
         self._has_rebates = False
@@ -249,6 +260,12 @@ class PeriodBook:
         """Add a saved line to the tally of its version."""
         self.tally(rates).load(line)
         for source, _, _, wh in line.cells:
+            self.cumulative_wh[source] = self.cumulative_wh.get(source, 0) + wh
+
+    def carry(self, wh_by_source: Mapping[str, int]) -> None:
+        """Go on from what another tariff has charged in this period."""
+        self.carried_wh = dict(wh_by_source)
+        for source, wh in wh_by_source.items():
             self.cumulative_wh[source] = self.cumulative_wh.get(source, 0) + wh
 
     def link(self) -> None:

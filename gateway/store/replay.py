@@ -94,7 +94,13 @@ def replay_ledger(connection: sqlite3.Connection, progress: Progress | None = No
         head, audit_end = ledger_head(connection), audit_head(connection)
         site, versions = read_site(connection), read_tariffs(connection)
         stays = [
-            Stay(stay.account_id, stay.service_point_id, stay.tariff_id, stay.from_utc_ms)
+            Stay(
+                stay.account_id,
+                stay.service_point_id,
+                stay.tariff_id,
+                stay.from_utc_ms,
+                joined=stay.joined,
+            )
             for stay in all_points(connection)
         ]
     finally:

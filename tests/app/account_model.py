@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.core.tariff import Tariff
-from tests.core.slow_tariff import Story, all_charges
+from tests.core.slow_tariff import Story, all_charges, counted_after, opening_of
 
 Versions = Callable[[str], Sequence[Tariff]]
 Advance = tuple[int, int, int, int]
@@ -92,7 +92,40 @@ class Stay:
     energy: list[Advance] = field(default_factory=list)
     recharges_ms: list[int] = field(default_factory=list)
     ended: bool = False
+    joined: bool = False
+    opening: int | None = None
+    counted: tuple[tuple[tuple[str, str], int], ...] = ()
     _known: tuple[object, int] = ((), 0)
+
+    def story(self, versions: Versions) -> Story:
+        """What happened in it."""
+        return Story(
+            tuple(versions(self.tariff_id)),
+            self.start_ms,
+            tuple(self.energy),
+            tuple(self.recharges_ms),
+            self.label_ms,
+            self.passed_ms,
+            self.ended,
+            self.joined,
+            self.opening,
+            self.counted,
+        )
+
+    def followed(self, tariff_id: str, versions: Versions, now_ms: int) -> "Stay":
+        """It ends, and another tariff goes on."""
+        story = self.story(versions)
+        self.ended = True
+        return Stay(
+            self.index,
+            tariff_id,
+            now_ms,
+            now_ms,
+            now_ms,
+            joined=True,
+            opening=opening_of(story),
+            counted=tuple(counted_after(story, versions(tariff_id)[0], now_ms).items()),
+        )
 
     def charged_nano(self, versions: Versions) -> int:
         """What it has cost so far."""
@@ -100,16 +133,7 @@ class Stay:
         key = (len(self.energy), len(self.recharges_ms), self.label_ms, self.passed_ms, self.ended)
         state = (key, len(tariffs))
         if self._known[0] != state:
-            story = Story(
-                tariffs,
-                self.start_ms,
-                tuple(self.energy),
-                tuple(self.recharges_ms),
-                self.label_ms,
-                self.passed_ms,
-                self.ended,
-            )
-            self._known = (state, sum(all_charges(story).values()))
+            self._known = (state, sum(all_charges(self.story(versions)).values()))
         return self._known[1]
 
     def use(self, wh: tuple[int, int], now_ms: int) -> None:

@@ -7,7 +7,7 @@ contactors follow every command that was sent. `check` holds the whole site agai
 import asyncio
 import json
 import shutil
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -170,9 +170,10 @@ class AccountWorld:
             self.read(each)
         for each in range(POINTS):
             self.read(each)
-        if self.site.engine.gate.clock.trusted:
-            self._check_cuts_due()
+        # What friendly hours held back acts again with the sweep.
+        exhausted = self._exhausted() if self.site.engine.gate.clock.trusted else []
         self.sweep()
+        self._check_cuts_due(exhausted)
 
     def sweep(self) -> None:
         """What control does every second, then what contactors make of it."""
@@ -415,8 +416,7 @@ class AccountWorld:
         )
         loan_nano = max(0, credit.terms.emergency_limit_nano - used_nano)
         if credit.terms.payment_mode is PaymentMode.CREDIT:
-            # Who is billed has none.
-            loan_nano = 0
+            loan_nano = 0  # who is billed has none
         return (
             self.customers[name].worth_nano(self.found_versions)
             + owed_nano
@@ -439,13 +439,21 @@ class AccountWorld:
         hour = datetime.fromtimestamp(self.now_ms / 1_000, UTC).astimezone(ZONE).hour
         return hour >= 22 or hour < 6
 
-    def _check_cuts_due(self) -> None:
-        """Every meter was just read twice: who has nothing left is due, unless it is night."""
-        for point, flat in zip(self.site.engine.points, self.flats, strict=True):
+    def _exhausted(self) -> list[int]:
+        """Points that are due, every meter being just read twice: nothing is left for them."""
+        points = self.site.engine.points
+        known = [
+            i for i, one in enumerate(points) if one.supply.enforced and not self.flats[i].held
+        ]
+        return [i for i in known if (name := points[i].account_id) and self.is_exhausted(name)]
+
+    def _check_cuts_due(self, indices: Sequence[int]) -> None:
+        """Who has nothing left is due, unless it is night."""
+        for index in indices:
+            point = self.site.engine.points[index]
             name = point.account_id
-            if name and point.supply.enforced and not flat.held and self.is_exhausted(name):
-                due = Reason.CREDIT in point.supply.reasons
-                assert due or self.is_friendly(name), f"{name} has nothing left and is not due"
+            due = Reason.CREDIT in point.supply.reasons or not self.is_exhausted(name)
+            assert due or self.is_friendly(name), f"{name} has nothing left and is not due"
 
     def check(self) -> None:
         """The invariants of domain.md section 9 that concern money and its cuts."""

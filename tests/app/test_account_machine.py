@@ -183,9 +183,9 @@ class Accounts(RuleBasedStateMachine):
         if outcome.code:
             assert outcome.code == "SAME_TARIFF"
             return
-        stay.ended = True
         name = world.site.engine.points[index].account_id
-        self.stay(name, index, tariff)
+        following = stay.followed(tariff, world.found_versions, world.now_ms)
+        world.customers[name].stays.append(following)
 
     @precondition(has_customers)
     @rule(

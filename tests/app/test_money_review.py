@@ -155,6 +155,68 @@ async def test_a_month_that_two_tariffs_share_pays_one_fee(site: ControlSite) ->
     assert report.unproved == {}
 
 
+AHEAD = json.dumps(
+    {**json.loads(TARIFF), "id": "ahead", "fixed": {"amount": "31.00", "collect": "month_start"}}
+)
+
+
+async def test_what_a_change_of_tariff_gives_back_brings_supply_back(site: ControlSite) -> None:
+    """17 days of a fee were paid ahead for the rest of the month: 16 of them come back."""
+    await site.do(PublishTariff(AHEAD))
+    await site.do(PublishTariff(FREE))
+    await begin(site, RICH)
+    await site.do(ChangeTariff("flat-1", "ahead"))
+    nano = site.engine.points[0].available_nano
+    await use(site, nano // PRICE_NANO + 1, seconds=3_600.0 * 24)
+    assert Reason.CREDIT in site.engine.points[0].supply.reasons
+    await site.do(ChangeTariff("flat-1", "free"))
+    assert site.engine.points[0].available_nano > 0
+    assert site.engine.points[0].supply.reasons == set()
+    assert_proved(site)
+
+
+BLOCKS = {
+    **json.loads(TARIFF),
+    "id": "blocks",
+    "grid": {"blocks": [{"upto_kwh": 1, "price": "2.00"}, {"price": "10.00"}]},
+}
+
+
+async def test_blocks_count_on_under_the_next_tariff(site: ControlSite) -> None:
+    """The first kWh was used under the one before; a restart and a replay know that."""
+    await begin(site, RICH)
+    other = {**BLOCKS, "id": "other", "name": "Other"}
+    for document in (BLOCKS, other):
+        published = await ask(site, PublishTariff(json.dumps(document)), str(document["id"]))
+        assert published == "executed"
+    opening = OpenAccount("flat-2", "flat-2", "blocks", opening_balance_nano=RICH)
+    assert await ask(site, opening, "open") == "executed"
+    await use(site, 1_000, index=1, seconds=3_600)
+    assert await ask(site, ChangeTariff("flat-2", "other"), "change") == "executed"
+    site.restart()
+    before_nano = site.engine.points[1].available_nano
+    await use(site, 1_000, index=1, seconds=3_600)
+    assert before_nano - site.engine.points[1].available_nano == 10 * NANO
+    await site.books.post([1])
+    assert_proved(site)
+    report = replay_ledger(site.file.connection)
+    assert (report.differences, dict(report.unproved)) == ((), {})
+
+
+async def test_a_new_notice_gives_new_days(site: ControlSite) -> None:
+    """Also to whom the days of the one before had run out."""
+    await begin(site, NANO)
+    billed = ConfigureAccount("flat-1", '{"payment_mode": "credit", "notice_days": 1}')
+    assert await ask(site, billed, "terms") == "executed"
+    await use(site, 3_000, seconds=3_600)
+    assert await ask(site, ServeNotice("flat-1", NANO), "first") == "executed"
+    await use(site, 1, seconds=DAY_S)
+    await use(site, 1)
+    assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+    assert await ask(site, ServeNotice("flat-1", NANO), "second") == "executed"
+    assert site.engine.points[0].supply.reasons == set()
+
+
 def capped(account_id: str) -> AddDebt:
     """A debt that takes half of every recharge, and at most 10.00 in a week."""
     return AddDebt(

@@ -23,7 +23,12 @@ Charges = dict[tuple[str, int, str], int]
 
 @dataclass(frozen=True)
 class Story:
-    """What happened: energy as (grid, generator, from, to), recharges, how far time went."""
+    """What happened: energy as (grid, generator, from, to), recharges, how far time went.
+
+    `joined`: another tariff charged until the start, and the day of it. `counted` is what blocks
+    had counted then, by (period, or nothing for all time; source); `opening` the day of the month
+    on which the account was opened, where that is not the start's.
+    """
 
     versions: tuple[Tariff, ...]
     start_ms: int
@@ -32,6 +37,14 @@ class Story:
     label_ms: int
     passed_ms: int
     ended: bool
+    joined: bool = False
+    opening: int | None = None
+    counted: tuple[tuple[tuple[str, str], int], ...] = ()
+
+
+def opening_of(story: Story) -> int:
+    """The day of the month on which the account was opened."""
+    return story.opening or local(story.versions[0].zone, story.start_ms).day
 
 
 def local(zone: str, at_ms: int) -> datetime:
@@ -103,7 +116,7 @@ class Cut:
 def counts(story: Story) -> list[Cut]:
     """Every Wh in the order in which it is counted."""
     found: list[Cut] = []
-    opening = local(story.versions[0].zone, story.start_ms).day
+    opening = opening_of(story)
     for grid_wh, generator_wh, start_ms, end_ms in story.energy:
         first = (start_ms // QUARTER_MS + 1) * QUARTER_MS
         cuts = [start_ms, *range(first, end_ms, QUARTER_MS), end_ms]
@@ -157,6 +170,13 @@ class Month:
         """The day of the period, from 1."""
         return sum(1 for start_ms in self.starts.values() if start_ms <= at_ms)
 
+    def first_day(self) -> int:
+        """The first day that is paid for here: not that on which another tariff was left."""
+        story = self.story
+        begun = self.number(self.quarters[0])
+        broken = story.start_ms > self.start_ms and story.start_ms not in self.starts.values()
+        return begun + 1 if story.joined and broken else begun
+
     def parts(self, amount: int) -> list[int]:
         """What each day of the period costs, the first at index 0."""
         size = len(self.dates)
@@ -180,23 +200,24 @@ class Month:
         final = version_at(story.versions, self.quarters[-1])
         if first.fee_collect == "daily":
             return self.daily_fees()
-        if first.fee_collect == "period_close" and self.stop_ms == self.end_ms:
-            return {final.version: final.fixed_fee_nano} if is_over else {}
         if first.fee_collect == "period_close":
-            begin = self.number(self.quarters[0])
-            return {final.version: self.between(final.fixed_fee_nano, begin, last_day)}
+            whole = self.stop_ms == self.end_ms and not story.joined
+            begin, last_day = (1, len(self.dates)) if whole else (self.first_day(), last_day)
+            fee = self.between(final.fixed_fee_nano, begin, last_day)
+            return {final.version: fee} if is_over else {}
         recharged = any(self.start_ms <= at < self.end_ms for at in story.recharges_ms)
         if passed < since or (
             first.fee_collect == "first_recharge" and not recharged and not is_over
         ):
             return {}
-        return {first.version: self.between(first.fixed_fee_nano, self.number(since), last_day)}
+        begin = self.first_day() if since == self.quarters[0] else self.number(since)
+        return {first.version: self.between(first.fixed_fee_nano, begin, last_day)}
 
     def daily_fees(self) -> dict[int, int]:
         """Each day that is over, at the fee of the version in force when it ends."""
         story = self.story
         by_version: dict[int, int] = defaultdict(int)
-        for day in range(1, len(self.dates) + 1):
+        for day in range(self.first_day(), len(self.dates) + 1):
             inside = [q for q in self.quarters if self.number(q) == day]
             later = [start_ms for start_ms in self.starts.values() if self.number(start_ms) > day]
             if inside and story.passed_ms >= min([*later, self.stop_ms]):
@@ -211,7 +232,7 @@ class Month:
         if not self.quarters or not known or story.passed_ms < self.stop_ms:
             return None
         final = version_at(story.versions, self.quarters[-1])
-        begin, last = self.number(self.quarters[0]), self.number(self.quarters[-1])
+        begin, last = self.first_day(), self.number(self.quarters[-1])
         return final.version, self.between(final.minimum_nano, begin, last)
 
 
@@ -231,7 +252,7 @@ def all_charges(story: Story) -> Charges:
     versions = {tariff.version: tariff for tariff in story.versions}
     energy: dict[tuple[str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     used_wh: dict[tuple[str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    blocks: dict[tuple[str, str], int] = defaultdict(int)
+    blocks: dict[tuple[str, str], int] = defaultdict(int, story.counted)
     for cut in counts(story):
         tariff = versions[cut.version]
         source = tariff.source(cut.source)
@@ -273,10 +294,25 @@ def all_charges(story: Story) -> Charges:
     return charges
 
 
+def counted_after(story: Story, other: Tariff, at_ms: int) -> dict[tuple[str, str], int]:
+    """What blocks go on from when another tariff follows: where it counts by the same."""
+    first = story.versions[0]
+    day, opening = local(first.zone, at_ms).date(), opening_of(story)
+    if first.blocks_by_occupancy or other.blocks_by_occupancy:
+        counter = "" if first.blocks_by_occupancy and other.blocks_by_occupancy else None
+    else:
+        same = period_of(first, day, opening) == period_of(other, day, opening)
+        counter = period_of(first, day, opening) if same else None
+    blocks: dict[tuple[str, str], int] = defaultdict(int, story.counted)
+    for cut in counts(story):
+        blocks["" if first.blocks_by_occupancy else cut.period, cut.source] += cut.wh
+    return {key: wh for key, wh in blocks.items() if key[0] == counter}
+
+
 def months(story: Story) -> list[Month]:
     """The periods that the story touches."""
     zone = story.versions[0].zone
-    opening = local(zone, story.start_ms).day
+    opening = opening_of(story)
     day = local(zone, story.start_ms).date()
     found = [Month(story, day, opening)]
     while found[-1].end_ms <= story.passed_ms:

@@ -13,7 +13,7 @@ from gateway.core.bands import day_pairs, day_pieces
 from gateway.core.charges import charges_of
 from gateway.core.civil import labelled_period, zone_of
 from gateway.core.money import Currency
-from gateway.core.pricing import Cell, Posting, Pricer
+from gateway.core.pricing import Cell, Counted, Posting, Pricer
 from gateway.core.tariff import (
     Rebate,
     Season,
@@ -25,7 +25,16 @@ from gateway.core.tariff import (
 )
 from gateway.core.tariff_document import tariff_from_document
 from gateway.core.tariff_writer import tariff_to_document
-from tests.core.slow_tariff import EPOCH, QUARTER_MS, Charges, Story, all_charges, counts
+from tests.core.slow_tariff import (
+    EPOCH,
+    QUARTER_MS,
+    Charges,
+    Story,
+    all_charges,
+    counted_after,
+    counts,
+    opening_of,
+)
 
 INR = Currency("INR")
 HOUR_MS = 4 * QUARTER_MS
@@ -240,9 +249,11 @@ def settled(pricer: Pricer) -> list[Posting]:
     return batch
 
 
-def play(world: World, *, with_deeds: bool) -> tuple[Pricer, list[Posting], Story]:
+def play(
+    world: World, *, with_deeds: bool, counted: Counted | None = None
+) -> tuple[Pricer, list[Posting], Story]:
     """Run the pricer over a world; postings, restarts, time that runs ahead, recharges."""
-    pricer = Pricer(world.versions, start_utc_ms=world.start_ms, sources=SOURCES)
+    pricer = Pricer(world.versions, start_utc_ms=world.start_ms, sources=SOURCES, counted=counted)
     postings: list[Posting] = []
     energy: list[tuple[int, int, int, int]] = []
     recharges: list[int] = []
@@ -298,6 +309,37 @@ def test_everything_that_a_tariff_charges_is_what_the_slow_model_charges(world: 
     """I3: by period, version and component, however often posted, restarted and run ahead."""
     _, postings, story = play(world, with_deeds=True)
     assert summed(postings) == all_charges(story)
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds(), other=worlds())
+def test_a_change_of_tariff_goes_on_where_the_one_before_stopped(
+    world: World, other: World
+) -> None:
+    """Blocks count on where both count by the same, and no day of a fee is charged twice."""
+    pricer, postings, story = play(replace(world, ends=False), with_deeds=True)
+    change_ms = -(-story.label_ms // QUARTER_MS) * QUARTER_MS
+    pricer.advance((), story.label_ms, change_ms)
+    counted = pricer.counted
+    pricer.end(change_ms)
+    story = replace(story, label_ms=change_ms, passed_ms=change_ms, ended=True)
+    assert summed([*postings, *settled(pricer)]) == all_charges(story)
+    later_ms = change_ms - other.start_ms
+    versions = tuple(
+        replace(
+            tariff,
+            zone=world.versions[0].zone,
+            effective_from_utc_ms=tariff.effective_from_utc_ms + later_ms,
+        )
+        for tariff in other.versions
+    )
+    second = replace(other, versions=versions, start_ms=change_ms)
+    _, postings, following = play(second, with_deeds=True, counted=counted)
+    carried = counted_after(story, versions[0], change_ms)
+    following = replace(
+        following, joined=True, opening=opening_of(story), counted=tuple(carried.items())
+    )
+    assert summed(postings) == all_charges(following)
 
 
 @settings(max_examples=50, deadline=None)

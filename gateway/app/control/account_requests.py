@@ -161,6 +161,8 @@ class AccountRequests:
         desk.engine.points[index].detach_account()
         await committed
         await desk.enforce(index)
+        # What was paid ahead may have been given back.
+        await desk.settle_supply(account)
 
     async def change_tariff(self, body: wishes.ChangeTariff, request: Request) -> None:
         """Charge a point by another tariff from now on; fees are divided by days.
@@ -174,7 +176,7 @@ class AccountRequests:
         if point.tariff_id == body.tariff_id:
             raise RefusedError("SAME_TARIFF", f"{body.tariff_id} is in force there", "tariff_id")
         desk.check_readable(index)
-        label, pricer = self._pricer(index, body.tariff_id, joined=True)
+        label, pricer = self._pricer(index, body.tariff_id, goes_on=True)
         stay = AccountPoint(account.account_id, body.service_point_id, body.tariff_id, label)
 
         posting = self._last_posting([index], label)
@@ -193,6 +195,8 @@ class AccountRequests:
         await desk.submit(request, effect, posting=posting)
         self._desk.engine.set_flat(index, flat=desk.shelf.is_flat(body.tariff_id))
         await desk.books.keep(index)
+        # What was paid ahead may have been given back.
+        await desk.settle_supply(account)
 
     async def close_account(self, body: wishes.CloseAccount, request: Request) -> None:
         """Move-out: last fees, what is owed is paid from the credit, the rest is paid out.
@@ -268,16 +272,17 @@ class AccountRequests:
             raise RefusedError("POINT_FREE", f"no account pays for {name}", "service_point_id")
         return point.account
 
-    def _pricer(self, index: int, tariff_id: str, *, joined: bool = False) -> tuple[int, Pricer]:
-        """A pricer for a point from now on, and when that is.
+    def _pricer(self, index: int, tariff_id: str, *, goes_on: bool = False) -> tuple[int, Pricer]:
+        """A pricer for a point from now on, and when that is; it `goes_on` from the present one.
 
         Raises RefusedError where the tariff does not fit, before anything is written.
         """
         point = self._desk.engine.points[index]
         start_utc_ms = max(self._desk.books.label(), point.label_utc_ms)
         versions = self._desk.shelf.versions(tariff_id)
+        counted = point.pricer.counted if goes_on and point.pricer is not None else None
         pricer = Pricer(
-            versions, start_utc_ms=start_utc_ms, sources=point.terms.sources, joined=joined
+            versions, start_utc_ms=start_utc_ms, sources=point.terms.sources, counted=counted
         )
         return start_utc_ms, pricer
 

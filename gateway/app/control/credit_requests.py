@@ -246,6 +246,8 @@ class CreditRequests:
         with desk.holding(account):
             await desk.commit(request, effect)
             account.take_over(after)
+        # New days begin, also where the days of an earlier notice are over.
+        await desk.settle_supply(account)
 
     # -- inside ----------------------------------------------------------------------------
 
