@@ -60,6 +60,15 @@ def money(seed: int, start: int, count: int, _: Path) -> Figures:
     return {"postings": postings}
 
 
+def accounts(seed: int, start: int, count: int, _: Path) -> Figures:
+    """Promise 3: customers through random requests, readings, faults and restarts."""
+    from tests.app.test_account_machine import run_stories
+
+    for number in range(start, start + count):
+        run_stories(seed * 1_000_003 + number, examples=STORIES_AT_ONCE, steps=50)
+    return {"stories": count * STORIES_AT_ONCE}
+
+
 def replays(seed: int, start: int, count: int, directory: Path) -> Figures:
     """Promise 7: requests sent one to three times, and control restarted: each executed once."""
     from tests.soak.replays import replay
@@ -75,10 +84,12 @@ def growth(seed: int, start: int, count: int, directory: Path) -> Figures:
 
 
 KILLS_AT_ONCE: Final = 50
+STORIES_AT_ONCE: Final = 10
 PARTS: Final = (
     Part("powercuts", 1, 10_000, 250, "power cuts", power_cuts),
     Part("kills", 2, 1_000, KILLS_AT_ONCE, "kills", kills, alone=True),
     Part("money", 3, 1_000, 10, "meter-years", money),
+    Part("accounts", 3, 500, 5, "tens of stories", accounts),
     Part("replays", 7, 1_000_000, 5_000, "requests", replays),
     Part("frames", 13, 10_000_000, 250_000, "frames", frames),
     Part("growth", 14, 60, 60, "minutes", growth, alone=True),
