@@ -129,7 +129,7 @@ def fixed_fees(
     if facts.accrued_utc_ms < due_ms:
         return []
     last_day = stay.last_day if facts.ended_utc_ms else stay.days
-    first_day = stay.first_day if since_ms == stay.begin_utc_ms else stay.day(since_ms)
+    first_day = max(stay.first_day, stay.day(since_ms))
     fee_nano = schedule[index].fixed_fee_nano
     return [Due(index, share_nano(fee_nano, first_day, last_day, stay.days))]
 
@@ -140,7 +140,7 @@ def _daily_fees(stay: _Stay, facts: Facts) -> list[Due]:
     if not facts.ended_utc_ms or facts.accrued_utc_ms < stay.end_utc_ms:
         through = min(through, stay.day(facts.accrued_utc_ms) - 1)
     dues: list[Due] = []
-    firsts = [stay.first_day, *(stay.day(since_ms) for _, since_ms in stay.versions[1:])]
+    firsts = [max(stay.first_day, stay.day(since_ms)) for _, since_ms in stay.versions]
     for (index, _), (first, following) in zip(
         stay.versions, pairwise([*firsts, stay.days + 1]), strict=True
     ):

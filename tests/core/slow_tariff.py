@@ -210,7 +210,7 @@ class Month:
             first.fee_collect == "first_recharge" and not recharged and not is_over
         ):
             return {}
-        begin = self.first_day() if since == self.quarters[0] else self.number(since)
+        begin = max(self.first_day(), self.number(since))
         return {first.version: self.between(first.fixed_fee_nano, begin, last_day)}
 
     def daily_fees(self) -> dict[int, int]:

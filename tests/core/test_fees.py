@@ -410,3 +410,15 @@ def test_a_month_shared_by_two_tariffs_owes_one_minimum() -> None:
     use(after, 0, "2026-03-01")
     charged = [sums(pricer.settle())["2026-02"]["minimum"] for pricer in (before, after)]
     assert charged == [10 * UNIT, 18 * UNIT]
+
+
+@pytest.mark.parametrize("collect", ["daily", "month_start"])
+def test_a_version_on_the_day_of_the_change_charges_from_the_day_after(collect: str) -> None:
+    """That day is the tariff's before, whichever version is in force when it ends."""
+    versions = [
+        fee("0", collect),
+        fee("28", collect, 2, effective_from="2026-02-10T12:00:00+05:30"),
+    ]
+    pricer = Pricer(versions, start_utc_ms=at("2026-02-10T08:00:00"), joined=True)
+    use(pricer, 0, "2026-03-01")
+    assert sums(pricer.settle())["2026-02"] == {"fixed": 18 * UNIT}
