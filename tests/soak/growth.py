@@ -24,7 +24,7 @@ FILLED_BY: Final = max(KEPT_EVENTS, 4 * PAGE_CACHE_KIB)
 WARM_UP_S: Final = 1200.0
 WARM_UP_SHARE: Final = 1 / 3
 # A shorter run shows no slope beside the noise of an allocator.
-JUDGED_S: Final = 2 * WARM_UP_S
+JUDGED_S: Final = 1800.0
 GROWTH_MAX_PERCENT_PER_H: Final = 1.0
 DESCRIPTORS_MAX_GROWTH: Final = 5
 PAID: Final = 10
@@ -43,7 +43,7 @@ class Sample:
 def watch(seconds: float, directory: Path, *, meters: int = METERS) -> Mapping[str, int]:
     """Run a site for so long, with money coming in; its figures.
 
-    Raises AssertionError when memory grows by more than 1 % an hour (judged from 40 minutes on),
+    Raises AssertionError when memory grows by more than 1 % an hour (judged from half an hour on),
     when the warm-up did not fill what has a bound, or when descriptors or threads grow at all.
     """
     site = Gateway(directory, meters=meters, load_w=500)
@@ -53,7 +53,7 @@ def watch(seconds: float, directory: Path, *, meters: int = METERS) -> Mapping[s
             paid = [row["id"] for row in csv.DictReader(listed)][:PAID]
         for meter in paid:
             site.open(meter, "1000")
-        warm_up_s = min(WARM_UP_S, seconds * WARM_UP_SHARE)
+        warm_up_s = WARM_UP_S if seconds >= JUDGED_S else seconds * WARM_UP_SHARE
         filled = _fill(site, paid, warm_up_s)
         samples = _sample(site, paid, seconds - warm_up_s)
         site.verify()
