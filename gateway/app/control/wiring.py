@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
+
 from gateway.app.config import Config
 from gateway.app.control.account_requests import AccountRequests
 from gateway.app.control.counter_requests import CounterRequests
@@ -21,9 +23,12 @@ from gateway.app.control.voucher_requests import VoucherRequests
 from gateway.app.control.watch_requests import WatchRequests
 from gateway.app.control.watchman import Watchman
 from gateway.app.voucher_key import VoucherKeys
+from gateway.core.errors import StoreAwayError
 from gateway.store.forecasts import load_profiles
 from gateway.store.reader import StoreReader
 from gateway.store.vouchers import unused_by_key
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,12 @@ def _is_kept_on(desk: Desk, index: int) -> bool:
 
 def _tell_lost_keys(keys: VoucherKeys, display: Display, ledger: StoreReader) -> None:
     """Say once that vouchers were sold under a key that is not here any more."""
-    unused = ledger.read(unused_by_key)
+    try:
+        unused = ledger.read(unused_by_key)
+    except StoreAwayError as error:
+        # A look that may be long: nothing hangs on it, and control starts without it.
+        log.warning("vouchers.not_compared", reason=str(error))
+        return
     lost = {mark: count for mark, count in unused.items() if keys.of_mark(mark) is None}
     if lost:
         count, marks = sum(lost.values()), sorted(lost)
