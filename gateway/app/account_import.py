@@ -7,14 +7,14 @@ under the next one by a later run; one that was opened is found by its key and l
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, cast
+from typing import Final
 
 from gateway.app.accounts_csv import Known, Present, Tenant
 from gateway.core.errors import RefusedError, StoreAwayError
@@ -65,11 +65,11 @@ def look_around(north: LocalClient, currency: Currency) -> Present:
             disablement_threshold_nano=parse_amount(item["disablement_threshold"], currency),
             is_closed=item["status"] == "closed",
         )
-        for item in _pages(north, "/accounts")
+        for item in north.pages("/accounts")
     }
     return Present(
-        points=frozenset(str(item["service_point_id"]) for item in _pages(north, "/meters")),
-        tariffs=frozenset(str(item["id"]) for item in _pages(north, "/tariffs")),
+        points=frozenset(str(item["service_point_id"]) for item in north.pages("/meters")),
+        tariffs=frozenset(str(item["id"]) for item in north.pages("/tariffs")),
         accounts=accounts,
     )
 
@@ -224,13 +224,3 @@ def _debt(tenant: Tenant, currency: Currency) -> dict[str, object]:
         "share_percent": format_scaled(tenant.debt_share_ppm, PERCENT_SCALE),
         "reason": DEBT_REASON,
     }
-
-
-def _pages(north: LocalClient, path: str) -> Iterator[dict[str, object]]:
-    cursor = ""
-    while True:
-        page = north.call("GET", f"{path}?limit=100&cursor={cursor}")
-        yield from cast("list[dict[str, object]]", page["items"])
-        cursor = str(page.get("next_cursor") or "")
-        if not cursor:
-            return

@@ -1,11 +1,11 @@
 """What the command line uses to speak to a running north over its Unix socket."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, cast
 
 import orjson
 
@@ -74,6 +74,16 @@ class LocalClient:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise StoreAwayError(f"{code}: {detail}")
         raise RefusedError(code, _with_errors(detail, body), str(body.get("place", "")))
+
+    def pages(self, path: str) -> Iterator[dict[str, object]]:
+        """Every item of a paged resource; `path` may have a query of its own. Raises as `call`."""
+        cursor, mark = "", "&" if "?" in path else "?"
+        while True:
+            page = self.call("GET", f"{path}{mark}limit=100&cursor={cursor}")
+            yield from cast("list[dict[str, object]]", page["items"])
+            cursor = str(page.get("next_cursor") or "")
+            if not cursor:
+                return
 
     def _ask(
         self,

@@ -7,7 +7,7 @@ import typer
 
 from gateway.app.cli import account_import, bills, credit
 from gateway.app.cli.civil import Civil
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def list_accounts(config: ConfigOption, as_json: JsonOption = False) -> None:
     """List all accounts with balance and supply."""
     with local_client(config) as north:
-        items = list(pages(north, "/accounts"))
+        items = list(north.pages("/accounts"))
     if as_json:
         show_json(items)
         return
@@ -118,8 +118,7 @@ def open_account(
     }
     if terms is not None:
         body["terms"] = dict(read_tariff_file(terms))
-    with local_client(config) as north:
-        answer = north.call("POST", "/accounts", body, key_or_new(key))
+    answer = ask(config, "POST", "/accounts", body, key)
     tell(answer, f"account {account} is open", as_json=as_json)
 
 
@@ -134,8 +133,7 @@ def recharge(
 ) -> None:
     """Recharge an account."""
     body = {"amount": amount, "provider": provider, "payment_reference": reference}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/recharges", body, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/recharges", body, key)
     tell(answer, f"{amount} credited to {account}", as_json=as_json)
 
 
@@ -167,7 +165,7 @@ def confirm(
     with local_client(config) as north:
         point = north.call("GET", f"/accounts/{account}")["service_point_id"]
         meter = next(
-            meter["id"] for meter in pages(north, "/meters") if meter["service_point_id"] == point
+            meter["id"] for meter in north.pages("/meters") if meter["service_point_id"] == point
         )
         answer = north.call(
             "POST",

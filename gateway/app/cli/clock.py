@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, tell
+from gateway.app.cli.local import KeyOption, ask, tell
 from gateway.app.cli.output import ConfigOption, JsonOption
 
 
@@ -22,6 +22,5 @@ def confirm(
     as_json: JsonOption = False,
 ) -> None:
     """Vouch for the gateway's wall clock, as it is now."""
-    with local_client(config) as north:
-        answer = north.call("POST", "/clock/confirmation", {"reason": reason}, key_or_new(key))
+    answer = ask(config, "POST", "/clock/confirmation", {"reason": reason}, key)
     tell(answer, "the clock is confirmed", as_json=as_json)

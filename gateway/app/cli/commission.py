@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, pages
+from gateway.app.cli.local import KeyOption, key_or_new, local_client
 from gateway.app.cli.output import (
     EXIT_FAILED,
     ConfigOption,
@@ -179,7 +179,7 @@ class _Session:
             try:
                 with local_client(self.config.path) as north:
                     enforced = {
-                        str(item["id"]): item["commissioned"] for item in pages(north, "/meters")
+                        str(item["id"]): item["commissioned"] for item in north.pages("/meters")
                     }
             except StoreAwayError:
                 enforced = None  # then the reports alone say what is done

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def open_shift(
 ) -> None:
     """Begin a shift; what you recharge from now on belongs to it."""
     body = {"drawer": drawer, "float": float_amount}
-    with local_client(config) as north:
-        answer = north.call("POST", "/shifts", body, key_or_new(key))
+    answer = ask(config, "POST", "/shifts", body, key)
     result = cast("Mapping[str, object]", answer.get("result") or {})
     tell(answer, f"shift {result.get('shift_number')} is open at {drawer}", as_json=as_json)
 
@@ -98,7 +97,7 @@ def list_shifts(
 ) -> None:
     """List shifts, newest first."""
     with local_client(config) as north:
-        items = list(pages(north, f"/shifts?state={'open' if only_open else 'all'}"))
+        items = list(north.pages(f"/shifts?state={'open' if only_open else 'all'}"))
     if as_json:
         show_json(items)
         return
@@ -139,7 +138,7 @@ def _number_at(north: "LocalClient", drawer: str) -> object:
     """The newest shift of a drawer: only that one can be open."""
     from gateway.core.errors import RefusedError
 
-    for shift in pages(north, "/shifts"):
+    for shift in north.pages("/shifts"):
         if shift["drawer"] == drawer:
             return shift["number"]
     raise RefusedError("SHIFT_UNKNOWN", f"no shift was ever opened at drawer {drawer}", "drawer")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, tell
+from gateway.app.cli.local import KeyOption, ask, tell
 from gateway.app.cli.output import ConfigOption, JsonOption
 
 AccountArgument = Annotated[str, typer.Argument(metavar="ID", help="The account.")]
@@ -42,8 +42,7 @@ def terms(
     from gateway.app.cli.tariff import read_tariff_file
 
     body = dict(read_tariff_file(file))
-    with local_client(config) as north:
-        answer = north.call("PUT", f"/accounts/{account}/terms", body, key_or_new(key))
+    answer = ask(config, "PUT", f"/accounts/{account}/terms", body, key)
     tell(answer, f"{account}: terms agreed", as_json=as_json)
 
 
@@ -57,8 +56,7 @@ def add_point(
 ) -> None:
     """Let an account pay for another service point too."""
     body = {"service_point_id": point, "tariff_id": tariff}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/points", body, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/points", body, key)
     tell(answer, f"{account} pays for {point} from now on", as_json=as_json)
 
 
@@ -66,8 +64,7 @@ def remove_point(
     point: PointArgument, config: ConfigOption, key: KeyOption = None, as_json: JsonOption = False
 ) -> None:
     """Let an account no longer pay for one of its service points."""
-    with local_client(config) as north:
-        answer = north.call("POST", f"/service-points/{point}/removal", None, key_or_new(key))
+    answer = ask(config, "POST", f"/service-points/{point}/removal", None, key)
     tell(answer, f"{point} is nobody's from now on", as_json=as_json)
 
 
@@ -79,10 +76,7 @@ def change_tariff(
     as_json: JsonOption = False,
 ) -> None:
     """Charge a service point by another tariff from now on."""
-    with local_client(config) as north:
-        answer = north.call(
-            "PUT", f"/service-points/{point}/tariff", {"tariff_id": tariff}, key_or_new(key)
-        )
+    answer = ask(config, "PUT", f"/service-points/{point}/tariff", {"tariff_id": tariff}, key)
     tell(answer, f"{point}: tariff {tariff} from now on", as_json=as_json)
 
 
@@ -98,8 +92,7 @@ def close(
 ) -> None:
     """Close an account: move-out, with what is owed paid from its credit and the rest paid out."""
     body = {"reason": reason, "refund_provider": refund}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/closure", body, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/closure", body, key)
     result = answer.get("result")
     told = ""
     if isinstance(result, dict):
@@ -118,8 +111,7 @@ def transfer(
 ) -> None:
     """Move credit to another account."""
     body = {"to": to, "amount": amount, "reason": reason}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/transfers", body, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/transfers", body, key)
     tell(answer, f"{amount} moved from {account} to {to}", as_json=as_json)
 
 
@@ -130,8 +122,7 @@ def emergency(
     as_json: JsonOption = False,
 ) -> None:
     """Take up emergency credit."""
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/emergency-credit", None, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/emergency-credit", None, key)
     tell(answer, f"{account}: emergency credit is invoked", as_json=as_json)
 
 
@@ -143,10 +134,7 @@ def notice(
     as_json: JsonOption = False,
 ) -> None:
     """Record a notice of what is overdue (credit mode)."""
-    with local_client(config) as north:
-        answer = north.call(
-            "POST", f"/accounts/{account}/notices", {"amount": amount}, key_or_new(key)
-        )
+    answer = ask(config, "POST", f"/accounts/{account}/notices", {"amount": amount}, key)
     tell(answer, f"{account}: notice of {amount} recorded", as_json=as_json)
 
 
@@ -178,8 +166,7 @@ def add_debt(
         "weekly_cap": weekly_cap,
         "reason": reason,
     }
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/debts", body, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/debts", body, key)
     tell(answer, f"{account}: debt {debt} of {amount}", as_json=as_json)
 
 
@@ -194,6 +181,5 @@ def write_off(
 ) -> None:
     """Give up what is owed."""
     body = {"debt_id": debt, "amount": amount, "reason": reason}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/accounts/{account}/write-offs", body, key_or_new(key))
+    answer = ask(config, "POST", f"/accounts/{account}/write-offs", body, key)
     tell(answer, f"{account}: {amount} of {debt} written off", as_json=as_json)

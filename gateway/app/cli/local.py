@@ -1,8 +1,8 @@
 """How commands reach the running north: over its Unix socket, as who they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,22 +28,19 @@ def local_client(config: Path) -> "LocalClient":
     return LocalClient(paths_of(load_config(config)).socket)
 
 
-def pages(north: "LocalClient", path: str) -> Iterator[dict[str, object]]:
-    """Every item of a paged resource; `path` may have a query of its own."""
-    cursor, mark = "", "&" if "?" in path else "?"
-    while True:
-        page = north.call("GET", f"{path}{mark}limit=100&cursor={cursor}")
-        yield from cast("list[dict[str, object]]", page["items"])
-        cursor = str(page.get("next_cursor") or "")
-        if not cursor:
-            return
-
-
 def key_or_new(key: str | None) -> str:
     """The key given, or a fresh one."""
     from ulid import ULID
 
     return key or str(ULID())
+
+
+def ask(
+    config: Path, method: str, path: str, body: Mapping[str, object] | None, key: str | None
+) -> dict[str, object]:
+    """Ask the running north once for something; its answer. Raises StoreAwayError, RefusedError."""
+    with local_client(config) as north:
+        return north.call(method, path, body, key_or_new(key))
 
 
 def is_pending(answer: Mapping[str, object]) -> bool:

@@ -4,7 +4,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, tell
 from gateway.app.cli.output import ConfigOption, JsonOption
 
 
@@ -22,8 +22,7 @@ def release(
     as_json: JsonOption = False,
 ) -> None:
     """Be one of the two managers who release a halt of all cuts for credit."""
-    with local_client(config) as north:
-        answer = north.call("POST", "/mass-cut/release", {"reason": reason}, key_or_new(key))
+    answer = ask(config, "POST", "/mass-cut/release", {"reason": reason}, key)
     done = "released: cuts for credit go on"
     if not is_pending(answer) and not cast("dict[str, object]", answer["result"])["released"]:
         done = "noted; a second, different manager has to release it too"

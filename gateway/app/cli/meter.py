@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 import typer
 
 from gateway.app.cli import commission, scan, watch
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import (
     EXIT_FAILED,
     ConfigOption,
@@ -148,8 +148,7 @@ def release(
 ) -> None:
     """Decide on the energy that a meter holds; it counts on from what it shows now."""
     body = {"accept": accept, "reason": reason}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/meters/{meter}/quarantine-release", body, key_or_new(key))
+    answer = ask(config, "POST", f"/meters/{meter}/quarantine-release", body, key)
     _tell_charged(answer, f"{meter}: held energy is decided on", as_json=as_json)
 
 
@@ -175,8 +174,7 @@ def replace(
         "opening_wh": registers_of(opening, "--opening"),
         "reason": reason,
     }
-    with local_client(config) as north:
-        answer = north.call("POST", f"/meters/{meter}/replacement", body, key_or_new(key))
+    answer = ask(config, "POST", f"/meters/{meter}/replacement", body, key)
     _tell_charged(answer, f"{meter}: counts on with the new device", as_json=as_json)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, tell
+from gateway.app.cli.local import KeyOption, ask, local_client, tell
 from gateway.app.cli.output import (
     EXIT_FAILED,
     ConfigOption,
@@ -128,8 +128,7 @@ def release_recovery(
     as_json: JsonOption = False,
 ) -> None:
     """Be the manager who ends the RECOVERY: cuts for credit go on."""
-    with local_client(config) as north:
-        answer = north.call("POST", "/recovery/release", {"reason": reason}, key_or_new(key))
+    answer = ask(config, "POST", "/recovery/release", {"reason": reason}, key)
     tell(answer, "released: cuts for credit go on", as_json=as_json)
 
 

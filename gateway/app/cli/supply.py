@@ -1,13 +1,12 @@
 """`supply`: limits, shedding and overrides, and restoring a whole site."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 MeterArgument = Annotated[str, typer.Argument(metavar="ID", help="The meter.")]
@@ -54,7 +53,7 @@ def limit(
         "reason": reason,
     }
     done = f"{meter}: limited"
-    _ask(config, f"/meters/{meter}/limits", body, key, done, as_json=as_json)
+    tell(ask(config, "POST", f"/meters/{meter}/limits", body, key), done, as_json=as_json)
 
 
 def unlock(
@@ -66,7 +65,7 @@ def unlock(
 ) -> None:
     """End the lock-out of a point that went over its limit too often."""
     path, done = f"/meters/{meter}/overload-release", f"{meter}: unlocked"
-    _ask(config, path, {"reason": reason}, key, done, as_json=as_json)
+    tell(ask(config, "POST", path, {"reason": reason}, key), done, as_json=as_json)
 
 
 def shed(
@@ -85,7 +84,7 @@ def shed(
         raise typer.BadParameter("give one of --to and --below-priority", param_hint="--to")
     body = {"to_w": to, "below_priority": below, "reason": reason}
     done = f"{feeder}: load is shed"
-    _ask(config, f"/feeders/{feeder}/shedding", body, key, done, as_json=as_json)
+    tell(ask(config, "POST", f"/feeders/{feeder}/shedding", body, key), done, as_json=as_json)
 
 
 def end_shed(
@@ -97,7 +96,7 @@ def end_shed(
 ) -> None:
     """End an order to shed: points come back one after the other."""
     path, done = f"/feeders/{feeder}/shedding/end", f"{feeder}: points come back"
-    _ask(config, path, {"reason": reason}, key, done, as_json=as_json)
+    tell(ask(config, "POST", path, {"reason": reason}, key), done, as_json=as_json)
 
 
 def keep(
@@ -130,7 +129,7 @@ def maintenance(
 def overrides(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the overrides that stand."""
     with local_client(config) as north:
-        found = list(pages(north, "/overrides"))
+        found = list(north.pages("/overrides"))
     if as_json:
         show_json({"items": found})
         return
@@ -148,7 +147,7 @@ def end_override(
 ) -> None:
     """End an override before its time: what it held back is cut."""
     path, done = f"/overrides/{number}/end", f"override {number} has ended"
-    _ask(config, path, {"reason": reason}, key, done, as_json=as_json)
+    tell(ask(config, "POST", path, {"reason": reason}, key), done, as_json=as_json)
 
 
 def restore_all(
@@ -160,8 +159,7 @@ def restore_all(
 ) -> None:
     """Be one of the two managers who bring every supply back that rules had cut."""
     body = {"until": _until(hours), "reason": reason}
-    with local_client(config) as north:
-        answer = north.call("POST", "/restoration", body, key_or_new(key))
+    answer = ask(config, "POST", "/restoration", body, key)
     done = "supplies come back, one after the other"
     if not is_pending(answer) and not cast("dict[str, object]", answer["result"])["restored"]:
         done = "noted; a second, different manager has to ask within ten minutes"
@@ -186,24 +184,9 @@ def _override(
         "until": _until(hours),
         "reason": reason,
     }
-    with local_client(config) as north:
-        answer = north.call("POST", "/overrides", body, key_or_new(key))
+    answer = ask(config, "POST", "/overrides", body, key)
     number = "" if is_pending(answer) else cast("dict[str, object]", answer["result"])["override"]
     tell(answer, f"override {number} stands until {body['until']}", as_json=as_json)
-
-
-def _ask(
-    config: Path,
-    path: str,
-    body: Mapping[str, object],
-    key: str | None,
-    done: str,
-    *,
-    as_json: bool,
-) -> None:
-    with local_client(config) as north:
-        answer = north.call("POST", path, dict(body), key_or_new(key))
-    tell(answer, done, as_json=as_json)
 
 
 def _until(hours: float) -> str:

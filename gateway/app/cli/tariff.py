@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from gateway.app.cli import tariff_replay
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Tariff document (YAML).")]
@@ -63,8 +63,7 @@ def publish(
     Where its price rises by more than half it becomes a draft, and another manager decides.
     """
     document = read_tariff_file(file)
-    with local_client(config) as north:
-        answer = north.call("POST", "/tariffs", document, key_or_new(key))
+    answer = ask(config, "POST", "/tariffs", document, key)
     done = f"published {document.get('id')}"
     if not is_pending(answer):
         result = cast("dict[str, object]", answer["result"])
@@ -82,7 +81,7 @@ def list_tariffs(config: ConfigOption, as_json: JsonOption = False) -> None:
     from gateway.app.cli.civil import Civil
 
     with local_client(config) as north:
-        items = list(pages(north, "/tariffs"))
+        items = list(north.pages("/tariffs"))
     if as_json:
         show_json({"items": items})
         return
@@ -144,7 +143,7 @@ def drafts(config: ConfigOption, as_json: JsonOption = False) -> None:
     from gateway.app.cli.civil import Civil
 
     with local_client(config) as north:
-        items = list(pages(north, "/tariff-drafts"))
+        items = list(north.pages("/tariff-drafts"))
     if as_json:
         show_json({"items": items})
         return
@@ -178,8 +177,7 @@ def decide(
 ) -> None:
     """Be the second manager: publish a drafted tariff, or refuse it."""
     body = {"accept": accept, "reason": reason}
-    with local_client(config) as north:
-        answer = north.call("POST", f"/tariff-drafts/{draft}/decision", body, key_or_new(key))
+    answer = ask(config, "POST", f"/tariff-drafts/{draft}/decision", body, key)
     done = f"draft {draft} is refused: its tariff never comes into force"
     if accept and not is_pending(answer):
         result = cast("dict[str, object]", answer["result"])

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, is_pending, key_or_new, local_client, pages, tell
+from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 PointArgument = Annotated[str, typer.Argument(metavar="POINT", help="The service point.")]
@@ -45,8 +45,7 @@ def issue(
         "provider": provider,
         "payment_reference": reference,
     }
-    with local_client(config) as north:
-        answer = north.call("POST", "/vouchers", body, key_or_new(key))
+    answer = ask(config, "POST", "/vouchers", body, key)
     done = ""
     if not is_pending(answer):
         sold = cast("dict[str, object]", answer["result"])
@@ -69,8 +68,7 @@ def redeem(
 ) -> None:
     """Credit a point's account with a voucher."""
     body = {"service_point_id": point, "token": " ".join(token)}
-    with local_client(config) as north:
-        answer = north.call("POST", "/vouchers/redemptions", body, key_or_new(key))
+    answer = ask(config, "POST", "/vouchers/redemptions", body, key)
     done = ""
     if not is_pending(answer):
         result = cast("dict[str, object]", answer["result"])
@@ -91,7 +89,7 @@ def list_vouchers(
     """List the vouchers that were sold here, newest first, without their digits."""
     with local_client(config) as north:
         asked = "/vouchers" if point is None else f"/vouchers?service_point_id={point}"
-        items = list(pages(north, asked))
+        items = list(north.pages(asked))
     if as_json:
         show_json(items)
         return
@@ -186,8 +184,7 @@ def unlock(
 ) -> None:
     """End the lock after wrong vouchers, of a service point, of an address, or of both."""
     body = {"service_point_id": point, "address": address, "reason": reason}
-    with local_client(config) as north:
-        answer = north.call("POST", "/vouchers/unlock", body, key_or_new(key))
+    answer = ask(config, "POST", "/vouchers/unlock", body, key)
     tell(answer, "unlocked", as_json=as_json)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Final, cast
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client, tell
+from gateway.app.cli.local import KeyOption, ask, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
 Answer = dict[str, object]
@@ -67,8 +67,7 @@ def acknowledge(
     """Answer for signs of tampering at a meter, or announce work at it."""
     body = {"reason": reason, "for_s": 60 * minutes}
     path = f"/meters/{meter}/changes-acknowledgement"
-    with local_client(config) as north:
-        answer = north.call("POST", path, body, key_or_new(key))
+    answer = ask(config, "POST", path, body, key)
     done = f"{meter}: announced for {minutes} minutes" if minutes else f"{meter}: acknowledged"
     tell(answer, done, as_json=as_json)
 
