@@ -55,7 +55,7 @@ class StoredRequest:
 class DamagedRequest:
     """A row that is no request: what control records as refused, so that nobody waits for it.
 
-    `key` is None when not even that can be read. `code` and `message` say what is wrong.
+    `key` is None when not even that can be read. `code`, `message` and `place` say what is wrong.
     """
 
     request_id: int
@@ -63,6 +63,7 @@ class DamagedRequest:
     type: str
     code: str
     message: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,7 @@ def _decoded(row: Sequence[object]) -> StoredRequest | DamagedRequest:
         _check_envelope(request)
         digest = body_hash(request.body)
     except RefusedError as error:
-        return DamagedRequest(request_id, key, kind, error.refusal_code, error.message)
+        return DamagedRequest(request_id, key, kind, error.refusal_code, error.message, error.place)
     except (StoreCorruptError, ValueError, RecursionError) as error:
         return DamagedRequest(request_id, key, kind, "REQUEST_FIELD", f"not readable: {error}")
     if row[4] != digest:

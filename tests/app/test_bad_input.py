@@ -44,6 +44,18 @@ def hours(*windows: dict[str, object]) -> ConfigureAccount:
     return ConfigureAccount("flat-1", json.dumps({"friendly_hours": {"windows": windows}}))
 
 
+# Where a refusal of a code points: the field of the body, or the key of the document in it.
+PLACES = {
+    "TARIFF_INVALID": ("grid.bands", "grid.blocks[1].upto_kwh", "fixed.amount", "minimum.amount"),
+    "PRICE_PRECISION": ("grid.price",),
+    "ZONE_UNKNOWN": ("timezone", "friendly_hours.timezone"),
+    "MONEY_RANGE": ("fixed.amount",),
+    "CALENDAR_NEVER_CUTS": ("friendly_hours.windows",),
+    "AMOUNT_RANGE": ("amount",),
+    "ACCOUNT_UNKNOWN": ("account_id",),
+    "VOUCHER_WRONG": ("token",),
+    "NOT_REVERSIBLE": ("transaction_seq",),
+}
 BANDS = {
     "gap": {
         "day": {"price": "9", "when": window("06:00", "22:00")},
@@ -161,6 +173,8 @@ async def refused(site: ControlSite, body: Body, code: str, said: tuple[str, ...
     record = json.loads(records[-1][0])
     assert (record["action"], record["result"], record["request"]) == (body.TYPE, code, "bad")
     assert (record["actor"], record["role"]) == ("anna", "manager")
+    assert record["place"] == outcome.place
+    assert outcome.place.startswith(PLACES[code]), outcome.place
     assert site.proof().problems == ()
 
 

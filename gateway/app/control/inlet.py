@@ -10,7 +10,7 @@ from gateway.app.control.books import Books
 from gateway.app.control.engine import Engine
 from gateway.app.control.executor import Executor
 from gateway.core.clock import Clock
-from gateway.core.errors import StoreAwayError
+from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.store.commands import RequestCursor, find_outcomes, save_request_cursor
 from gateway.store.reader import StoreReader
 from gateway.store.requests import DamagedRequest, RequestReader, StoredRequest
@@ -135,7 +135,8 @@ class Inlet:
         self._in_flight[key] = row.request_id
         lifted: Sequence[int] = ()
         if isinstance(row, DamagedRequest):
-            work = self._executor.refuse(key, row.type, row.code, row.message)
+            refused = RefusedError(row.code, row.message, row.place)
+            work = self._executor.refuse(key, row.type, refused)
         else:
             work = self._executor.execute(row.request)
             lifted = self._executor.lifts(row.request)

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from ulid import ULID
 
 from gateway.core.errors import RefusedError, Retry, StoreAwayError, StoreError
 from gateway.north.http.forms import EXPECTED
@@ -268,5 +269,9 @@ async def _on_http(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _on_unexpected(_request: Request, _error: Exception) -> Response:
-    return problem_response("INTERNAL", "the gateway failed; the log says more", status=500)
+async def _on_unexpected(_request: Request, error: Exception) -> Response:
+    incident = str(ULID())
+    # Starlette raises the error on, and uvicorn logs it once: with its traceback and this number.
+    error.add_note(f"incident {incident}")
+    detail = f"the gateway failed; its log says more under incident {incident}"
+    return problem_response("INTERNAL", detail, status=500)
