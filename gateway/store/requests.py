@@ -1,10 +1,10 @@
 """Requests in `north.db`: north makes them durable, control reads them and trusts nothing there."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.core.errors import RefusedError, StoreCorruptError
 from gateway.core.recovery import KnownHead
@@ -23,6 +23,8 @@ from gateway.store.db import StoreSchema, primary_code
 from gateway.store.reader import StoreReader
 from gateway.store.recovery import load_known_head
 from gateway.store.rows import as_int, as_text, document, mapping, page_size
+
+T = TypeVar("T")
 
 NORTH: Final = StoreSchema(
     name="north",
@@ -195,6 +197,13 @@ class RequestReader:
     def known_head(self) -> KnownHead | None:
         """The newest head of the ledger that north has seen, or None. Raises StoreAwayError."""
         return self._reader.read(load_known_head)
+
+    def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """What an operation finds there; it must take nothing for granted.
+
+        Raises StoreAwayError.
+        """
+        return self._reader.read(operation)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from gateway.app.control.books import Books
+from gateway.app.control.denials import DenialRecords
 from gateway.app.control.engine import Engine
 from gateway.app.control.executor import Executor
 from gateway.core.clock import Clock
@@ -48,6 +49,7 @@ class Inlet:
         self._engine = engine
         self._books = books
         self._clock = clock
+        self._denials = DenialRecords(requests, books, clock)
         self._cursor = cursor
         self._kept = cursor
         self._in_flight: dict[str, int] = {}
@@ -62,6 +64,7 @@ class Inlet:
         """Look until `stop`, then wait for what is in flight."""
         while not stop.is_set():
             self.look()
+            self._denials.look()
             await asyncio.sleep(self._clock.loop_delay_s(LOOK_EVERY_S))
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=5.0)

@@ -8,17 +8,12 @@ import orjson
 from pydantic import BaseModel, Field, JsonValue
 from starlette.responses import Response
 
-from gateway.core.errors import RefusedError
 from gateway.core.money import Currency, format_amount
 from gateway.core.requests import Outcome, OutcomeStatus
 from gateway.north.http.forms import PREFIX, rfc3339
-from gateway.north.wishes import Answer
+from gateway.north.wishes import Answer, AnsweredError
 
 PENDING: Final = "pending"
-
-
-class AnsweredError(RefusedError):
-    """Control refused a wish, or it came too late: that is in the audit record already."""
 
 
 class RequestStatus(BaseModel):
