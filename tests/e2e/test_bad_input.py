@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.store.db import reading
@@ -234,6 +235,28 @@ def test_bad_calls_on_the_terminal(site: Gateway) -> None:
         code = said.partition(":")[0]
         assert on_record(site, before, code)["actor"].startswith("uid:")
     assert books(site) == head
+
+
+def test_a_flood_is_a_few_records_with_every_call_counted(site: Gateway, manager: str) -> None:
+    """Recharges go on meanwhile; what was not told yet is on record once north has stopped."""
+    before, number = len(records(site)), 500
+    auditor = site.token("auditor", "loop")
+    headers = {"authorization": f"Bearer {auditor}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{site.port}", headers=headers) as client:
+        for count in range(number):
+            assert client.post(f"/api/v1{RECHARGES}", json={"amount": "5"}).status_code == 403
+            if count % 100 == 0:
+                done = site.http(manager, "POST", RECHARGES, {"amount": "5"}, f"amid-{count}")
+                assert done[0] in (200, 201)
+    site.stop("north")
+
+    def told() -> list[int] | None:
+        found = [one["count"] for one in records(site)[before:] if one["result"] == "FORBIDDEN"]
+        return found if sum(found) >= number else None
+
+    counts = site.until(told, "every denial")
+    assert sum(counts) == number
+    assert len(counts) <= 4
 
 
 def test_the_chain_holds_with_all_of_it(site: Gateway) -> None:
