@@ -215,7 +215,9 @@ def test_bad_calls_on_the_terminal(site: Gateway) -> None:
     """One line with code, place and reason, status 1, nothing changed."""
     terms = site.directory / "terms.yaml"
     terms.write_text(json.dumps(NEVER), encoding="utf-8")
-    reversal = max(one.seq for one in site.transactions(FLAT) if one.kind == "reversal")
+    paid = site.recharge(FLAT, "5", "paid-cli")["result"]["transaction_seq"]
+    undone = site.call("POST", f"/transactions/{paid}/reversal", {"reason": "x"}, "undone-cli")
+    reversal = undone["result"]["transaction_seq"]
     head = books(site)
     for words, said in (
         (("account", "recharge", FLAT, "10000001"), "AMOUNT_RANGE: amount is beyond"),
@@ -257,13 +259,9 @@ def test_a_flood_is_a_few_records_with_every_call_counted(site: Gateway, manager
     counts = site.until(told, "every denial")
     assert sum(counts) == number
     assert len(counts) <= 4
-
-
-def test_the_chain_holds_with_all_of_it(site: Gateway) -> None:
-    """`ledger verify` walks both chains and computes everything anew; `ledger export` works."""
-    assert len([record for record in records(site) if record.get("by") == "north"]) >= 5
+    # Both chains hold with all of it, everything computed anew comes out the same.
+    assert [record for record in records(site) if record.get("by") == "north"]
     site.verify()
-    replayed = site.cli("ledger", "verify", "--replay")
-    assert replayed.returncode == 0, replayed.stderr
-    exported = site.cli("ledger", "export", str(site.directory / "ledger.jsonl"))
-    assert exported.returncode == 0, exported.stderr
+    for words in (("verify", "--replay"), ("export", str(site.directory / "ledger.jsonl"))):
+        proof = site.cli("ledger", *words)
+        assert proof.returncode == 0, proof.stderr
