@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from gateway.app.regular import open_regular
 from gateway.core.errors import RefusedError, StoreError
 from gateway.store.db import sync_directory
 
@@ -161,7 +162,7 @@ def _hashed(source: IO[bytes], write: Callable[[bytes], object], count: Bytes) -
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     """The archive as a stream; whatever is wrong with its bytes is BACKUP_DAMAGED."""
     try:
-        with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|gz") as tar:
+        with open_regular(archive) as raw, tarfile.open(fileobj=raw, mode="r|gz") as tar:
             yield tar
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(archive, f"not a whole gzipped tar ({error})") from error

@@ -17,7 +17,6 @@ from gateway.app.config_model import (
     MeterSettings,
     NorthSection,
     PostingSection,
-    SiteSection,
     SouthSection,
     SupplySection,
     TelemetrySection,
@@ -33,6 +32,7 @@ from gateway.app.config_place import (
 )
 from gateway.app.config_problems import Finder, problems_of
 from gateway.app.config_section import FeederEntry
+from gateway.app.config_site import SiteSection
 from gateway.app.config_types import NODE_MODEL, may_be_file
 from gateway.app.config_watch import WatchSection
 from gateway.app.config_yaml import Document, as_text, read_document

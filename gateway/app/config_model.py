@@ -13,55 +13,30 @@ from pydantic import Field, ValidationInfo, field_validator
 from gateway.app.config_counter import CounterSection, VoucherSection
 from gateway.app.config_place import quote
 from gateway.app.config_section import FeederEntry, LimiterSection, Section, ShedSection, Watts
+from gateway.app.config_site import SiteSection, currency_of
 from gateway.app.config_types import (
     Address,
     AnyModel,
     Channel,
-    CurrencyCode,
     Directory,
     ExistingFile,
     Host,
     Identifier,
     ModbusModel,
-    MoneyScale,
     OneLine,
     OptionalLine,
     Port,
     PrivateFile,
     RuntimeDirectory,
     TransformerRatio,
-    Zone,
     is_loopback,
     split_listener,
 )
 from gateway.app.config_watch import WatchSection
 from gateway.core.errors import RefusedError
-from gateway.core.money import Currency
 from gateway.core.shedding import PRIORITY_DEFAULT, PRIORITY_MAX, PRIORITY_MIN
 from gateway.core.switching import Reason
 from gateway.core.voucher import unit_nano_of
-
-
-class SiteSection(Section):
-    """Who and where the site is."""
-
-    id: Identifier = Field(description="Name of the site in topics, files and records.")
-    name: OneLine = Field(description="Name for people.")
-    timezone: Zone = Field(description="IANA time zone of tariffs, months and half hours.")
-    currency: CurrencyCode = Field(description="ISO 4217 code; frozen when the stores are created.")
-    money_scale: MoneyScale = Field(
-        default=9,
-        description="Decimal places of stored money: 9, or 6 where amounts are large (IDR, LBP, "
-        "UGX); prices have three fewer. Frozen when the stores are created.",
-    )
-    minor_digits: int = Field(
-        default=2, ge=0, le=3, description="Decimal places shown to people: 2, JPY 0, KWD 3."
-    )
-
-
-def currency_of(site: SiteSection) -> Currency:
-    """The currency that a site keeps. Raises RefusedError CURRENCY_INVALID."""
-    return Currency(site.currency, site.money_scale, site.minor_digits)
 
 
 class MeterSettings(Section):

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
+from gateway.app.regular import open_regular
 from gateway.core.errors import ConfigurationError
 
 # A file with more wrong places than this has one cause; the rest would only scroll it away.
@@ -92,7 +93,7 @@ def read_text(path: Path, shown: str, limit_bytes: int) -> str:
     """
     start = Place(shown, 1, 1)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             content = stream.read(limit_bytes + 1)
     except OSError as error:
         raise refuse([Problem(start, "", f"cannot be read: {error.strerror}")]) from error

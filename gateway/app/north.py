@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from gateway.app.config import Config
+from gateway.app.config_site import currency_of
 from gateway.app.limits import raise_descriptor_limit
 from gateway.app.notify import Notifier, Watchdog
 from gateway.app.paths import make_runtime_dir, paths_of
@@ -15,7 +16,6 @@ from gateway.app.reload import NORTH, check_removed, read_again, tell_changes, t
 from gateway.app.site_key import credential_file
 from gateway.core.clock import Clock
 from gateway.core.errors import ConfigurationError, StoreError
-from gateway.core.money import Currency
 from gateway.core.reading import Lane
 from gateway.north.context import Listen, MeterEntry, NorthContext, NorthSettings, open_north
 from gateway.north.serve import serve
@@ -36,7 +36,7 @@ def north_settings(config: Config) -> NorthSettings:
     site = config.site
     return NorthSettings(
         site_id=site.id,
-        currency=Currency(site.currency, site.money_scale, site.minor_digits),
+        currency=currency_of(site),
         ledger_path=paths.ledger,
         telemetry_dir=paths.telemetry_dir,
         live_dir=paths.live_dir,

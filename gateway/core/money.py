@@ -7,7 +7,7 @@ units of money and 1e-3 units per kWh (domain.md section 2).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -16,8 +16,12 @@ from gateway.core.errors import RefusedError
 INT64_MAX: Final = 2**63 - 1
 PRICE_MAX: Final = 10**12  # half an hour at a megawatt still costs less than an int64 holds
 MAX_TEXT: Final = 64
-# No person means more than this at once, in major units: a slip of the finger.
-AMOUNT_MAJOR_MAX: Final = 10_000_000
+# No person means more than this at once, in major units: a slip of the finger. By the decimals
+# shown: a currency without a smaller unit (UGX, IDR) has amounts a hundred times as large.
+AMOUNT_MAJOR_MAX: Final = {0: 1_000_000_000, 1: 100_000_000}
+AMOUNT_MAJOR_MAX_ELSE: Final = 10_000_000
+# However large a site wants it: 92 such amounts must fit into the 64 bits of a balance.
+AMOUNT_CEILING_NANO: Final = 10**17
 MONEY_SCALES: Final = (6, 9)
 WH_PER_KWH_DIGITS: Final = 3
 
@@ -29,12 +33,14 @@ _CODE: Final = re.compile(r"[A-Z]{3}")
 class Currency:
     """A site's currency: ISO 4217 code, decimals kept (`money_scale`) and decimals shown.
 
-    Raises RefusedError CURRENCY_INVALID.
+    `amount_max` is the largest amount taken at once, in major units; None: by the decimals shown,
+    10,000,000 with two. Raises RefusedError CURRENCY_INVALID.
     """
 
     code: str
     money_scale: int = 9
     minor_digits: int = 2
+    amount_max: int | None = None
 
     def __post_init__(self) -> None:
         if not _CODE.fullmatch(self.code):
@@ -51,6 +57,15 @@ class Currency:
                 f"minor digits lie between 0 and {self.money_scale}, not {self.minor_digits}",
                 "minor_digits",
             )
+        most = self.amount_ceiling
+        if self.amount_max is not None and not 1 <= self.amount_max <= most:
+            hint = "" if self.money_scale == min(MONEY_SCALES) else "; money scale 6 keeps more"
+            raise RefusedError(
+                "CURRENCY_INVALID",
+                f"the largest amount lies between 1 and {most} at money scale {self.money_scale}, "
+                f"or sums would not fit into 64 bits{hint}",
+                "amount_max",
+            )
 
     @property
     def price_scale(self) -> int:
@@ -60,7 +75,18 @@ class Currency:
     @property
     def amount_max_nano(self) -> int:
         """The largest amount that is taken at once, far from where 64 bits end."""
-        return int(AMOUNT_MAJOR_MAX * 10**self.money_scale)
+        usual = AMOUNT_MAJOR_MAX.get(self.minor_digits, AMOUNT_MAJOR_MAX_ELSE)
+        major = min(usual, self.amount_ceiling) if self.amount_max is None else self.amount_max
+        return int(major * 10**self.money_scale)
+
+    @property
+    def amount_ceiling(self) -> int:
+        """The largest `amount_max` of this money scale, in major units."""
+        return AMOUNT_CEILING_NANO // int(10**self.money_scale)
+
+    def as_stored(self) -> "Currency":
+        """For reading what was accepted before, whatever the maximum was at that time."""
+        return replace(self, amount_max=self.amount_ceiling)
 
     @property
     def minor_nano(self) -> int:

@@ -206,7 +206,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What control made of a request; stored with its effect in one commit."""
+    """What control made of a request; stored with its effect in one commit.
+
+    `place` names the field that a refusal is about, empty where it is about none.
+    """
 
     key: str
     type: str
@@ -216,6 +219,7 @@ class Outcome:
     message: str
     result: Mapping[str, object]
     utc_ms: int
+    place: str = ""
 
 
 def encode_body(body: Body) -> dict[str, object]:

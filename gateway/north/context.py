@@ -14,6 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreAwayError, StoreError
 from gateway.core.money import Currency
 from gateway.core.reading import Quality
+from gateway.north.denials import DenialLog, DenialPost
 from gateway.north.documents import DocumentReader
 from gateway.north.http.auth import FailureLimiter, TokenBook
 from gateway.north.hub import Hub
@@ -114,6 +115,8 @@ class NorthContext:
         self.tokens = tokens
         self.live = live
         self.failures = FailureLimiter(clock)
+        self.denials = DenialLog(clock)
+        self.denial_post = DenialPost(self)
         self.ledger = Reader(settings.ledger_path, LEDGER)
         self.north = Reader(settings.north_path, NORTH)
         self.records = Records(self.ledger, self.north, settings.telemetry_dir, settings.currency)
@@ -179,8 +182,9 @@ class NorthContext:
             raise StoreAwayError("north.db did not take a write in time") from error
 
     async def close(self) -> None:
-        """Let go of everything that reads."""
+        """Post the last denials, and let go of everything that reads."""
         self.hub.close()
+        await self.denial_post.post(last=True)
         await self.watch.close()
         self.ledger.close()
         self.north.close()

@@ -313,8 +313,9 @@ class DocumentReader:
         if key not in self._tariffs:
             if len(self._tariffs) >= TARIFFS_KEPT:
                 self._tariffs.clear()
+            stored = self._currency.as_stored()
             try:
-                self._tariffs[key] = tariff_from_document(document, self._currency, version=number)
+                self._tariffs[key] = tariff_from_document(document, stored, version=number)
             except RefusedError:
                 self._tariffs[key] = None
         return self._tariffs[key]

@@ -62,6 +62,7 @@ async def serve(
                 group.create_task(server.serve([taken]), name="http listener")
             background = group.create_task(LiveWatch(context).run(), name="north background")
             remembering = group.create_task(HeadMemory(context).run(), name="known head")
+            group.create_task(context.denial_post.run(stop), name="denials")
             while not all(server.started for server, _ in servers):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(TICK_S)
             urls = tuple(

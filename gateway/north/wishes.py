@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.core.errors import StoreAwayError
+from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.core.requests import Body, Outcome, Request, check_role, decode_body, encode_body
 from gateway.north.context import NorthContext
 from gateway.north.http.auth import NOT_YET_BOUND, Principal
@@ -15,6 +15,10 @@ OUTCOME_WAIT_S: Final = 2.0
 SWITCH_EXPIRY_MS: Final = 120_000
 # So is a person's word about what is at this moment: held energy, the clock.
 PRESENT_EXPIRY_MS: Final = 120_000
+
+
+class AnsweredError(RefusedError):
+    """Control refused a wish, or it came too late: control has that on record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ def terms_in_force(
     """What was agreed with a customer; before any terms were stored, what the account says."""
     given = terms_of(connection, account.account_id)
     if given:
-        return terms_from_document(given, currency, read_site(connection).zone)
+        return terms_from_document(given, currency.as_stored(), read_site(connection).zone)
     return CreditTerms(
         payment_mode=account.payment_mode,
         disablement_threshold_nano=account.disablement_threshold_nano,

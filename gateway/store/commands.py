@@ -11,6 +11,7 @@ from gateway.core.requests import Outcome, OutcomeStatus
 from gateway.store.rows import document, mapping, page_size, texts
 
 INT64_MAX: Final = 2**63 - 1
+PLACE: Final = "place"
 
 
 class SwitchAction(StrEnum):
@@ -143,7 +144,8 @@ def record_outcome(connection: sqlite3.Connection, outcome: Outcome) -> None:
             outcome.status.value,
             outcome.code,
             outcome.message,
-            document(dict(outcome.result)),
+            # What was refused has no result: there stands what it was about.
+            document({PLACE: outcome.place} if outcome.place else dict(outcome.result)),
             outcome.utc_ms,
         ),
     )
@@ -164,15 +166,18 @@ def find_outcomes(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[s
             (key,),
         ).fetchone()
         if row is not None:
+            status, result = OutcomeStatus(row[3]), mapping(row[6])
+            executed = status is OutcomeStatus.EXECUTED
             found[key] = Outcome(
                 key=row[0],
                 type=row[1],
                 body_hash=row[2],
-                status=OutcomeStatus(row[3]),
+                status=status,
                 code=row[4],
                 message=row[5],
-                result=mapping(row[6]),
+                result=result if executed else {},
                 utc_ms=row[7],
+                place="" if executed else str(result.get(PLACE, "")),
             )
     return found
 

@@ -39,7 +39,7 @@ def export_lines(
     as one (`ledger verify` says where).
     """
     site = read_site(connection)
-    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    currency = Currency(site.currency, site.money_scale, site.minor_digits).as_stored()
     yield _line(
         {
             "format": FORMAT,

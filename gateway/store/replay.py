@@ -105,7 +105,7 @@ def replay_ledger(connection: sqlite3.Connection, progress: Progress | None = No
         ]
     finally:
         connection.execute("ROLLBACK")
-    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    currency = Currency(site.currency, site.money_scale, site.minor_digits).as_stored()
     requests = _requests(connection, audit_end.seq)
 
     def terms(document: Mapping[str, object]) -> CreditTerms:

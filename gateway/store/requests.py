@@ -1,10 +1,10 @@
 """Requests in `north.db`: north makes them durable, control reads them and trusts nothing there."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.core.errors import RefusedError, StoreCorruptError
 from gateway.core.recovery import KnownHead
@@ -23,6 +23,8 @@ from gateway.store.db import StoreSchema, primary_code
 from gateway.store.reader import StoreReader
 from gateway.store.recovery import load_known_head
 from gateway.store.rows import as_int, as_text, document, mapping, page_size
+
+T = TypeVar("T")
 
 NORTH: Final = StoreSchema(
     name="north",
@@ -55,7 +57,7 @@ class StoredRequest:
 class DamagedRequest:
     """A row that is no request: what control records as refused, so that nobody waits for it.
 
-    `key` is None when not even that can be read. `code` and `message` say what is wrong.
+    `key` is None when not even that can be read. `code`, `message` and `place` say what is wrong.
     """
 
     request_id: int
@@ -63,6 +65,7 @@ class DamagedRequest:
     type: str
     code: str
     message: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,13 @@ class RequestReader:
         """The newest head of the ledger that north has seen, or None. Raises StoreAwayError."""
         return self._reader.read(load_known_head)
 
+    def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """What an operation finds there; it must take nothing for granted.
+
+        Raises StoreAwayError.
+        """
+        return self._reader.read(operation)
+
     def close(self) -> None:
         """Let go of the file."""
         self._reader.close()
@@ -249,7 +259,7 @@ def _decoded(row: Sequence[object]) -> StoredRequest | DamagedRequest:
         _check_envelope(request)
         digest = body_hash(request.body)
     except RefusedError as error:
-        return DamagedRequest(request_id, key, kind, error.refusal_code, error.message)
+        return DamagedRequest(request_id, key, kind, error.refusal_code, error.message, error.place)
     except (StoreCorruptError, ValueError, RecursionError) as error:
         return DamagedRequest(request_id, key, kind, "REQUEST_FIELD", f"not readable: {error}")
     if row[4] != digest:

@@ -44,6 +44,18 @@ def hours(*windows: dict[str, object]) -> ConfigureAccount:
     return ConfigureAccount("flat-1", json.dumps({"friendly_hours": {"windows": windows}}))
 
 
+# Where a refusal of a code points: the field of the body, or the key of the document in it.
+PLACES = {
+    "TARIFF_INVALID": ("grid.bands", "grid.blocks[1].upto_kwh", "fixed.amount", "minimum.amount"),
+    "PRICE_PRECISION": ("grid.price",),
+    "ZONE_UNKNOWN": ("timezone", "friendly_hours.timezone"),
+    "MONEY_RANGE": ("fixed.amount",),
+    "CALENDAR_NEVER_CUTS": ("friendly_hours.windows",),
+    "AMOUNT_RANGE": ("amount",),
+    "ACCOUNT_UNKNOWN": ("account_id",),
+    "VOUCHER_WRONG": ("token",),
+    "NOT_REVERSIBLE": ("transaction_seq",),
+}
 BANDS = {
     "gap": {
         "day": {"price": "9", "when": window("06:00", "22:00")},
@@ -139,7 +151,9 @@ def site(tmp_path: Path) -> Iterator[ControlSite]:
     made.crash()
 
 
-async def refused(site: ControlSite, body: Body, code: str, said: tuple[str, ...]) -> None:
+async def refused(
+    site: ControlSite, body: Body, code: str, said: tuple[str, ...], key: str = "bad"
+) -> None:
     """Ask, and see the refusal: its code and place, on record, with nothing changed."""
     connection = site.file.connection
 
@@ -149,8 +163,8 @@ async def refused(site: ControlSite, body: Body, code: str, said: tuple[str, ...
     before = {table: count(table) for table in KEPT}
     terms = {name: account.credit.terms for name, account in site.desk.accounts.items()}
     audited = len(count("audit"))
-    await site.do(body, key="bad")
-    outcome = find_outcome(connection, "bad")
+    await site.do(body, key=key)
+    outcome = find_outcome(connection, key)
     assert outcome is not None
     assert (outcome.status, outcome.code) == (OutcomeStatus.REFUSED, code), outcome.message
     assert [part for part in said if part not in outcome.message] == [], outcome.message
@@ -159,8 +173,10 @@ async def refused(site: ControlSite, body: Body, code: str, said: tuple[str, ...
     records = connection.execute("SELECT body FROM audit ORDER BY seq").fetchall()
     assert len(records) == audited + 1
     record = json.loads(records[-1][0])
-    assert (record["action"], record["result"], record["request"]) == (body.TYPE, code, "bad")
+    assert (record["action"], record["result"], record["request"]) == (body.TYPE, code, key)
     assert (record["actor"], record["role"]) == ("anna", "manager")
+    assert record["place"] == outcome.place
+    assert outcome.place.startswith(PLACES[code]), outcome.place
     assert site.proof().problems == ()
 
 
@@ -208,3 +224,29 @@ async def test_a_reversal_of_a_reversal_changes_nothing(site: ControlSite) -> No
     assert isinstance(reversal, int)
     said = (f"transaction {reversal} is a reversal", "only a recharge")
     await refused(site, ReverseTransaction(reversal, "no, right"), "NOT_REVERSIBLE", said)
+
+
+async def test_a_site_sets_its_largest_amount_and_what_was_accepted_before_stays(
+    tmp_path: Path,
+) -> None:
+    """A lower maximum refuses what comes; tariffs and terms above it are read as they were."""
+    made = ControlSite(tmp_path)
+    made.read(1_000)
+    await made.sweeper.sweep()
+    dear = {**json.loads(TARIFF), "fixed": {"amount": "600.00", "collect": "period_close"}}
+    await made.do(PublishTariff(json.dumps(dear)))
+    terms = json.dumps({"emergency": {"limit": "700.00"}})
+    await made.do(OpenAccount("flat-1", "flat-1", "home", terms=terms))
+    made.crash()
+    path = tmp_path / "config.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("currency: INR", "currency: INR, amount_max: 500"), "utf-8")
+    lower = ControlSite(tmp_path, boot="boot-2")
+    assert lower.desk.accounts["flat-1"].credit.terms.emergency_limit_nano == 700 * RUPEE
+    await lower.do(Recharge("flat-1", 500 * RUPEE), key="most")
+    await refused(lower, Recharge("flat-1", 500 * RUPEE + 1), "AMOUNT_RANGE", ("500 INR",))
+    await refused(lower, tariff(fixed={"amount": "600.00"}), "MONEY_RANGE", ("of 500",), "again")
+    most = find_outcome(lower.file.connection, "most")
+    assert most is not None
+    assert most.status is OutcomeStatus.EXECUTED
+    lower.crash()

@@ -1,6 +1,7 @@
 """The command line as a person and a program meet it: real processes, exit codes, streams."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from gateway import __version__
 from gateway.app.cli import run
 from gateway.app.cli.output import show_table
+from gateway.app.regular import NO_FILE, open_regular
 from gateway.core.errors import (
     ConfigurationError,
     GatewayError,
@@ -28,6 +30,16 @@ FAILURES = [
         RefusedError("SUPPLY_BLOCKED", "still blocked: CREDIT"),
         1,
         "SUPPLY_BLOCKED: still blocked: CREDIT\n",
+    ),
+    (
+        RefusedError("AMOUNT_RANGE", "must be above zero", "amount"),
+        1,
+        "AMOUNT_RANGE: amount: must be above zero\n",
+    ),
+    (
+        RefusedError("TARIFF_INVALID", "grid.price: is missing\nname: is missing", "grid.price"),
+        1,
+        "TARIFF_INVALID: grid.price: is missing\nname: is missing\n",
     ),
     (StoreMissingError("there is no ledger"), 2, "STORE_MISSING: there is no ledger\n"),
     (StoreAwayError("no north answers"), 1, "STORE_AWAY: no north answers\n"),
@@ -166,6 +178,46 @@ def test_a_configuration_that_is_not_there_is_2(tmp_path: Path) -> None:
     answer = gateway("check", "-c", "absent.yaml", cwd=tmp_path)
     assert answer.returncode == 2
     assert answer.stderr == "absent.yaml:1:1: (file): cannot be read: No such file or directory\n"
+
+
+READERS = (
+    ("account", "import", "pipe", "-c", "c.yaml"),
+    ("account", "terms", "flat-1", "pipe", "-c", "c.yaml"),
+    ("tariff", "check", "pipe", "-c", "c.yaml"),
+    ("tariff", "publish", "pipe", "-c", "c.yaml"),
+    ("tariff", "replay", "pipe", "-c", "c.yaml"),
+    ("meter", "import", "pipe", "-c", "c.yaml"),
+    ("meter", "verify-report", "pipe"),
+    ("restore", "pipe", "-c", "c.yaml"),
+    ("check", "-c", "pipe"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_a_pipe_given_as_a_file_is_refused_at_once(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Nobody writes to it: a command that waited for that would never end."""
+    (tmp_path / "c.yaml").write_text(SITE, encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    answer = gateway(*arguments, cwd=tmp_path)
+    assert answer.returncode in (1, 2)
+    assert answer.stdout == ""
+    assert "pipe" in answer.stderr
+    assert "no file: write" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
+    """A pipe, a device, a directory: each at once, each with what it is."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"x")
+    for path, said in ((tmp_path / "pipe", NO_FILE), (Path(os.devnull), NO_FILE), (tmp_path, "Is")):
+        with pytest.raises(OSError, match=said):
+            open_regular(path)
+    with open_regular(tmp_path / "file") as stream:
+        assert stream.read() == b"x"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import yaml
 from gateway.app.config import Config, load_config
 from gateway.app.config_place import Place
 from gateway.app.config_print import as_document, as_yaml, json_schema
+from gateway.app.config_site import currency_of
 from gateway.core.errors import ConfigurationError
 
 SITE = "site: {id: palm-court, name: Palm Court, timezone: Asia/Kolkata, currency: INR}\n"
@@ -380,3 +381,15 @@ def test_the_schema_promises_no_default_that_another_key_decides() -> None:
     shape = json.dumps(json_schema())
     assert json.loads(shape)["$defs"]["MeterSettings"]["properties"]["port"]["default"] == 502
     assert "default" not in json.loads(shape)["$defs"]["MeterEntry"]["properties"]["port"]
+
+
+def test_the_largest_amount_of_a_site_fits_its_money_scale(tmp_path: Path) -> None:
+    """What sums of 64 bits cannot bear is refused at its key, with the scale that could."""
+    large = "amount_max: 1000000000"
+    (found,) = problems(tmp_path, SITE.replace("}", f", {large}}}", 1))
+    assert found == (
+        "config.yaml:1:93: site.amount_max: the largest amount lies between 1 and 100000000 at "
+        "money scale 9, or sums would not fit into 64 bits; money scale 6 keeps more"
+    )
+    site = load(tmp_path, SITE.replace("}", f", money_scale: 6, {large}}}", 1)).site
+    assert currency_of(site).amount_max_nano == 10**15

@@ -1,14 +1,16 @@
 """How requests come in: each once, a backlog holds back cuts for credit, failures are kept."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.app.control.inlet import IN_FLIGHT_MAX, Inlet
 from gateway.app.paths import paths_of
-from gateway.core.requests import Recharge, Request, Role
+from gateway.core.requests import Body, Recharge, Request, Role
 from gateway.store.commands import find_outcome, load_request_cursor
 from gateway.store.db import open_writer, own_directory
 from gateway.store.ledger import LEDGER, read_balance
@@ -191,5 +193,41 @@ async def test_a_row_that_is_no_request_is_refused_and_told(
     await settle(inlet_of(site))
     forged = find_outcome(site.file.connection, "forged")
     assert forged is not None
-    assert forged.code == "REQUEST_FIELD"
+    assert (forged.code, forged.place) == ("REQUEST_FIELD", "amount_nano")
+    rows = site.file.connection.execute("SELECT body FROM audit ORDER BY seq").fetchall()
+    records = [json.loads(body) for (body,) in rows]
+    assert [record for record in records if record["request"] == "forged"] == [
+        {
+            "action": "damaged request",
+            "request": "forged",
+            "result": "REQUEST_FIELD",
+            "place": "amount_nano",
+        }
+    ]
+    assert site.proof().problems == ()
     assert read_balance(site.file.connection, "wallet:flat-1") == RICH + RUPEE
+
+
+async def test_a_defect_is_told_to_the_log_and_not_to_the_caller(
+    site: ControlSite, office: Office
+) -> None:
+    """The caller gets a sentence and the key; text and traceback stand in the log, once."""
+    await begin(site)
+
+    async def fail(_body: Body, _request: Request) -> None:
+        raise IndexError("list index out of range")
+
+    site.executor._methods[Recharge] = fail
+    office.recharge("unlucky")
+    inlet = inlet_of(site)
+    with capture_logs() as lines:
+        inlet.look()
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert inlet.failure is not None
+    answer = find_outcome(site.file.connection, "unlucky")
+    assert answer is not None
+    assert (answer.code, "unlucky" in answer.message) == ("INTERNAL", True)
+    assert "range" not in answer.message
+    told = [line for line in lines if line.get("exc_info")]
+    assert [(line["event"], line["key"]) for line in told] == [("request.failed", "unlucky")]

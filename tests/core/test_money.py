@@ -93,6 +93,36 @@ def test_a_price_has_codes_of_its_own(text: str, code: str) -> None:
     assert refusal.value.refusal_code == code
 
 
+@pytest.mark.parametrize(
+    ("currency", "most"),
+    [
+        (INR, 10_000_000),
+        (Currency("KWD", minor_digits=3), 10_000_000),
+        (LBP, 1_000_000_000),
+        (Currency("UGX", minor_digits=0), 100_000_000),
+        (Currency("INR", amount_max=500), 500),
+        (Currency("UGX", 6, 0, 100_000_000_000), 100_000_000_000),
+    ],
+)
+def test_the_largest_amount_follows_the_currency_and_fits_64_bits(
+    currency: Currency, most: int
+) -> None:
+    """By the decimals shown unless it is given; many such amounts fit into a balance."""
+    assert currency.amount_max_nano == most * 10**currency.money_scale
+    assert 92 * currency.amount_max_nano <= INT64_MAX
+    assert currency.as_stored().amount_max_nano >= currency.amount_max_nano
+
+
+@pytest.mark.parametrize(("scale", "most"), [(9, 100_000_000), (6, 100_000_000_000)])
+def test_a_largest_amount_that_64_bits_cannot_bear_is_refused(scale: int, most: int) -> None:
+    """Sums of such amounts would not fit."""
+    assert Currency("UGX", scale, 0, most).amount_max == most
+    for wrong in (most + 1, 0, -1):
+        with pytest.raises(RefusedError, match=f"between 1 and {most}") as refusal:
+            Currency("UGX", scale, 0, wrong)
+        assert refusal.value.place == "amount_max"
+
+
 def test_scale_six_keeps_three_decimals_of_a_price() -> None:
     """Large currencies trade decimals for range; Wh times price stays exact in their scale."""
     assert LBP.price_scale == 3

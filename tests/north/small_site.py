@@ -291,6 +291,7 @@ class Executor:
             return
         now = self._clock.utc_ms()
         status, code, message, result = OutcomeStatus.EXECUTED, "", "", {}
+        place = ""
         connection.execute("SAVEPOINT wish")
         try:
             check_role(request.body, request.role)
@@ -301,6 +302,7 @@ class Executor:
         except RefusedError as error:
             connection.execute("ROLLBACK TO wish")
             status, code, message = OutcomeStatus.REFUSED, error.refusal_code, error.message
+            place = error.place
         connection.execute("RELEASE wish")
         record_outcome(
             connection,
@@ -313,6 +315,7 @@ class Executor:
                 message=message,
                 result=result,
                 utc_ms=now,
+                place=place,
             ),
         )
         self.executed += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import traceback
 from urllib.parse import urlsplit
 
 import httpx
@@ -74,15 +75,21 @@ async def test_a_body_without_declared_length_is_bounded_too(site: Served) -> No
 
 
 async def test_failure_of_the_program_is_a_problem_that_tells_nothing(
-    site: Served, monkeypatch: pytest.MonkeyPatch
+    site: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A defect is a 500 problem without a trace of the inside; the next request works."""
+    """A 500 problem with a number under which the log has the traceback; the next request works."""
     client = await site.client(Role.AUDITOR)
     with monkeypatch.context() as broken:
         broken.setattr(site.context, "entries", None)
         answer = await client.get(f"{API}/meters/flat-1")
     assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL")
     assert "NoneType" not in answer.text
+    incident = answer.json()["detail"].rpartition(" ")[2]
+    told = [record for record in caplog.records if record.exc_info]
+    assert len(told) == 1
+    assert told[0].exc_info is not None
+    trace = "".join(traceback.format_exception(told[0].exc_info[1]))
+    assert (f"incident {incident}" in trace, "NoneType" in trace) == (True, True)
     assert (await client.get(f"{API}/meters/flat-1")).status_code == 200
 
 

@@ -172,8 +172,12 @@ async def test_refusals_of_control_become_problems(site: Served) -> None:
             answer = await _post(client, path, f"k-{number + 1}", form)
             assert (path, answer.status_code, answer.json()["code"]) == (path, status, code)
             assert answer.headers["content-type"] == "application/problem+json"
-    asked = (await client.get(f"{API}/requests/k-1")).json()
-    assert (asked["state"], asked["code"]) == ("refused", "ACCOUNT_UNKNOWN")
+    asked = (await client.get(f"{API}/requests/k-2")).json()
+    assert (asked["state"], asked["code"], asked["place"]) == (
+        "refused", "AMOUNT_NOT_POSITIVE", "amount"
+    )  # fmt: skip
+    again = await _post(client, RECHARGE, "k-2", {"amount": "0"})
+    assert again.json()["place"] == "amount"
 
 
 async def test_a_request_tells_who_made_it_and_for_what(site: Served) -> None:

@@ -246,6 +246,20 @@ def test_request_has_one_outcome(connection: Connection) -> None:
     assert set(find_outcomes(connection, ["b", "c", "a"])) == {"a", "b"}
 
 
+def test_a_refusal_is_kept_with_the_place_it_is_about(connection: Connection) -> None:
+    """The same key gets the same answer; a refusal written before places were kept has none."""
+    told = outcome("a", status=OutcomeStatus.REFUSED, place="grid.bands", result={})
+    record_outcome(connection, told)
+    assert find_outcome(connection, "a") == told
+    connection.execute(
+        "INSERT INTO outcome (request_key, body_hash, type, status, code, message, result, utc_ms) "
+        "VALUES ('old', 'h', 'recharge', 'refused', 'AMOUNT_RANGE', 'too much', '{}', 1)"
+    )
+    old = find_outcome(connection, "old")
+    assert old is not None
+    assert (old.place, old.result, old.code) == ("", {}, "AMOUNT_RANGE")
+
+
 def test_cursor_of_requests_is_kept(connection: Connection) -> None:
     """The newest cursor replaces the one before."""
     assert load_request_cursor(connection) is None

@@ -31,7 +31,7 @@ from gateway.app.cli import (
     tariff,
     voucher,
 )
-from gateway.app.cli.output import EXIT_FAILED, EXIT_USAGE, complain
+from gateway.app.cli.output import EXIT_FAILED, EXIT_USAGE, complain, told
 from gateway.core.errors import (
     ConfigurationError,
     GatewayError,
@@ -107,7 +107,7 @@ def run(command: Callable[[], object]) -> None:
         complain(f"{error.code}: {error}")
         sys.exit(EXIT_USAGE)
     except RefusedError as error:
-        complain(f"{error.refusal_code}: {error.message}")
+        complain(f"{error.refusal_code}: {told(error)}")
         sys.exit(EXIT_FAILED)
     except GatewayError as error:
         complain(f"{error.code}: {error}")

@@ -55,13 +55,13 @@ def import_accounts(
     from gateway.app.accounts_csv import compare, read_tenants
     from gateway.app.config import load_config
     from gateway.app.config_place import refuse
+    from gateway.app.config_site import currency_of
     from gateway.app.paths import paths_of
     from gateway.core.errors import ConfigurationError
-    from gateway.core.money import Currency
 
     loaded = load_config(config)
     site = loaded.site
-    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    currency = currency_of(site)
     max_nano = currency.amount_max_nano
     try:
         tenants, problems = read_tenants(file, currency, tariff=tariff, max_nano=max_nano)

@@ -3,9 +3,12 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+if TYPE_CHECKING:
+    from gateway.core.errors import RefusedError
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -20,6 +23,12 @@ def complain(*lines: str) -> None:
     """Tell a person what is wrong, on standard error."""
     for line in lines:
         typer.echo(line, err=True)
+
+
+def told(refused: "RefusedError") -> str:
+    """A refusal as one text: its place first, unless the message begins with it."""
+    place, message = refused.place, refused.message
+    return message if not place or message.startswith(place) else f"{place}: {message}"
 
 
 def show_json(value: object) -> None:

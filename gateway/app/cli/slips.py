@@ -6,7 +6,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from gateway.app.config import Config
-from gateway.app.config_model import currency_of
+from gateway.app.config_site import currency_of
 from gateway.core.errors import RefusedError
 from gateway.core.money import display_amount, parse_amount
 from gateway.core.voucher_slip import Slip, slip_text

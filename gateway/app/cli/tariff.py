@@ -40,12 +40,12 @@ def check(file: FileArgument, config: ConfigOption, as_json: JsonOption = False)
     """Check a tariff document against the site's currency; every problem at once, and its place."""
     from gateway.app.cli.tariff_table import tariff_tables
     from gateway.app.config import load_config
+    from gateway.app.config_site import currency_of
     from gateway.app.tariff_file import tariff_of_file
-    from gateway.core.money import Currency
     from gateway.core.tariff_writer import tariff_to_document
 
     site = load_config(config).site
-    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    currency = currency_of(site)
     tariff = tariff_of_file(file, currency)
     if as_json:
         show_json(tariff_to_document(tariff, currency))
@@ -116,7 +116,7 @@ def show(
     from gateway.app.cli.civil import Civil
     from gateway.app.cli.tariff_table import tariff_tables
     from gateway.app.config import load_config
-    from gateway.core.money import Currency
+    from gateway.app.config_site import currency_of
     from gateway.core.tariff_document import tariff_from_document
 
     asked = "" if version is None else f"?version={version}"
@@ -126,7 +126,7 @@ def show(
         show_json(found)
         return
     site, civil = load_config(config).site, Civil(config)
-    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    currency = currency_of(site)
     document = cast("dict[str, object]", found["document"])
     versions = cast("list[int]", found["versions"])
     typer.echo(
@@ -134,7 +134,7 @@ def show(
         f"{civil.time(found['effective_from'])} {civil.timezone}, published "
         f"{civil.time(found['published_at'])} by {found['published_by']}"
     )
-    for table in tariff_tables(tariff_from_document(document, currency), currency):
+    for table in tariff_tables(tariff_from_document(document, currency.as_stored()), currency):
         show_table(table.title, table.columns, table.rows)
 
 

@@ -48,13 +48,13 @@ def replay(
     from rich.progress import Progress
 
     from gateway.app.config import load_config
+    from gateway.app.config_site import currency_of
     from gateway.app.tariff_file import tariff_of_file
     from gateway.app.tariff_replay import ReplayWish, replay_tariff
-    from gateway.core.money import Currency
 
     loaded = load_config(config)
     site = loaded.site
-    currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    currency = currency_of(site)
     draft = tariff_of_file(file, currency)
     wish = ReplayWish(draft, days, tuple(account or ()), tuple(tariff_id or ()))
     os.nice(NICENESS)

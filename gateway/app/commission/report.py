@@ -14,6 +14,7 @@ from gateway.app.commission.run import ACCEPTED, PASSED, Examined
 from gateway.app.commission.survey import Survey
 from gateway.app.config import Config, MeterConfig
 from gateway.app.paths import paths_of
+from gateway.app.regular import open_regular
 from gateway.app.site_key import KEY_NAME, PUBLIC_NAME, read_site_key, signature_fits
 from gateway.core.errors import GatewayError, RefusedError
 from gateway.core.ledger import canonical_json
@@ -186,7 +187,7 @@ def require_directory(directory: Path) -> None:
 def read_report(path: Path) -> tuple[Document, Mapping[str, object] | None]:
     """Report and signature of a file. Raises RefusedError REPORT_FILE where it is none."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             content = stream.read(MAX_BYTES + 1)
         is_small = len(content) <= MAX_BYTES
         signed: Any = json.loads(content, object_pairs_hook=_object) if is_small else None

@@ -97,7 +97,8 @@ def check_site(connection: Connection, config: Config) -> Currency:
     )
     if problems:
         raise ConfigurationError(problems)
-    return Currency(site.currency, site.money_scale, site.minor_digits)
+    given = config.site.amount_max
+    return Currency(site.currency, site.money_scale, site.minor_digits, given)
 
 
 def provision(connection: Connection, config: Config, utc_ms: int) -> None:

@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 Effect = Callable[[Connection], dict[str, object]]
 MESSAGE_MAX: Final = 500
+PLACE_MAX: Final = 200
 
 
 class Desk:
@@ -83,7 +84,7 @@ class Desk:
         future belongs to the same instant. `posting` is one of `Books.posting`; with it the effect
         must not refuse.
         """
-        outcome = self.outcome(request, OutcomeStatus.EXECUTED, "", "")
+        outcome = self.outcome(request, OutcomeStatus.EXECUTED)
 
         def operate(connection: Connection) -> None:
             if posting is not None:
@@ -104,50 +105,62 @@ class Desk:
         self,
         request: Request,
         status: OutcomeStatus,
-        code: str,
-        message: str,
+        refused: RefusedError,
         *,
         also: Callable[[Connection], object] | None = None,
     ) -> None:
         """Record that a request was refused or came too late, and `also` in the same commit."""
-        outcome = self.outcome(request, status, code, message)
+        outcome, code = self.outcome(request, status, refused), refused.refusal_code
         log.info("request.closed", key=request.key, type=outcome.type, status=status, code=code)
 
         def operate(connection: Connection) -> None:
             if also is not None:
                 also(connection)
             record_outcome(connection, outcome)
-            append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, code))
+            body = {**_audit(request, code), "place": outcome.place}
+            append_audit(connection, utc_ms=outcome.utc_ms, body=body)
 
         await self.books.commit(operate)
         self.engine.tallies.requests[status.value] += 1
 
-    async def close_damaged(self, key: str, kind: str, code: str, message: str) -> None:
+    async def close_damaged(self, key: str, kind: str, refused: RefusedError) -> None:
         """Record a row that is no request as refused, so that nobody waits for it."""
-        log.warning("request.damaged", key=key, type=kind, reason=message[:MESSAGE_MAX])
+        message, code = refused.message[:MESSAGE_MAX], refused.refusal_code
+        log.warning("request.damaged", key=key, type=kind, reason=message)
         outcome = Outcome(
             key=key,
             type=kind[:MESSAGE_MAX],
             body_hash="",
             status=OutcomeStatus.REFUSED,
             code=code,
-            message=message[:MESSAGE_MAX],
+            message=message,
             result={},
             utc_ms=self.books.label(),
+            place=refused.place[:PLACE_MAX],
         )
-        await self.books.commit(lambda connection: record_outcome(connection, outcome))
+        # Who wrote the row is not known, and nothing that it says of itself is believed.
+        body = {"action": "damaged request", "request": key, "result": code, "place": outcome.place}
 
-    def outcome(self, request: Request, status: OutcomeStatus, code: str, message: str) -> Outcome:
+        def operate(connection: Connection) -> None:
+            record_outcome(connection, outcome)
+            append_audit(connection, utc_ms=outcome.utc_ms, body=body)
+
+        await self.books.commit(operate)
+
+    def outcome(
+        self, request: Request, status: OutcomeStatus, refused: RefusedError | None = None
+    ) -> Outcome:
         """An outcome of a request as of now, without a result."""
         return Outcome(
             key=request.key,
             type=request.body.TYPE,
             body_hash=body_hash(request.body),
             status=status,
-            code=code,
-            message=message[:MESSAGE_MAX],
+            code=refused.refusal_code if refused else "",
+            message=refused.message[:MESSAGE_MAX] if refused else "",
             result={},
             utc_ms=self.books.label(),
+            place=refused.place[:PLACE_MAX] if refused else "",
         )
 
     # -- look-ups --------------------------------------------------------------------------

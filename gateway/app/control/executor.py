@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
+import structlog
+
 from gateway.app.control.department import Department, Method
 from gateway.app.control.desk import Desk
 from gateway.app.control.sharing import SharedLock
@@ -14,6 +16,11 @@ from gateway.core.errors import RefusedError, StoreError
 from gateway.core.requests import OutcomeStatus, Request, check_role
 from gateway.store.ledger import read_transaction
 
+log = structlog.get_logger()
+
+INTERNAL_MESSAGE: Final = (
+    "the gateway failed at this request and did nothing; its log says more under request {key}"
+)
 # Fields that name what a request works on.
 LOCKING: Final = (
     "account_id",
@@ -109,28 +116,32 @@ class Executor:
                 for guard in await self._guards(request):
                     await guards.enter_async_context(guard)
                 if self._has_expired(request):
-                    await desk.close(request, OutcomeStatus.EXPIRED, "EXPIRED", "came too late")
+                    late = RefusedError("EXPIRED", "came too late")
+                    await desk.close(request, OutcomeStatus.EXPIRED, late)
                     return
                 self._check(request.body)
                 await self._methods[type(request.body)](request.body, request)
         except RefusedError as refused:
             if request.key in desk.committed:
                 raise StoreError(f"request {request.key} failed after its commit") from refused
-            await desk.close(request, OutcomeStatus.REFUSED, refused.refusal_code, refused.message)
+            await desk.close(request, OutcomeStatus.REFUSED, refused)
         except (ArithmeticError, ValueError, TypeError, LookupError) as error:
             # A defect of ours. With an outcome it is not tried again at every start; memory may be
             # ahead of the file, so the process ends all the same.
+            # What went wrong is for the log, under the key that the caller has too.
+            log.exception("request.failed", key=request.key, type=request.body.TYPE)
             if request.key not in desk.committed:
-                await desk.close(request, OutcomeStatus.REFUSED, "INTERNAL", str(error))
+                defect = RefusedError("INTERNAL", INTERNAL_MESSAGE.format(key=request.key))
+                await desk.close(request, OutcomeStatus.REFUSED, defect)
             raise StoreError(f"request {request.key} could not be carried out") from error
         finally:
             self._counter.ended(request)
             desk.engine.tallies.request_time.observe((desk.clock.mono_ns() - begun_ns) / 1e9)
             desk.committed.discard(request.key)
 
-    async def refuse(self, key: str, kind: str, code: str, message: str) -> None:
+    async def refuse(self, key: str, kind: str, refused: RefusedError) -> None:
         """Record a row that is no request as refused, so that nobody waits for it."""
-        await self._desk.close_damaged(key, kind, code, message)
+        await self._desk.close_damaged(key, kind, refused)
 
     def lifts(self, request: Request) -> Sequence[int]:
         """The points whose credit this request may lift; none for other requests."""

@@ -7,10 +7,11 @@ from typing import Final
 import structlog
 
 from gateway.app.control.books import Books
+from gateway.app.control.denials import DenialRecords
 from gateway.app.control.engine import Engine
 from gateway.app.control.executor import Executor
 from gateway.core.clock import Clock
-from gateway.core.errors import StoreAwayError
+from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.store.commands import RequestCursor, find_outcomes, save_request_cursor
 from gateway.store.reader import StoreReader
 from gateway.store.requests import DamagedRequest, RequestReader, StoredRequest
@@ -48,6 +49,7 @@ class Inlet:
         self._engine = engine
         self._books = books
         self._clock = clock
+        self._denials = DenialRecords(requests, books, clock)
         self._cursor = cursor
         self._kept = cursor
         self._in_flight: dict[str, int] = {}
@@ -62,6 +64,7 @@ class Inlet:
         """Look until `stop`, then wait for what is in flight."""
         while not stop.is_set():
             self.look()
+            self._denials.look()
             await asyncio.sleep(self._clock.loop_delay_s(LOOK_EVERY_S))
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=5.0)
@@ -135,7 +138,8 @@ class Inlet:
         self._in_flight[key] = row.request_id
         lifted: Sequence[int] = ()
         if isinstance(row, DamagedRequest):
-            work = self._executor.refuse(key, row.type, row.code, row.message)
+            refused = RefusedError(row.code, row.message, row.place)
+            work = self._executor.refuse(key, row.type, refused)
         else:
             work = self._executor.execute(row.request)
             lifted = self._executor.lifts(row.request)

@@ -19,8 +19,9 @@ class TariffShelf:
 
     def __init__(self, versions: Iterable[TariffVersion], currency: Currency) -> None:
         self._tariffs: dict[str, list[Tariff]] = {}
+        stored = currency.as_stored()
         for item in versions:
-            self.add(tariff_from_document(item.document, currency, version=item.version))
+            self.add(tariff_from_document(item.document, stored, version=item.version))
 
     def known(self, tariff_id: str) -> tuple[Tariff, ...]:
         """The versions of a tariff; empty when it was never published."""

@@ -148,8 +148,7 @@ class VoucherRequests:
         await desk.close(
             request,
             OutcomeStatus.REFUSED,
-            wrong.refusal_code,
-            f"{wrong.message}; {warning}",
+            RefusedError(wrong.refusal_code, f"{wrong.message}; {warning}", wrong.place),
             also=lambda connection: book.note_try(connection, point, request, utc_ms),
         )
 

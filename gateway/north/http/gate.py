@@ -16,6 +16,7 @@ from gateway.north.http.auth import (
     TokenBook,
     bearer_of,
 )
+from gateway.north.http.denied import note_stranger
 from gateway.north.http.problems import problem_response
 from gateway.north.peer import Peer
 
@@ -92,6 +93,7 @@ class Gate:
         peer = getattr(request.state, "peer", None)
         if isinstance(peer, Peer):
             _log.warning("local caller refused", uid=peer.uid, pid=peer.pid)
+            note_stranger(request, "FORBIDDEN", actor=f"uid:{peer.uid}", source=LOCAL_SOURCE)
             detail = "only the gateway's own user and root may use the local socket"
             await problem_response("FORBIDDEN", detail)(scope, receive, send)
             return
@@ -99,6 +101,7 @@ class Gate:
         # A caller without any token guesses nothing, so it uses up no allowance.
         guessed = "authorization" in request.headers
         if guessed and not self._failures.failed(address):
+            note_stranger(request, "RATE_LIMITED", source=address)
             limited = problem_response(
                 "RATE_LIMITED",
                 "too many failed attempts from this address",
@@ -109,6 +112,7 @@ class Gate:
             return
         if guessed:
             _log.warning("unknown token", address=address)
+        note_stranger(request, "UNAUTHENTICATED", source=address)
         detail = "send a valid token as `Authorization: Bearer …`"
         await problem_response("UNAUTHENTICATED", detail)(scope, receive, send)
 

@@ -11,9 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from ulid import ULID
 
 from gateway.core.errors import RefusedError, Retry, StoreAwayError, StoreError
+from gateway.north.http.denied import note_refusal
 from gateway.north.http.forms import EXPECTED
+from gateway.north.wishes import AnsweredError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
@@ -219,9 +222,12 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-async def _on_refused(_request: Request, error: Exception) -> Response:
+async def _on_refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, RefusedError):
         raise error
+    if not isinstance(error, AnsweredError):
+        code = error.refusal_code
+        note_refusal(request, code, status_of(code), error.place)
     return refusal_response(error)
 
 
@@ -239,7 +245,7 @@ async def _on_store(_request: Request, error: Exception) -> Response:
     return problem_response(error.code, detail, status=503, retry=error.retry)
 
 
-async def _on_validation(_request: Request, error: Exception) -> Response:
+async def _on_validation(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     # The input itself is not echoed: it may hold secrets or bytes that are no text.
@@ -250,6 +256,7 @@ async def _on_validation(_request: Request, error: Exception) -> Response:
         )
         for item in error.errors()[:MAX_ERRORS]
     )
+    note_refusal(request, "VALIDATION", status_of("VALIDATION"), places[0].place if places else "")
     return problem_response("VALIDATION", "the request is not well-formed", errors=places)
 
 
@@ -259,14 +266,19 @@ def _pattern_of(item: Mapping[str, object]) -> str:
     return str(context.get("pattern", "")) if isinstance(context, Mapping) else ""
 
 
-async def _on_http(_request: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     code = CODE_BY_STATUS.get(error.status_code, "VALIDATION")
+    note_refusal(request, code, error.status_code, "")
     return problem_response(
         code, str(error.detail), status=error.status_code, headers=error.headers
     )
 
 
-async def _on_unexpected(_request: Request, _error: Exception) -> Response:
-    return problem_response("INTERNAL", "the gateway failed; the log says more", status=500)
+async def _on_unexpected(_request: Request, error: Exception) -> Response:
+    incident = str(ULID())
+    # Starlette raises the error on, and uvicorn logs it once: with its traceback and this number.
+    error.add_note(f"incident {incident}")
+    detail = f"the gateway failed; its log says more under incident {incident}"
+    return problem_response("INTERNAL", detail, status=500)

@@ -8,11 +8,10 @@ import orjson
 from pydantic import BaseModel, Field, JsonValue
 from starlette.responses import Response
 
-from gateway.core.errors import RefusedError
 from gateway.core.money import Currency, format_amount
 from gateway.core.requests import Outcome, OutcomeStatus
 from gateway.north.http.forms import PREFIX, rfc3339
-from gateway.north.wishes import Answer
+from gateway.north.wishes import Answer, AnsweredError
 
 PENDING: Final = "pending"
 
@@ -25,6 +24,7 @@ class RequestStatus(BaseModel):
     state: str = Field(description="pending, executed, refused or expired")
     code: str | None = Field(default=None, description="Why it was refused")
     message: str | None = None
+    place: str | None = Field(default=None, description="The field that the refusal is about")
     result: dict[str, JsonValue] | None = Field(default=None, description="What its effect was")
     finished_at: str | None = None
 
@@ -70,18 +70,19 @@ def status_of_outcome(outcome: Outcome, currency: Currency) -> RequestStatus:
         state=outcome.status.value,
         code=outcome.code if refused else None,
         message=outcome.message or None,
+        place=outcome.place or None,
         result=public_result(outcome.result, currency),
         finished_at=rfc3339(outcome.utc_ms),
     )
 
 
 def raise_unless_executed(outcome: Outcome) -> None:
-    """Raise the RefusedError that control answered with, also for an expired request."""
+    """Raise what control answered with as AnsweredError, also for an expired request."""
     if outcome.status is OutcomeStatus.EXPIRED:
         message = outcome.message or "the request expired before control could execute it"
-        raise RefusedError("REQUEST_EXPIRED", message)
+        raise AnsweredError("REQUEST_EXPIRED", message)
     if outcome.status is OutcomeStatus.REFUSED:
-        raise RefusedError(outcome.code, outcome.message)
+        raise AnsweredError(outcome.code, outcome.message, outcome.place)
 
 
 def wish_response(answer: Answer, currency: Currency) -> Response:
