@@ -59,6 +59,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "POINT_FREE": 409,
     "REFUND_MISSING": 409,
     "SAME_TARIFF": 409,
+    "RISE_GREW": 409,
     "MIN_OFF_TIME": 409,
     "NO_BASELINE": 409,
     "NOTHING_HELD": 409,
