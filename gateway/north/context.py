@@ -21,6 +21,7 @@ from gateway.north.live import LiveMeters, MeterNow
 from gateway.north.outcomes import OutcomeWatch
 from gateway.north.reader import Reader
 from gateway.north.records import Records
+from gateway.north.replays import ReplayRunner
 from gateway.store.db import Connection, open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveRow
@@ -90,6 +91,8 @@ class NorthSettings:
     listen: tuple[Listen, ...]
     meters: tuple[MeterEntry, ...]
     blind_count: bool = True
+    # What counts a replay of tariffs (gateway/north/replays.py); without it none is counted.
+    replay_command: tuple[str, ...] = ()
 
     @property
     def north_path(self) -> Path:
@@ -119,6 +122,7 @@ class NorthContext:
         self.records = Records(self.ledger, self.north, settings.telemetry_dir, settings.currency)
         self.documents = DocumentReader(self.ledger, settings.currency)
         self.watch = OutcomeWatch(self.ledger)
+        self.replays = ReplayRunner(settings.replay_command, clock)
         self.hub = Hub(epoch)
         self.use(settings)
         self.started_utc_ms = clock.utc_ms()
@@ -181,6 +185,7 @@ class NorthContext:
     async def close(self) -> None:
         """Let go of everything that reads."""
         self.hub.close()
+        await self.replays.close()
         await self.watch.close()
         self.ledger.close()
         self.north.close()

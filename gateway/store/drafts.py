@@ -13,8 +13,8 @@ class TariffDraft:
     """A tariff that a first person wants to publish.
 
     `rise` says in words what rose most against version `follows`, the newest then (0: a program
-    before this one kept the draft). `replay` is what it would have come to in the days before, as it was counted for the first
-    person; empty where it was not.
+    before this one kept the draft). `replay` is what it would have come to in the days before, as
+    it was counted for the first person; empty where it was not.
     """
 
     number: int

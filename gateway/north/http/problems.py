@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway.core.errors import RefusedError, Retry, StoreAwayError, StoreError
+from gateway.core.tariff_document import TariffProblemsError
 from gateway.north.http.forms import EXPECTED
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -64,6 +65,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "NO_BASELINE": 409,
     "NOTHING_HELD": 409,
     "NOTHING_SETTLED": 409,
+    "NO_ACCOUNTS": 409,
     "NOTHING_TO_CONFIRM": 409,
     "NOT_DISCONNECTED": 409,
     "NOT_ENFORCED": 409,
@@ -92,6 +94,9 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "STORE_AWAY": 503,
     "STORE_BUSY": 503,
     "BUSY": 503,
+    "REPLAY_BUSY": 503,
+    "REPLAY_FAILED": 503,
+    "REPLAY_TIMEOUT": 503,
     "CONTROL_AWAY": 503,
     "REQUEST_EXPIRED": 409,
     "PERIOD_INVALID": 400,
@@ -203,7 +208,17 @@ def refusal_response(error: RefusedError) -> Response:
     status = status_of(error.refusal_code)
     busy = status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE)
     retry = Retry.BACKOFF if busy else error.retry
-    return problem_response(error.refusal_code, error.message, retry=retry, place=error.place)
+    places = tuple(
+        ProblemPlace(place=_printable(found.place), message=_printable(found.message))
+        for found in (error.problems if isinstance(error, TariffProblemsError) else ())
+    )
+    return problem_response(
+        error.refusal_code,
+        error.message,
+        retry=retry,
+        place=error.place,
+        errors=places[:MAX_ERRORS],
+    )
 
 
 def install(app: FastAPI) -> None:
