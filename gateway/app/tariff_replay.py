@@ -111,9 +111,8 @@ class _Run:
         self._meters = {meter.meter_id: meter for meter in config.meters}
         self._by_point = {meter.service_point_id: meter for meter in config.meters}
         site = reader.read(read_site)
-        self._shelf = TariffShelf(
-            reader.read(read_tariffs), Currency(site.currency, site.money_scale, site.minor_digits)
-        )
+        self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
+        self._shelf = TariffShelf((), self._currency)
         self._head_seq = reader.read(ledger_head).seq
         self._until_utc_ms = reader.read(last_posted_utc_ms)
         zone = zone_of(site.zone)
@@ -170,8 +169,12 @@ class _Run:
                     "ACCOUNT_UNKNOWN", f"there is no account {account_id}", "account"
                 )
         tariff_ids = wish.tariff_ids
+        versions = self._reader.read(read_tariffs)
         for tariff_id in tariff_ids:
-            self._shelf.versions(tariff_id)
+            if tariff_id not in {version.tariff_id for version in versions}:
+                raise RefusedError(
+                    "TARIFF_UNKNOWN", f"tariff {tariff_id} was never published", "tariff_id"
+                )
         if not wish.accounts and not tariff_ids:
             # It may be new: nobody is under it then.
             tariff_ids = (wish.draft.tariff_id,)
@@ -187,6 +190,10 @@ class _Run:
                 "or another tariff to compare with",
                 "tariff_id",
             )
+        in_force = {stay.tariff_id for stay in stays}
+        self._shelf = TariffShelf(
+            (version for version in versions if version.tariff_id in in_force), self._currency
+        )
         return stays
 
     def _replay(self, stay: AccountPoint) -> Repricing:

@@ -69,31 +69,37 @@ def replay(
         _show(report, draft, currency, site.timezone)
 
 
+def replay_row(
+    name: str, wh: int, charged: int, drafted: int, currency: "Currency"
+) -> tuple[str, ...]:
+    """A row of who pays what: kWh, both amounts (nano-units) as shown, difference and its share."""
+    from gateway.app.replay_report import percent
+    from gateway.core.money import display_amount
+
+    difference = display_amount(drafted - charged, currency)
+    if drafted > charged:
+        difference = f"+{difference}"
+    return (
+        name,
+        f"{wh // 1000}.{wh % 1000:03d}",
+        display_amount(charged, currency),
+        display_amount(drafted, currency),
+        difference,
+        percent(drafted - charged, charged) or "",
+    )
+
+
 def _show(report: "ReplayReport", draft: "Tariff", currency: "Currency", zone: str) -> None:
     from zoneinfo import ZoneInfo
 
-    from gateway.app.replay_report import percent, sums
-    from gateway.core.money import display_amount
-
-    def row(name: str, wh: int, charged: int, drafted: int) -> tuple[str, ...]:
-        difference = display_amount(drafted - charged, currency)
-        if drafted > charged:
-            difference = f"+{difference}"
-        return (
-            name,
-            f"{wh // 1000}.{wh % 1000:03d}",
-            display_amount(charged, currency),
-            display_amount(drafted, currency),
-            difference,
-            percent(drafted - charged, charged) or "",
-        )
+    from gateway.app.replay_report import sums
 
     rows = [
-        row(item.account_id, item.energy_wh, item.charged_nano, item.draft_nano)
+        replay_row(item.account_id, item.energy_wh, item.charged_nano, item.draft_nano, currency)
         for item in report.accounts
     ]
     total_wh = sum(item.energy_wh for item in report.accounts)
-    rows.append(row("all accounts", total_wh, *sums(report.accounts)))
+    rows.append(replay_row("all accounts", total_wh, *sums(report.accounts), currency))
     code = currency.code
     columns = ("account", "kWh", f"charged, {code}", f"draft, {code}", f"difference, {code}", "%")
     begun, ended = (

@@ -208,16 +208,20 @@ def refusal_response(error: RefusedError) -> Response:
     status = status_of(error.refusal_code)
     busy = status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE)
     retry = Retry.BACKOFF if busy else error.retry
-    places = tuple(
-        ProblemPlace(place=_printable(found.place), message=_printable(found.message))
-        for found in (error.problems if isinstance(error, TariffProblemsError) else ())
-    )
+    detail = error.message
+    places: tuple[ProblemPlace, ...] = ()
+    if isinstance(error, TariffProblemsError):
+        detail = "the document is no tariff"
+        places = tuple(
+            ProblemPlace(place=_printable(found.place), message=_printable(found.message))
+            for found in error.problems[:MAX_ERRORS]
+        )
     return problem_response(
         error.refusal_code,
-        error.message,
+        detail,
         retry=retry,
         place=error.place,
-        errors=places[:MAX_ERRORS],
+        errors=places,
     )
 
 
