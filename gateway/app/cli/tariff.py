@@ -142,11 +142,13 @@ def drafts(config: ConfigOption, as_json: JsonOption = False) -> None:
             for item in items
         ],
     )
+    currency = tariff_publish.site_currency(config)
     for item in items:
         number, now = item["number"], item["rise_now"]
         if now not in (None, item["rise"]):
             typer.echo(f"draft {number}: another version came since, now {now or 'nothing rises'}")
-        words = tariff_publish.replay_words(cast("dict[str, object]", item["replay"]))
+        replay = cast("dict[str, object]", item["replay"])
+        words = tariff_publish.replay_words(replay, currency)
         if words:
             typer.echo(f"draft {number}, the 7 days before it was made: {words}")
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 
 from gateway.app.cli.local import KeyOption, ask, is_pending, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, complain, show_table
+
+if TYPE_CHECKING:
+    from gateway.core.money import Currency
 
 DAYS: Final = 7
 TOP: Final = 20
@@ -32,15 +35,13 @@ def publish(
     First the last 7 days are replayed under it, and who would have paid more is shown. Where its
     price rises by more than half it becomes a draft, and another manager decides.
     """
-    from gateway.app.config import load_config
     from gateway.app.tariff_file import read_tariff_file, tariff_of_file
-    from gateway.core.money import Currency
 
-    site = load_config(config).site
+    currency = site_currency(config)
     # What is no tariff is told with its line before anything is counted or asked.
-    tariff_of_file(file, Currency(site.currency, site.money_scale, site.minor_digits))
+    tariff_of_file(file, currency)
     document = read_tariff_file(file).content
-    if _show_replay(config, document, quiet=as_json) and not yes:
+    if _show_replay(config, document, currency, quiet=as_json) and not yes:
         typer.confirm(
             f"Publish {document.get('id')}? (--yes answers beforehand)", abort=True, err=True
         )
@@ -57,35 +58,44 @@ def publish(
     tell(answer, done, as_json=as_json)
 
 
-def replay_words(replay: Mapping[str, object]) -> str:
+def replay_words(replay: Mapping[str, object], currency: "Currency") -> str:
     """What a replay came to, in a sentence; empty where none was counted."""
+    from gateway.core.money import display_amount, parse_amount
+
+    def amount(found: Mapping[str, object]) -> str:
+        nano, share = parse_amount(found["difference"], currency), found.get("difference_percent")
+        signed = f"{'+' if nano > 0 else ''}{display_amount(nano, currency)} {currency.code}"
+        return signed if share is None else f"{signed} ({share} %)"
+
     if not replay:
         return ""
     if not replay.get("compared"):
         return f"not compared: {replay.get('why')}"
     count, more, less = (int(str(replay[name])) for name in ("accounts", "pay_more", "pay_less"))
-    code = replay["currency"]
     words = [
         f"of {count} accounts {more} pay more, {less} less, {count - more - less} the same",
-        f"all together {replay['difference']} {code}{_in_percent(replay)}",
+        f"all together {amount(replay)}",
     ]
     largest = replay.get("largest")
     if isinstance(largest, Mapping):
-        words.append(
-            f"the largest is {largest['account_id']}: +{largest['difference']} {code}"
-            f"{_in_percent(largest)}"
-        )
+        words.append(f"the largest is {largest['account_id']}: {amount(largest)}")
     if replay.get("estimated_wh"):
         words.append(f"{int(str(replay['estimated_wh'])) / 1000:.3f} kWh of it are estimated")
     return "; ".join(words)
 
 
-def _in_percent(found: Mapping[str, object]) -> str:
-    share = found.get("difference_percent")
-    return "" if share is None else f" ({share} %)"
+def site_currency(config: Path) -> "Currency":
+    """The currency of a site, as it keeps money. Raises ConfigurationError."""
+    from gateway.app.config import load_config
+    from gateway.core.money import Currency
+
+    site = load_config(config).site
+    return Currency(site.currency, site.money_scale, site.minor_digits)
 
 
-def _show_replay(config: Path, document: Mapping[str, object], *, quiet: bool) -> bool:
+def _show_replay(
+    config: Path, document: Mapping[str, object], currency: "Currency", *, quiet: bool
+) -> bool:
     """Show who would have paid more; whether there is anything to ask about."""
     from gateway.core.errors import RefusedError, StoreAwayError
 
@@ -104,19 +114,17 @@ def _show_replay(config: Path, document: Mapping[str, object], *, quiet: bool) -
         complain(f"the last {DAYS} days could not be compared: {error}")
         return True
     if not quiet:
-        _show_table(config, found)
-    complain(replay_words(cast("Mapping[str, object]", found["summary"])))
+        _show_table(config, found, currency)
+    complain(replay_words(cast("Mapping[str, object]", found["summary"]), currency))
     return True
 
 
-def _show_table(config: Path, found: Mapping[str, object]) -> None:
+def _show_table(config: Path, found: Mapping[str, object], currency: "Currency") -> None:
     from gateway.app.cli.civil import Civil
     from gateway.app.cli.tariff_replay import replay_row
-    from gateway.app.config import load_config
-    from gateway.core.money import Currency, parse_amount
+    from gateway.core.money import parse_amount
 
-    site, civil = load_config(config).site, Civil(config)
-    currency: Currency = Currency(site.currency, site.money_scale, site.minor_digits)
+    civil = Civil(config)
 
     def row(name: str, item: Mapping[str, object]) -> tuple[str, ...]:
         charged, draft = (parse_amount(item[side], currency) for side in ("charged", "draft"))

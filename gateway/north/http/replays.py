@@ -81,7 +81,7 @@ class ReplayView(BaseModel):
 
     draft: str = Field(description="The draft's id")
     currency: str
-    from_: str = Field(alias="from", serialization_alias="from")
+    from_: str = Field(alias="from", description="A local midnight")
     until: str = Field(description="The last posting")
     accounts: list[AccountReplayView]
     total: ReplayTotal
