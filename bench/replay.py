@@ -9,6 +9,7 @@ is the process that north starts for a replay, with everything it takes to start
 import argparse
 import asyncio
 import json
+import resource
 import shutil
 import tempfile
 import time
@@ -177,10 +178,12 @@ async def main() -> None:
         begun_s = time.perf_counter()
         report = await runner.ask(ReplayWish(DRAFT, given.days))
         took_s = time.perf_counter() - begun_s
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         size = len(json.dumps(report))
         print(
             f"  replay of {given.days} days: {took_s:.1f} s ({took_s / DEADLINE_S:.0%} of what "
-            f"north waits), an answer of {size / 1000:.0f} kB"
+            f"north waits), {used.ru_utime + used.ru_stime:.1f} s of a core, "
+            f"{used.ru_maxrss / 1000:.0f} MB, an answer of {size / 1000:.0f} kB"
         )
         print(f"  {report['summary']}")
     finally:
