@@ -23,6 +23,8 @@ from gateway.core.ledger import canonical_json
 DEADLINE_S: Final = 180.0
 # Accounts times days: 800 accounts for a month.
 ACCOUNT_DAYS_MAX: Final = 25_000
+# How long a publication waits for the replay of somebody else before its own.
+LINE_S: Final = 20.0
 # A publication goes by the replay that was looked at just before it.
 KEPT_NS: Final = 600_000_000_000
 # The process ends by itself so long after the deadline at the latest.
@@ -84,6 +86,7 @@ class ReplayRunner:
         StoreAwayError.
         """
         name = wish.name
+        await self._given_up()
         if self._run is not None and self._run.name != name:
             raise RefusedError(
                 "REPLAY_BUSY",
@@ -102,12 +105,15 @@ class ReplayRunner:
             known, at_ns, report = self._kept
             if known == name and self._clock.mono_ns() - at_ns < KEPT_NS:
                 return report
-        end_s = asyncio.get_running_loop().time() + self._deadline_s
-        while self._run is not None and self._run.name != name:
-            left_s = end_s - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                raise RefusedError("REPLAY_BUSY", "other replays were being counted all the time")
-            await asyncio.wait({self._run.task}, timeout=left_s)
+        try:
+            async with asyncio.timeout(LINE_S):
+                while self._run is not None and self._run.name != name:
+                    await asyncio.wait({self._run.task})
+                await self._given_up()
+        except TimeoutError:
+            raise RefusedError(
+                "REPLAY_BUSY", "other replays were being counted all the time"
+            ) from None
         return await self._join(name, wish)
 
     async def close(self) -> None:
@@ -117,6 +123,11 @@ class ReplayRunner:
             await asyncio.wait({self._run.task}, timeout=_ENDING_S)
 
     # -- inside ----------------------------------------------------------------------------
+
+    async def _given_up(self) -> None:
+        """Wait for the end of a replay that nobody waits for any more."""
+        while self._run is not None and not self._run.waiting:
+            await asyncio.wait({self._run.task})
 
     async def _join(self, name: bytes, wish: ReplayWish) -> Mapping[str, object]:
         run = self._run

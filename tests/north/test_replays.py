@@ -123,16 +123,20 @@ async def test_whoever_publishes_waits_in_line_and_takes_what_is_known(tmp_path:
     assert len(begun(tmp_path)) == 3
 
 
-async def test_whoever_waits_in_line_does_not_wait_for_ever(tmp_path: Path) -> None:
-    """The line has the deadline of a replay."""
-    runner = runner_of(SLOW, tmp_path, deadline_s=1.0)
-    asking = [asyncio.create_task(runner.ask(ONE)), asyncio.create_task(runner.ask_in_line(OTHER))]
-    ended = await asyncio.gather(*asking, return_exceptions=True)
-    codes = {error.refusal_code for error in ended if isinstance(error, RefusedError)}
-    assert codes <= {"REPLAY_TIMEOUT", "REPLAY_BUSY"}
-    assert len(ended) == 2
-    for pid in begun(tmp_path):
-        await until_gone(pid)
+async def test_whoever_waits_in_line_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that runs goes on, and whoever publishes goes on without a replay."""
+    monkeypatch.setattr("gateway.north.replays.LINE_S", 0.3)
+    runner = runner_of(SLOW, tmp_path)
+    first = asyncio.create_task(runner.ask(ONE))
+    (pid,) = await until_begun(tmp_path)
+    with pytest.raises(RefusedError) as busy:
+        await runner.ask_in_line(OTHER)
+    assert busy.value.refusal_code == "REPLAY_BUSY"
+    assert is_there(pid)
+    first.cancel()
+    await until_gone(pid)
 
 
 async def test_a_replay_that_takes_too_long_is_ended(tmp_path: Path) -> None:
@@ -159,6 +163,28 @@ async def test_a_replay_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
     await asyncio.wait({first, second})
     assert first.cancelled()
     assert second.cancelled()
+
+
+async def test_whoever_asks_again_at_once_is_counted_anew(tmp_path: Path) -> None:
+    """What was given up a moment ago is not joined, whatever is asked then."""
+    program = (
+        BEGUN + "time.sleep(0 if json.load(sys.stdin)['days']>7 else 60);print('{\"report\":{}}')"
+    )
+    for again in (ReplayWish(OTHER.document, 9), OTHER):
+        runner = runner_of(program, tmp_path)
+        first = asyncio.create_task(runner.ask(ONE))
+        await until_begun(tmp_path, len(begun(tmp_path)) + 1)
+        first.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert await runner.ask(again) == {}
+    runner = runner_of(BRIEFLY, tmp_path)
+    first = asyncio.create_task(runner.ask(ONE))
+    await until_begun(tmp_path, len(begun(tmp_path)) + 1)
+    first.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert set(await runner.ask(ONE)) == {"by"}
 
 
 async def test_the_end_of_north_ends_it_too(tmp_path: Path) -> None:

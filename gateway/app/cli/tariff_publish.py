@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 DAYS: Final = 7
 TOP: Final = 20
-# North counts a replay for three minutes at most; it answers a little later then.
-PATIENCE_S: Final = 200.0
+# North counts a replay for three minutes at most, after that of somebody else.
+PATIENCE_S: Final = 220.0
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Tariff document (YAML).")]
 YesOption = Annotated[

@@ -166,11 +166,11 @@ async def publish_tariff(
     """
     context = context_of(request)
     text = document_text(document)
-    if "if-match" in request.headers and await context.records.request(key) is None:
-        # A repeat of a key is answered with what it did, not judged by what it changed.
-        versions = await context.records.tariff_versions(str(document.get("id", "")))
-        check_if_match(request, _tag(versions[-1]) if versions else None)
+    await _check_version(request, key, document)
     replay = await replay_first(context, key, document)
+    if replay:
+        # That may have taken a while.
+        await _check_version(request, key, document)
     body = PublishTariff(text, json.dumps(replay) if replay else "")
     return wish_response(await submit(context, caller, body, key), context.settings.currency)
 
@@ -212,6 +212,15 @@ async def decide_tariff(
     context = context_of(request)
     body = DecideTariff(number, form.accept, form.reason)
     return wish_response(await submit(context, caller, body, key), context.settings.currency)
+
+
+async def _check_version(request: Request, key: str, document: Document) -> None:
+    """Raise PRECONDITION_FAILED when another version came since the one that was edited."""
+    records = context_of(request).records
+    if "if-match" in request.headers and await records.request(key) is None:
+        # A repeat of a key is answered with what it did, not judged by what it changed.
+        versions = await records.tariff_versions(str(document.get("id", "")))
+        check_if_match(request, _tag(versions[-1]) if versions else None)
 
 
 def _rise_now(draft: TariffDraft, newest: TariffVersion | None, currency: Currency) -> str | None:
