@@ -30,8 +30,14 @@ TLS_KEY: Final = "tls-key"
 # 256 connections of callers (gateway/north/peer.py), stores, and files open for a moment.
 DESCRIPTORS: Final = 1_024
 # A replay is a process of its own. Control comes first: the lowest priority comes before the
-# imports, which are a second of a core themselves.
-REPLAY: Final = "import os; os.nice(19); from gateway.app.replay_worker import main; main()"
+# imports, which are a second of a core themselves. A filter of system calls may refuse it.
+REPLAY: Final = """\
+import contextlib, os
+with contextlib.suppress(OSError):
+    os.nice(19)
+from gateway.app.replay_worker import main
+main()
+"""
 
 
 def north_settings(config: Config) -> NorthSettings:

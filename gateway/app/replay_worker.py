@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +50,9 @@ def answer(config_path: Path, wish: Mapping[str, object]) -> dict[str, object]:
 
 def main() -> None:
     """Answer one wish from standard input on standard output."""
+    with suppress(OSError):
+        # Where memory runs out this goes, and not the north that answers everybody.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     wish = json.loads(sys.stdin.buffer.read())
     # The kernel ends this process then, whatever it does.
     signal.alarm(wish["deadline_s"])
