@@ -19,7 +19,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.core.ledger import canonical_json
 
-# 800 accounts and 7 days are half a minute of a core that nobody else wants.
+# 800 accounts and 7 days, late in a month, are up to a minute of a core that nobody else wants.
 DEADLINE_S: Final = 180.0
 # Accounts times days: 800 accounts for a month.
 ACCOUNT_DAYS_MAX: Final = 25_000
