@@ -44,6 +44,11 @@ class Rise:
     ratio: Fraction | None
 
     @property
+    def is_big(self) -> bool:
+        """Whether a second person has to decide on it."""
+        return self.ratio is None or self.ratio > SECOND_PERSON_ABOVE
+
+    @property
     def text(self) -> str:
         """The rise in words, its percentage rounded up to a tenth."""
         if self.ratio is None:
@@ -80,7 +85,12 @@ def biggest_rise(old: Tariff, new: Tariff) -> Rise | None:
 def needs_second_person(old: Tariff, new: Tariff) -> bool:
     """Whether something costs over half as much again, or something where it cost nothing."""
     rise = biggest_rise(old, new)
-    return rise is not None and (rise.ratio is None or rise.ratio > SECOND_PERSON_ABOVE)
+    return rise is not None and rise.is_big
+
+
+def is_bigger(one: Rise, other: Rise) -> bool:
+    """Whether a rise is bigger than another; what was free and now costs is the biggest of all."""
+    return _bigger_first(one, other) < 0
 
 
 def _rise(where: str, old: Fraction, new: Fraction) -> Iterator[Rise]:
