@@ -21,7 +21,7 @@ from gateway.south.pacing import phases_ns
 log = structlog.get_logger()
 
 # Nobody knows when the last command before a start was: each output is held within this.
-FIRST_S: Final = 10.0
+FIRST_S: Final = 3.0
 # A command that failed is repeated before its turn.
 RETRY_S: Final = 5.0
 # What an older answer shows may not be so any more.
