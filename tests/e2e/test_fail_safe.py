@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from gateway.core.switching import ControlState
+from gateway.core.reading import Quality
+from gateway.core.switching import ControlState, Reason
 from gateway.store.commands import CommandState, SwitchAction
 from gateway.store.db import reading
 from gateway.store.ledger import LEDGER
@@ -20,22 +21,34 @@ pytestmark = pytest.mark.slow
 
 AFTER_S = 10
 PAID, OPEN_POINT, PROTECTED, OUT = "flat-101", "flat-102", "flat-103", "flat-104"
-SUPPLIED = (PAID, OPEN_POINT, PROTECTED)
+DUE, HELD = "flat-105", "flat-106"
+SUPPLIED = (PAID, OPEN_POINT, PROTECTED, DUE, HELD)
 
 
 @pytest.fixture(scope="module")
 def site(make_site: MakeSite) -> Gateway:
-    """fail_disconnected: three flats, one of them without an account, and one whose credit ends."""
+    """fail_disconnected, and a breaker that lets one cut through in ten minutes.
+
+    A paid flat, one without an account, one whose meter will refuse writes, one whose credit ends,
+    one whose cut the breaker holds back, one whose readings are held.
+    """
     policy = {"fail_safe": "fail_disconnected", "fail_safe_after_s": AFTER_S}
-    supply = {**QUICK_SUPPLY, "verify_s": 1, "fault_retry_s": 10}
-    site = make_site(meters=4, meter_defaults=policy, remote_timeout_s=AFTER_S, supply=supply)
+    breaker = {"max_cuts": 1, "max_percent": 1, "halt_percent": 100, "halt_min_points": 1000}
+    supply = {**QUICK_SUPPLY, "verify_s": 1, "fault_retry_s": 10, "mass_cut": breaker}
+    site = make_site(meters=6, meter_defaults=policy, remote_timeout_s=AFTER_S, supply=supply)
     site.start()
     site.open(PAID, "100")
     site.open(PROTECTED, "100")
     site.open(OUT, "0.008")
-    site.load(1_000, PAID, OPEN_POINT, PROTECTED)
+    site.open(HELD, "100")
+    site.load(1_000, PAID, OPEN_POINT, PROTECTED, HELD)
     site.load(4_000, OUT)
     assert site.finished_cut(OUT).state is CommandState.VERIFIED
+    site.open(DUE, "0.008")
+    site.load(4_000, DUE)
+    site.until(lambda: Reason.CREDIT in site.row(DUE).reasons, "credit that ended")
+    site.ask("fault", HELD, kind="energy_jump")
+    site.until(lambda: site.row(HELD).quality is Quality.UNCERTAIN, "a held reading")
     return site
 
 
@@ -59,7 +72,11 @@ def rows(site: Gateway) -> dict[str, int]:
 
 
 def test_outputs_are_held_without_a_trace(site: Gateway) -> None:
-    """Three timeouts long nothing moves, whether or not there is an account; no row is written."""
+    """Three timeouts long nothing moves, and no row is written.
+
+    Without an account, with held readings, and with a cut that is due and not let through: what
+    control does not decide, no timer does.
+    """
     before, gone = rows(site), openings(site, *SUPPLIED)
     end_s = time.monotonic() + 3 * AFTER_S
     while time.monotonic() < end_s:
@@ -71,18 +88,19 @@ def test_outputs_are_held_without_a_trace(site: Gateway) -> None:
         assert not site.events(kind), kind
     assert not is_on(site, OUT)
     assert openings(site, OUT) == 1
+    assert not site.cuts(DUE)
+    assert site.row(HELD).quality is Quality.UNCERTAIN
 
 
 def test_after_a_fall_supply_is_restored_without_a_person(site: Gateway) -> None:
     """kill -9: all fall off in time; the next start closes who paid, and nobody else."""
-    closed = len(site.commands(OUT, SwitchAction.CLOSE))
     site.kill("control")
     time.sleep(AFTER_S + 1.0)
     assert not any(is_on(site, meter) for meter in SUPPLIED)
     site.start_process("control")
     site.ready()
-    site.until(lambda: is_on(site, PAID, PROTECTED), "the restoration")
-    for meter in (PAID, PROTECTED):
+    site.until(lambda: is_on(site, PAID, PROTECTED, HELD), "the restoration")
+    for meter in (PAID, PROTECTED, HELD):
         told = site.until(lambda m=meter: site.events("OUTPUT_FELL_BACK", m), "the event")  # type: ignore[misc]
         assert [event.body["supply"] for event in told] == ["open"]
         site.until(
@@ -90,10 +108,22 @@ def test_after_a_fall_supply_is_restored_without_a_person(site: Gateway) -> None
             "a supply that is connected",
         )
     assert not is_on(site, OPEN_POINT), "control switches nothing where nobody has an account"
-    assert not is_on(site, OUT)
-    assert len(site.commands(OUT, SwitchAction.CLOSE)) == closed
+    for meter in (OUT, DUE):
+        assert not is_on(site, meter)
+        assert not site.commands(meter, SwitchAction.CLOSE)
     for kind in ("OUTPUT_DIFFERS", "UNAUTHORISED_SUPPLY", "FAILED_TO_CLOSE"):
         assert not site.events(kind), kind
+
+
+def test_a_control_that_stood_still_takes_a_fall_for_nobodys_hand(site: Gateway) -> None:
+    """SIGSTOP for longer than the time, connections kept: restored as after a start."""
+    os.kill(site.pid("control"), signal.SIGSTOP)
+    time.sleep(AFTER_S + 1.0)
+    assert not is_on(site, PAID)
+    os.kill(site.pid("control"), signal.SIGCONT)
+    site.until(lambda: is_on(site, PAID, PROTECTED, HELD), "the restoration")
+    site.until(lambda: len(site.events("OUTPUT_FELL_BACK", PAID)) == 2, "the event")
+    assert not site.events("OUTPUT_DIFFERS")
 
 
 def test_a_renewal_that_fails_is_told_once_and_a_fall_is_made_good(site: Gateway) -> None:
@@ -103,7 +133,7 @@ def test_a_renewal_that_fails_is_told_once_and_a_fall_is_made_good(site: Gateway
     """
     site.ask("fault", PROTECTED, kind="write_protected")
     site.until(lambda: not is_on(site, PROTECTED), "the fall", 2.5 * AFTER_S)
-    site.until(lambda: len(site.events("OUTPUT_FELL_BACK", PROTECTED)) == 2, "the event")
+    site.until(lambda: len(site.events("OUTPUT_FELL_BACK", PROTECTED)) == 3, "the event")
     told = site.events("RENEWAL_FAILED", PROTECTED)
     assert [(event.severity, event.body["code"]) for event in told] == [
         ("warning", "METER_EXCEPTION")
@@ -138,6 +168,14 @@ def test_a_meter_that_falls_sooner_than_configured_is_held_by_its_own_time(site:
         assert is_on(site, PAID, PROTECTED)
         time.sleep(0.5)
     assert openings(site, PAID, PROTECTED) == before
+    site.ask("setting", PAID, address=51718, value=600)
+    site.until(
+        lambda: (
+            [event.severity for event in site.events("FAIL_SAFE_DIFFERS", PAID)]
+            == ["cleared", "warning"]
+        ),
+        "the end of it",
+    )
 
 
 def test_the_ledger_proves_itself(site: Gateway) -> None:

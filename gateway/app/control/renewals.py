@@ -26,6 +26,7 @@ FIRST_S: Final = 3.0
 RETRY_S: Final = 5.0
 # What an older answer shows may not be so any more.
 FRESH_NS: Final = 2 * NS
+NOT_READ: Final = -1
 # A meter's timer need not be exact.
 FALLS_AT: Final = 0.9
 
@@ -43,16 +44,15 @@ class EventLog(Protocol):
 class _Held:
     """What is known of one output; times are monotonic ns.
 
-    `after_s` is the shorter of what is configured and what the meter says, `phase` (0 … 1) the
-    place within a period; `taken_ns` is when the meter last took a command to be on.
+    `after_s` is the shorter of what is configured and what the meter says (`found_s`), `phase`
+    (0 … 1) the place within a period; `taken_ns` is when the meter last took a command to be on.
     """
 
     __slots__ = (
         "after_s",
         "due_ns",
-        "is_compared",
+        "found_s",
         "is_failing",
-        "never_falls",
         "phase",
         "rule",
         "taken_ns",
@@ -67,8 +67,7 @@ class _Held:
         self.taken_ns: int | None = None
         self.was_on: bool | None = None
         self.is_failing = False
-        self.is_compared = False
-        self.never_falls = False
+        self.found_s: int | None = NOT_READ
 
     @property
     def period_ns(self) -> int:
@@ -165,8 +164,7 @@ class Renewals:
                 held.is_failing = False
                 log.info("renewal.again", meter=meter_id)
                 self._events.event("RENEWAL_FAILED", meter_id, "cleared")
-            if not held.is_compared:
-                held.is_compared = True
+            if held.found_s != held.rule.after_s:
                 self._spawn(self._compare(index, held), f"compare {meter_id}")
             return
         held.due_ns = now_ns + min(round(RETRY_S * NS), held.period_ns)
@@ -183,7 +181,10 @@ class Renewals:
             )
 
     async def _compare(self, index: int, held: _Held) -> None:
-        """Read the meter's own time once: a shorter one is what the output falls by."""
+        """Read the meter's own time, with every repetition until it is the configured one.
+
+        A shorter one is followed when it is the first that is read: later it may be a test's.
+        """
         client = self._polls.client(index)
         channel = client.model.outputs.channel(client.endpoint.output)
         if channel.remote_timeout_address is None:
@@ -191,30 +192,33 @@ class Renewals:
         try:
             found_s = await client.read_setting(channel.remote_timeout_address)
         except MeterError:
-            held.is_compared = False  # with the next repetition
             return
-        if found_s == held.rule.after_s:
+        before_s, held.found_s = held.found_s, found_s
+        wanted_s, meter_id = held.rule.after_s, self._points[index].terms.meter_id
+        if found_s == wanted_s:
+            held.after_s = wanted_s
+            if before_s != NOT_READ:
+                self._events.event("FAIL_SAFE_DIFFERS", meter_id, "cleared")
             return
-        meter_id = self._points[index].terms.meter_id
-        log.warning("fail_safe.differs", meter=meter_id, at_meter_s=found_s)
-        self._events.event(
-            "FAIL_SAFE_DIFFERS",
-            meter_id,
-            "warning",
-            at_meter_s=found_s,
-            configured_s=held.rule.after_s,
-        )
-        held.never_falls = found_s == 0
-        if found_s and found_s < held.after_s:
-            held.after_s = found_s
+        if before_s == NOT_READ and found_s:
+            held.after_s = min(found_s, wanted_s)
             held.due_ns = min(held.due_ns, self._next_ns(held, self._clock.mono_ns()))
+        if found_s != before_s:
+            log.warning("fail_safe.differs", meter=meter_id, at_meter_s=found_s)
+            self._events.event(
+                "FAIL_SAFE_DIFFERS",
+                meter_id,
+                "warning",
+                at_meter_s=found_s,
+                configured_s=wanted_s,
+            )
 
     def _was_let_go(self, held: _Held) -> bool:
         """Whether no command to be on reached the meter for its time."""
         if held.taken_ns is None:
             return True
         away_ns = self._clock.mono_ns() - held.taken_ns
-        return not held.never_falls and away_ns >= held.after_s * NS * FALLS_AT
+        return held.found_s != 0 and away_ns >= held.after_s * NS * FALLS_AT
 
     def _tell_fallen(self, index: int, held: _Held) -> None:
         meter_id = self._points[index].terms.meter_id
