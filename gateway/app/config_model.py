@@ -81,8 +81,15 @@ class MeterSettings(Section):
     )
     fail_safe: Literal["hold_last", "fail_connected", "fail_disconnected"] = Field(
         default="hold_last",
-        description="What the output does without the gateway; commissioning compares the meter's "
-        "remote timeout with it. Only hold_last (timeout 0) is served.",
+        description="Without the gateway the output keeps its last state, or falls off: "
+        "fail_disconnected takes output_on: connects, fail_connected output_on: disconnects.",
+    )
+    fail_safe_after_s: int = Field(
+        default=300,
+        ge=10,
+        le=18_000,
+        description="How long without the gateway until the output falls off: the meter's remote "
+        "timeout, set and proved by commissioning. Without effect with hold_last.",
     )
     confirm: Literal["arm", "auto"] = Field(
         default="arm", description="Whether a person confirms a reconnection (arm) or nobody."

@@ -37,6 +37,7 @@ class FaultKind(StrEnum):
     IDENTITY = "identity"
     WORD_ORDER = "word_order"
     SWITCH_IGNORED = "switch_ignored"
+    REMOTE_TIMEOUT_IGNORED = "remote_timeout_ignored"
     MANUAL_OVERRIDE = "manual_override"
     WRITE_PROTECTED = "write_protected"
     PASSWORD = "password"  # noqa: S105 -- the name of a fault
@@ -105,6 +106,9 @@ FAULTS: dict[FaultKind, FaultRule] = {
     FaultKind.IDENTITY: FaultRule(Layer.METER, "identifies itself as a PAC2200"),
     FaultKind.WORD_ORDER: FaultRule(Layer.METER, "registers of a value come low word first"),
     FaultKind.SWITCH_IGNORED: FaultRule(Layer.METER, "switching is acknowledged, nothing moves"),
+    FaultKind.REMOTE_TIMEOUT_IGNORED: FaultRule(
+        Layer.METER, "outputs do not fall off after their remote timeout"
+    ),
     FaultKind.MANUAL_OVERRIDE: FaultRule(
         Layer.METER, "the output is held by hand and does not follow", 1, "0 off, 1 on"
     ),

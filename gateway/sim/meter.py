@@ -239,7 +239,8 @@ class Meter:
             else:
                 code = min(self._timeouts, key=self._timeouts.__getitem__)
                 del self._timeouts[code]
-                self._commanded[code] = False
+                if FaultKind.REMOTE_TIMEOUT_IGNORED not in self.faults:
+                    self._commanded[code] = False
                 self._settle(at_s)
 
     def set_load(self, t_s: float, curve: Curve) -> None:
