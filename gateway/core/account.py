@@ -101,6 +101,13 @@ class Account:
         elif transaction.kind is not TransactionKind.REVERSAL:
             self.low_credit.credited(own_nano)
 
+    def charge(self, amount_nano: int) -> None:
+        """A posting of a point: its charges leave the wallet. What lifts it, since more was fed in
+        than used, is a credit to the alerts too."""
+        self.credit.charge(amount_nano)
+        if amount_nano < 0:
+            self.low_credit.credited(self.credit.own_nano(self.running_nano))
+
     # -- supply ----------------------------------------------------------------------------
 
     def cut_nano(self, utc_ms: int) -> int:

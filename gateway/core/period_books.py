@@ -76,6 +76,11 @@ class PeriodBooks:
             for tally in book.tallies.values():
                 yield book, tally
 
+    def fed_state(self) -> list[list[object]]:
+        """What was fed in, by period and version, as JSON values."""
+        fed = [(book.period.label, tally) for book, tally in self.tallies() if tally.fed_wh]
+        return [tally.fed_state(label) for label, tally in fed]
+
     def link(self) -> None:
         """Bring rebates that go on from version to version up to date."""
         for book in self.by_label.values():
@@ -163,6 +168,14 @@ class PeriodBooks:
                     "PRICING_STATE", f"version {line.version} of {line.tariff_id} is missing"
                 )
             self.book(self._labelled(line.period)).load(rates, line)
+        for feed in saved.fed:
+            fed_rates = versions.get((feed.tariff_id, feed.version))
+            if fed_rates is None:
+                raise RefusedError(
+                    "PRICING_STATE", f"version {feed.version} of {feed.tariff_id} is missing"
+                )
+            tally = self.book(self._labelled(feed.period)).tally(fed_rates)
+            tally.load_fed(feed.fed_wh, feed.posted_wh)
         for label, wh_by_source in saved.carried.items():
             self.book(self._labelled(label)).carry(wh_by_source)
         for label in saved.recharged:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from gateway.core.charges import (
     NOTHING_EARLIER,
     Earlier,
+    feed_in_charge,
     granted_by,
     rebates_nano,
     version_charges,
@@ -23,14 +25,21 @@ _NO_FACTS: Final = Facts(0)
 _OPEN_WH: Final = 2**62  # room of the last block: more than any meter counts
 
 
+class Flag(StrEnum):
+    """What is to be known of an allocation of energy."""
+
+    ESTIMATED_ALLOCATION = "ESTIMATED_ALLOCATION"
+    CLOCK_STEPPED = "CLOCK_STEPPED"
+
+
 @dataclass(frozen=True, slots=True)
 class Posting:
     """What one posting adds for one period and tariff version.
 
     `cells` are Wh, `charges` nano-units per component (`energy:<source>`, `fixed`, `minimum`,
-    `rebate:<name>`, `tax:<name>`, `contained:<name>`); zeros are left out. `flags` tell what is
-    estimated about it. `facts` is what was known of the period: with them and the counts up to
-    here `charges_of` gives the charges up to here.
+    `rebate:<name>`, `tax:<name>`, `contained:<name>`, `export`); zeros are left out. `fed_wh` is
+    what was fed in. `flags` tell what is estimated about it. `facts` is what was known of the
+    period: with them and the counts up to here `charges_of` gives the charges up to here.
     """
 
     period: str
@@ -40,6 +49,7 @@ class Posting:
     charges: tuple[tuple[str, int], ...]
     flags: tuple[str, ...] = ()
     facts: Facts = _NO_FACTS
+    fed_wh: int = 0
 
     @property
     def total_nano(self) -> int:
@@ -63,10 +73,13 @@ class Tally:
     __slots__ = (
         "earlier",
         "energy_nano",
+        "fed_nano",
+        "fed_wh",
         "fixed_nano",
         "flags",
         "minimum_nano",
         "posted_charges",
+        "posted_fed_wh",
         "posted_nano",
         "posted_wh",
         "rates",
@@ -80,6 +93,7 @@ class Tally:
         self.energy_nano = 0
         self.fixed_nano = 0
         self.minimum_nano = 0
+        self.fed_wh = self.posted_fed_wh = self.fed_nano = 0
         self.earlier = NOTHING_EARLIER
         self.posted_nano = 0
         self.posted_charges: dict[str, int] = {}
@@ -91,7 +105,7 @@ class Tally:
         energy_nano, fixed_nano = self.energy_nano, self.fixed_nano
         if not rates.plain:
             return self._total_with_rules()
-        total_nano = energy_nano + fixed_nano
+        total_nano = energy_nano + fixed_nano - self.fed_nano
         for rate_ppm, on_energy, on_fixed in rates.taxes:
             base_nano = (energy_nano if on_energy else 0) + (fixed_nano if on_fixed else 0)
             total_nano += base_nano * rate_ppm // PPM
@@ -105,7 +119,7 @@ class Tally:
         if rates.rebates:
             bases_nano = (energy_nano, fixed_nano, minimum_nano)
             rebate_nano = sum(rebates_nano(rates, wh, bases_nano, self.earlier))
-        total_nano = energy_nano + fixed_nano + minimum_nano - rebate_nano
+        total_nano = energy_nano + fixed_nano + minimum_nano - rebate_nano - self.fed_nano
         for rate_ppm, on_energy, on_fixed, on_minimum, on_rebate in rates.rate_taxes:
             base_nano = energy_nano if on_energy else 0
             if on_fixed:
@@ -122,14 +136,17 @@ class Tally:
 
     def charges(self) -> dict[str, int]:
         """F by component."""
-        return version_charges(
+        charges = version_charges(
             self.rates, self.wh, self.fixed_nano, self.minimum_nano, self.earlier
         )
+        return charges | feed_in_charge(self.rates, self.fed_wh)
 
     @property
     def dirty(self) -> bool:
         """Whether there is something to post, be it two parts that cancel each other out."""
-        if self.wh != self.posted_wh or self.total_nano() != self.posted_nano:
+        if self.wh != self.posted_wh or self.fed_wh != self.posted_fed_wh:
+            return True
+        if self.total_nano() != self.posted_nano:
             return True
         if self.rates.plain:
             return False
@@ -139,7 +156,7 @@ class Tally:
     @property
     def posted(self) -> bool:
         """Whether something was posted."""
-        return bool(self.posted_charges) or any(self.posted_wh)
+        return bool(self.posted_charges or self.posted_fed_wh) or any(self.posted_wh)
 
     def later(self) -> Earlier:
         """What the next version of the period finds used up of rebates that count per period."""
@@ -162,8 +179,10 @@ class Tally:
             ),
             flags=tuple(sorted(self.flags)),
             facts=facts,
+            fed_wh=self.fed_wh - self.posted_fed_wh,
         )
         self.posted_wh = list(self.wh)
+        self.posted_fed_wh = self.fed_wh
         self.posted_charges = {name: amount for name, amount in charges.items() if amount}
         self.posted_nano = sum(charges.values())
         self.flags.clear()
@@ -178,6 +197,11 @@ class Tally:
         ]
         charges = [[name, amount_nano] for name, amount_nano in self.posted_charges.items()]
         return [period, self.rates.tariff.tariff_id, self.rates.tariff.version, cells, charges]
+
+    def fed_state(self, period: str) -> list[object]:
+        """What was fed in, and how much of it is posted, as JSON values."""
+        tariff = self.rates.tariff
+        return [period, tariff.tariff_id, tariff.version, self.fed_wh, self.posted_fed_wh]
 
     def unposted_state(self, period: str) -> list[object]:
         """What came since, as JSON values."""
@@ -203,6 +227,16 @@ class Tally:
             self.posted_charges = dict(line.charges)
             self.posted_nano = sum(self.posted_charges.values())
         self.flags.update(line.flags)
+
+    def feed(self, wh: int) -> None:
+        """Count energy that was fed in."""
+        self.fed_wh += wh
+        self.fed_nano += wh * self.rates.feed_in_micro
+
+    def load_fed(self, fed_wh: int, posted_wh: int) -> None:
+        """Add what was fed in, and how much of it is posted, of a saved state."""
+        self.feed(fed_wh)
+        self.posted_fed_wh += posted_wh
 
     def _unposted_cells(self) -> Iterator[tuple[Cell, int]]:
         for cell, wh, posted_wh in zip(self.rates.cells, self.wh, self.posted_wh, strict=True):
@@ -300,6 +334,15 @@ class PeriodBook:
             if charged < least.amount_nano:
                 tally = self.tally(schedule.rates[least.version])
                 tally.minimum_nano = least.amount_nano - charged
+
+
+class FeedLane:
+    """Where energy goes that is fed in, while its tariff version lasts: no bands, no blocks."""
+
+    __slots__ = ("charge",)
+
+    def __init__(self, tally: Tally) -> None:
+        self.charge: Final = tally.feed
 
 
 class Lane:
