@@ -125,15 +125,12 @@ def test_what_is_fed_in_is_paid_to_the_nano_unit(
 
 def test_no_tax_fee_minimum_or_rebate_sees_it() -> None:
     """All that a tariff charges is the same with 5 kWh fed in, and `export` stands beside it."""
-    full = {
-        "fixed_fee_nano": 50 * NANO,
-        "fee_collect": "month_start",
-        "minimum_nano": 400 * NANO,
-        "feed_in_micro": 3_000_000,
-    }
+    full = replace(
+        solar_tariff(), fixed_fee_nano=50 * NANO, fee_collect="month_start", minimum_nano=400 * NANO
+    )
     charged: list[dict[str, int]] = []
     for fed_wh in (0, 5_000):
-        point = solar_point(replace(solar_tariff(), **full))
+        point = solar_point(full)
         read(point, 0, 0, 0, 0)
         read(point, 3_600, 1_000, fed_wh, 0)
         assert point.pricer is not None
@@ -465,7 +462,7 @@ def test_any_postings_and_restarts_credit_the_same(
         sums[-1] = {key: amount for key, amount in sums[-1].items() if amount}
         told = [line.export for line in lines if line.export]
         assert sum(sum(pair.advance_wh) for pair in told) == sum(export) - 107
-        before = (100, 7)
+        before: tuple[int, ...] = (100, 7)
         for pair in told:
             assert pair.from_wh == before
             moved = tuple(b - a for a, b in zip(pair.from_wh, pair.to_wh, strict=True))
