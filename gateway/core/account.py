@@ -170,7 +170,9 @@ class Account:
         """
         if self.held:
             return False
-        collected = self.credit.collect(day, self.running_nano, is_disabled=self.is_disabled)
+        # What was fed in bears no due until it is posted: the ledger alone tells then who bore it.
+        running_nano = max(0, self.running_nano)
+        collected = self.credit.collect(day, running_nano, is_disabled=self.is_disabled)
         for entries in collected:
             self._post(TransactionKind.DEBT_COLLECTION, entries, utc_ms)
         return bool(collected)

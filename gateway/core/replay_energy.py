@@ -268,8 +268,10 @@ def _cell_of(course: _Course, key: str) -> tuple[Rates, Cell]:
 
 def _with_energy(course: _Course, line: SettlementLine) -> SettlementLine:
     """A line of an older program, or after one: its energy is priced, the rest is what it says."""
-    charges = {name: a for name, a in line.charges if not name.startswith((f"{ENERGY}:", EXPORT))}
-    if line.fed_wh and line.facts:
+    charges = {name: a for name, a in line.charges if not name.startswith(f"{ENERGY}:")}
+    if line.facts:
+        charges.pop(EXPORT, None)
+    if line.facts and line.fed_wh:
         charges |= feed_in_charge(course.rates[line.facts[0]], line.fed_wh)
     for key, wh in line.cells:
         rates, cell = _cell_of(course, key)
