@@ -15,12 +15,12 @@ from typing import Final
 from gateway.core.bands import band_run
 from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
-from gateway.core.period_books import MAX_STEP_MS, Counted, PeriodBooks
+from gateway.core.period_books import MAX_STEP_MS, Counted, FeedLane, PeriodBooks
 from gateway.core.pricing_state import parse_state
 from gateway.core.rates import Cell
 from gateway.core.remaining import remaining_wh
 from gateway.core.schedule import Schedule, check_schedule
-from gateway.core.tally import FeedLane, Flag, Lane, PeriodBook, Posting, Tally
+from gateway.core.tally import Flag, Lane, PeriodBook, Posting, Tally
 from gateway.core.tariff import EXPORT, Tariff
 
 __all__ = ["MAX_STEP_MS", "Cell", "Counted", "Flag", "Posting", "Pricer", "check_schedule"]
@@ -433,7 +433,7 @@ class Pricer:
         self._stretch_end_ms = min(until_ms, book.period.end_utc_ms)
         self._tally = book.tally(rates)
         self._lanes = {}
-        self._sinks = {EXPORT: FeedLane(self._tally)}
+        self._sinks = {EXPORT: FeedLane(self._books, self._tally)}
         self._turn(utc_ms)
         self._recount()
 

@@ -100,12 +100,15 @@ class Tally:
         self.flags: set[str] = set()
 
     def total_nano(self) -> int:
-        """F: everything charged in this tally, each tax floored on its own."""
+        """F but for what was fed in: everything charged in this tally, each tax floored on its own.
+
+        What was fed in counts as posted (`posted_nano`), so that no reading has to subtract it.
+        """
         rates = self.rates
         energy_nano, fixed_nano = self.energy_nano, self.fixed_nano
         if not rates.plain:
             return self._total_with_rules()
-        total_nano = energy_nano + fixed_nano - self.fed_nano
+        total_nano = energy_nano + fixed_nano
         for rate_ppm, on_energy, on_fixed in rates.taxes:
             base_nano = (energy_nano if on_energy else 0) + (fixed_nano if on_fixed else 0)
             total_nano += base_nano * rate_ppm // PPM
@@ -119,7 +122,7 @@ class Tally:
         if rates.rebates:
             bases_nano = (energy_nano, fixed_nano, minimum_nano)
             rebate_nano = sum(rebates_nano(rates, wh, bases_nano, self.earlier))
-        total_nano = energy_nano + fixed_nano + minimum_nano - rebate_nano - self.fed_nano
+        total_nano = energy_nano + fixed_nano + minimum_nano - rebate_nano
         for rate_ppm, on_energy, on_fixed, on_minimum, on_rebate in rates.rate_taxes:
             base_nano = energy_nano if on_energy else 0
             if on_fixed:
@@ -184,7 +187,7 @@ class Tally:
         self.posted_wh = list(self.wh)
         self.posted_fed_wh = self.fed_wh
         self.posted_charges = {name: amount for name, amount in charges.items() if amount}
-        self.posted_nano = sum(charges.values())
+        self.posted_nano = sum(charges.values()) + self.fed_nano
         self.flags.clear()
         return posting
 
@@ -230,8 +233,10 @@ class Tally:
 
     def feed(self, wh: int) -> None:
         """Count energy that was fed in."""
+        worth_nano = wh * self.rates.feed_in_micro
         self.fed_wh += wh
-        self.fed_nano += wh * self.rates.feed_in_micro
+        self.fed_nano += worth_nano
+        self.posted_nano += worth_nano
 
     def load_fed(self, fed_wh: int, posted_wh: int) -> None:
         """Add what was fed in, and how much of it is posted, of a saved state."""
@@ -334,15 +339,6 @@ class PeriodBook:
             if charged < least.amount_nano:
                 tally = self.tally(schedule.rates[least.version])
                 tally.minimum_nano = least.amount_nano - charged
-
-
-class FeedLane:
-    """Where energy goes that is fed in, while its tariff version lasts: no bands, no blocks."""
-
-    __slots__ = ("charge",)
-
-    def __init__(self, tally: Tally) -> None:
-        self.charge: Final = tally.feed
 
 
 class Lane:
