@@ -70,7 +70,7 @@ class Sweeper:
         if engine.gate.clock.trusted:
             self._pass_time()
         engine.decide_all()
-        due, engine.due = engine.due, set()
+        due, engine.due = engine.due | self._books.postponed, set()
         await self._books.sweep(due, self.site_facts())
         await self._give_back(due)
         await self._display.flush()
