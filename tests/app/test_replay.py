@@ -389,7 +389,7 @@ def test_what_cannot_be_computed_is_counted_by_name(
 ) -> None:
     """Lines of an older program and vouchers of another machine are no difference, nor proved."""
     made = [
-        replace(one, settlements=tuple(replace(line, facts=()) for line in one.settlements))
+        replace(one, settlements=tuple(map(older, one.settlements)))
         for one in transactions_of(ledger)
     ]
     forge(ledger, made)
