@@ -100,10 +100,11 @@ class MeterSettings(Section):
     t2_source: Identifier = Field(
         default="generator", description="Source counted by tariff register 2."
     )
-    export: Literal["ignored", "alarmed"] = Field(
+    export: Literal["ignored", "alarmed", "credited"] = Field(
         default="ignored",
-        description="Energy that flows from the customer: left at the meter (ignored), or none is "
-        "expected and a day with more than `watch.export_day_wh` is told (alarmed).",
+        description="Energy that flows from the customer: left at the meter (ignored); none is "
+        "expected and a day with more than `watch.export_day_wh` is told (alarmed); paid for at "
+        "the feed-in price of the account's tariff (credited).",
     )
     limit_t1_w: Watts | None = Field(
         default=None, description="Load limit while register 1 counts (grid); none: no limit."

@@ -284,6 +284,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
     """The lines of one transaction and point as one posting."""
     cells: Counter[Rate] = Counter()
     charges: Counter[tuple[str, str]] = Counter()
+    fed: Counter[tuple[str, int]] = Counter()
     accrued_ms = ended_ms = 0
     for line in lines:
         for key, wh in line.cells:
@@ -292,6 +293,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
         for component, amount_nano in line.charges:
             charges[line.period, component] += amount_nano
         if line.facts:
+            fed[line.period, line.facts[0]] += line.fed_wh
             # Version, then `Facts`: accrued, recharged, complete, ended.
             accrued_ms, ended_ms = max(accrued_ms, line.facts[1]), max(ended_ms, line.facts[4])
     return Settled(
@@ -301,6 +303,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
         charges=charges,
         accrued_utc_ms=accrued_ms,
         ended_utc_ms=ended_ms,
+        fed=fed,
     )
 
 

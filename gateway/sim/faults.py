@@ -51,6 +51,7 @@ class FaultKind(StrEnum):
     CONTACTOR_BYPASSED = "contactor_bypassed"
     AUXILIARY_BEHIND_CONTACTOR = "auxiliary_behind_contactor"
     TAPPED = "tapped"
+    ROOF = "roof"
 
 
 class Layer(StrEnum):
@@ -141,6 +142,12 @@ FAULTS: dict[FaultKind, FaultRule] = {
     ),
     FaultKind.TAPPED: FaultRule(
         Layer.METER, "a load hangs before the meter, seen by the feeder's check meter", 500, "W"
+    ),
+    FaultKind.ROOF: FaultRule(
+        Layer.METER,
+        "a roof behind the contactor feeds in; it counts as export, beside what the load takes",
+        2_000,
+        "W",
     ),
 }
 

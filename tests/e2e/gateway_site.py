@@ -355,14 +355,14 @@ class Gateway:
 
     # -- accounts --------------------------------------------------------------------------
 
-    def open(self, meter: str, balance: str) -> None:
+    def open(self, meter: str, balance: str, *, tariff_id: str = "home") -> None:
         """Open an account with a balance at a meter's point and commission it."""
-        self.open_account(meter, balance)
+        self.open_account(meter, balance, tariff_id=tariff_id)
         self.call("POST", f"/meters/{meter}/commissioning", None, f"commission-{meter}")
 
-    def open_account(self, meter: str, balance: str) -> None:
+    def open_account(self, meter: str, balance: str, *, tariff_id: str = "home") -> None:
         """Open an account; a control that has just started may not trust its clock yet."""
-        body = {"id": meter, "tariff_id": "home", "opening_balance": balance}
+        body = {"id": meter, "tariff_id": tariff_id, "opening_balance": balance}
 
         def opened() -> bool:
             try:

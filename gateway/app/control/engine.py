@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 
 import structlog
 
-from gateway.app.control.alerts import tell_credit
+from gateway.app.control.alerts import tell_credit, tell_feed_in
 from gateway.app.control.governor import Governor, GovernorTerms
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.presence import Presence
@@ -174,6 +174,13 @@ class Engine:
             self._journal.event(
                 event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
             )
+        if step.fed_wh or step.export_events:
+            tell_feed_in(self._journal, point, step)
+            if Reason.CREDIT in point.supply.reasons or (
+                point.account and point.account.is_disabled
+            ):
+                # What lifts the credit gives supply back once it is posted.
+                self.due.add(index)
         if tell_credit(self._journal, point, step):
             self.due.add(index)
         self._journal.reading(index, point, reading, step)
