@@ -193,12 +193,15 @@ class Pricer:
     def recharged(self, utc_ms: int) -> bool:
         """The account was recharged: a fee that waits for the first recharge of a period is due.
 
-        Time passes up to then. True when something was charged.
+        Time passes up to then. A recharge of an earlier period, or before the account's start, was
+        none of this one. True when something was charged.
         """
         before_nano = self.running_nano()
         books = self._books
         if utc_ms - books.due_utc_ms <= MAX_STEP_MS:
             self.close_periods(utc_ms)
+        if utc_ms < max(books.start_utc_ms, books.unclosed.start_utc_ms):
+            return False
         book = books.book(books.unclosed)
         if not book.recharged:
             book.recharged = True

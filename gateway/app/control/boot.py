@@ -57,7 +57,7 @@ class Restored:
     """What a start found: points by meter index, tariffs, unfinished commands, cursor, site.
 
     `accounts` are the open ones by id; `unmetered` those of whose points one has no meter in the
-    configuration.
+    configuration. `owing` are points that a fee came to with this start: it is to be posted.
     """
 
     points: tuple[Point, ...]
@@ -70,6 +70,7 @@ class Restored:
     elapsed_ms: int
     last_utc_ms: int
     unmetered: tuple[str, ...]
+    owing: frozenset[int]
 
 
 def boot_id() -> str:
@@ -142,6 +143,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     running = cast("Mapping[str, Any]", registers.body["points"]) if registers else {}
     now = _Now(clock, this_boot)
     points: list[Point] = []
+    owing: set[int] = set()
     for meter in config.meters:
         point = build_point(meter, config)
         name = meter.service_point_id
@@ -150,7 +152,8 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         payer = accounts.get(stay.account_id) if stay is not None else None
         _restore_point(point, kept, now)
         if stay is not None and payer is not None:
-            _restore_payer(point, kept, stay, payer, shelf)
+            if _restore_payer(point, kept, stay, payer, shelf):
+                owing.add(len(points))
         else:
             # An account ended, and perhaps the process with it: its credit blocks nobody else.
             point.supply.unblock(Reason.CREDIT)
@@ -178,6 +181,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         elapsed_ms=max(0, clock.utc_ms() - registers.utc_ms) if registers else 0,
         last_utc_ms=last_utc_ms,
         unmetered=_unmetered(payers.values(), config),
+        owing=frozenset(owing),
     )
 
 
@@ -310,8 +314,11 @@ def _restore_point(point: Point, kept: _Kept | None, now: _Now) -> None:
 
 def _restore_payer(
     point: Point, kept: _Kept | None, stay: AccountPoint, payer: Account, shelf: TariffShelf
-) -> None:
-    """Go on charging a point's energy to the account that pays for it."""
+) -> bool:
+    """Go on charging a point's energy to the account that pays for it.
+
+    True when the last recharge makes a fee due: it was committed, and the process died before that.
+    """
     pricing = kept.running["pricing"] if kept is not None and kept.running is not None else {}
     versions: Sequence[Any] = shelf.versions(stay.tariff_id)
     sources = point.terms.sources
@@ -329,6 +336,7 @@ def _restore_payer(
         )
         point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
+    return payer.recharged_utc_ms is not None and pricer.recharged(payer.recharged_utc_ms)
 
 
 def _slept(kept: _Kept, running: Mapping[str, Any], now: _Now) -> Slept | None:
