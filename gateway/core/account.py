@@ -117,7 +117,6 @@ class Account:
         if self.credit.terms.payment_mode is PaymentMode.CREDIT:
             return int(not self.credit.is_exhausted(running_nano, utc_ms))
         if self.credit.invokes_itself(running_nano):
-            self.credit.is_invoked = True
             # A point that was cut before the loan was agreed has credit again too.
             self.credited(utc_ms)
         return self.credit.available_nano(running_nano)
@@ -137,8 +136,16 @@ class Account:
         return self.low_credit.observe(self.credit.own_nano(self.running_nano))
 
     def credited(self, utc_ms: int) -> list[ChargedPoint]:
-        """A committed posting lifted the credit: the points at which CREDIT was cleared by it."""
-        if self.credit.is_exhausted(self.running_nano, utc_ms):
+        """A committed posting lifted the credit, or other terms did: the points at which CREDIT was
+        cleared by it.
+
+        Automatic emergency credit is taken up here too: once all points are cut no reading judges
+        the credit any more.
+        """
+        running_nano = self.running_nano
+        if self.credit.invokes_itself(running_nano):
+            self.credit.is_invoked = True
+        if self.credit.is_exhausted(running_nano, utc_ms):
             return []
         return [point for point in self.points if point.supply.unblock(Reason.CREDIT)]
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.requests import PublishTariff, Recharge, Request, Role
+from gateway.core.requests import (
+    Body,
+    ConfigureAccount,
+    ConfirmReconnect,
+    PublishTariff,
+    Recharge,
+    Request,
+    Role,
+)
+from gateway.core.switching import ControlState, Reason
 from gateway.store.commands import find_outcome
 from gateway.store.replay import replay_ledger
 from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
@@ -16,6 +25,7 @@ from tests.app.test_accounts import DAY_S, NANO, assert_proved, balance, begin, 
 
 # The 15th of January in a month of 31 days, and the days that are left.
 FEE_LEFT = 50 * NANO - 50 * NANO * 14 // 31
+AUTOMATIC = '{"emergency": {"limit": "5", "threshold": "1", "automatic": true}}'
 FIRST_RECHARGE = json.dumps(
     {**json.loads(TARIFF), "fixed": {"amount": "50.00", "collect": "first_recharge"}}
 )
@@ -38,7 +48,7 @@ def assert_replayed(site: ControlSite) -> None:
     assert report.balances == {}
 
 
-async def killed_at_its_commit(site: ControlSite, body: Recharge, key: str) -> None:
+async def killed_at_its_commit(site: ControlSite, body: Body, key: str) -> None:
     """Let a request be committed and the process die in that instant."""
     now_ms = site.clock.utc_ms()
     request = Request(key, body, "anna", Role.MANAGER, "test", now_ms, now_ms + 60_000)
@@ -82,5 +92,74 @@ async def test_a_recharge_of_last_month_makes_no_fee_of_this_month_due(site: Con
     assert site.engine.points[0].available_nano == 100 * NANO + PRICE_NANO - FEE_LEFT
     await site.do(Recharge("flat-1", 100 * NANO))
     assert site.engine.points[0].available_nano == 150 * NANO + PRICE_NANO - FEE_LEFT
+    assert_proved(site)
+    assert_replayed(site)
+
+
+async def cut(site: ControlSite) -> None:
+    """Open flat 1 with next to nothing, use it up, and see its output open."""
+    site.engine.gate.chain_verified = True
+    await begin(site, 2 * PRICE_NANO)
+    await use(site, 2)
+    site.clock.pass_s(3)
+    site.read(1_002, closed=False)
+    await site.sweeper.sweep()
+    supply = site.engine.points[0].supply
+    assert supply.reasons == {Reason.CREDIT}
+    assert supply.reconnection_pending
+
+
+async def test_automatic_emergency_credit_agreed_after_the_cut_is_taken_up(
+    site: ControlSite,
+) -> None:
+    """At the account's only point no reading judges the credit any more. Supply comes back as after
+    a recharge: ready, and closed by a confirmation."""
+    await cut(site)
+    await site.do(ConfigureAccount("flat-1", AUTOMATIC))
+    point = site.engine.points[0]
+    assert point.available_nano == 5 * NANO
+    assert not point.supply.reasons
+    site.clock.pass_s(60)
+    site.read(1_002, closed=False)
+    assert point.supply.state(site.clock.mono_ns()) is ControlState.READY_FOR_RECONNECTION
+    assert not site.engine.points[0].supply.intended_closed
+    await site.do(ConfirmReconnect("flat-1"))
+    assert point.supply.intended_closed
+    site.restart()
+    assert site.desk.account("flat-1").credit.is_invoked
+    site.read(1_002)
+    await use(site, 10)
+    await site.books.post([0])
+    assert balance(site, "emergency:flat-1") == -10 * PRICE_NANO
+    assert_proved(site)
+    assert_replayed(site)
+
+
+async def test_automatic_emergency_credit_outlives_a_crash_right_after_its_agreement(
+    site: ControlSite,
+) -> None:
+    """The terms are on file, what follows from them is not: the start takes it up."""
+    await cut(site)
+    await killed_at_its_commit(site, ConfigureAccount("flat-1", AUTOMATIC), "T")
+    point = site.engine.points[0]
+    assert point.available_nano == 5 * NANO
+    assert not point.supply.reasons
+
+
+async def test_a_recharge_that_repays_the_loan_to_the_last_leaves_nobody_cut(
+    site: ControlSite,
+) -> None:
+    """Nothing is owed and nothing is left: what was agreed to come by itself comes again."""
+    await begin(site, 2 * PRICE_NANO)
+    await site.do(ConfigureAccount("flat-1", AUTOMATIC))
+    await use(site, 2 + 5 * NANO // PRICE_NANO, seconds=600)
+    supply = site.engine.points[0].supply
+    assert supply.reasons == {Reason.CREDIT}
+    await site.books.post([0])
+    assert balance(site, "emergency:flat-1") == -5 * NANO
+    await site.do(Recharge("flat-1", 5 * NANO))
+    assert balance(site, "emergency:flat-1") == balance(site, "wallet:flat-1") == 0
+    assert site.engine.points[0].available_nano == 5 * NANO
+    assert not supply.reasons
     assert_proved(site)
     assert_replayed(site)
