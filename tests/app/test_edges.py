@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app.control.process import governor_of
 from gateway.core.requests import (
     Body,
     ConfigureAccount,
@@ -20,12 +21,14 @@ from gateway.core.requests import (
 from gateway.core.switching import ControlState, Reason
 from gateway.store.commands import find_outcome
 from gateway.store.replay import replay_ledger
-from tests.app.control_site import PRICE_NANO, TARIFF, ControlSite
+from gateway.store.writer import InlineWriter
+from tests.app.control_site import NS, PRICE_NANO, TARIFF, ControlSite
 from tests.app.test_accounts import DAY_S, NANO, assert_proved, balance, begin, use
 
 # The 15th of January in a month of 31 days, and the days that are left.
 FEE_LEFT = 50 * NANO - 50 * NANO * 14 // 31
 AUTOMATIC = '{"emergency": {"limit": "5", "threshold": "1", "automatic": true}}'
+FEEDER = "feeders: [{id: main, capacity_w: 4000}]\n"
 FIRST_RECHARGE = json.dumps(
     {**json.loads(TARIFF), "fixed": {"amount": "50.00", "collect": "first_recharge"}}
 )
@@ -163,3 +166,72 @@ async def test_a_recharge_that_repays_the_loan_to_the_last_leaves_nobody_cut(
     assert not supply.reasons
     assert_proved(site)
     assert_replayed(site)
+
+
+async def until_ready(directory: Path) -> ControlSite:
+    """Flat 1, which drew 2.3 kW, was cut and waits on a feeder that carries 4 kW; so does flat 2
+    draw 2.3 kW."""
+    made = ControlSite(directory, more=FEEDER)
+    made.read(1_000)
+    made.read(5_000, index=1)
+    await cut(made)
+    made.clock.pass_s(60)
+    made.read(5_000, index=1)
+    await made.do(Recharge("flat-1", NANO))
+    await made.sweeper.sweep()
+    return made
+
+
+def is_closed_after_confirmation(site: ControlSite) -> bool:
+    """Flat 1 is read and confirmed: whether the engine begins to close it."""
+    site.read(1_002, closed=False)
+    supply = site.engine.points[0].supply
+    if supply.reconnection_pending:
+        supply.confirm(site.clock.mono_ns())
+    site.engine.decide(0)
+    track = site.engine.commands.get(0)
+    return track is not None and track.close
+
+
+async def test_a_start_counts_what_a_meter_drew_before_it_is_read_again(tmp_path: Path) -> None:
+    """Flat 2 still draws 2.3 kW: with flat 1 the feeder would be over its 4 kW."""
+    site = await until_ready(tmp_path)
+    assert not is_closed_after_confirmation(site)
+    site.restart(boot="boot-2")
+    site.engine.gate.chain_verified = True
+    site.clock.pass_s(600)
+    assert not is_closed_after_confirmation(site)
+    site.read(5_010, index=1, closed=False)
+    assert is_closed_after_confirmation(site)
+    site.crash()
+
+
+async def test_a_meter_of_which_nothing_is_kept_counts_by_its_limit_for_two_minutes(
+    tmp_path: Path,
+) -> None:
+    """A state of an older program, or a new meter: 30 % of 7,360 W, until it has been read or was
+    not within the time in which every other was."""
+    site = await until_ready(tmp_path)
+    site.crash()
+    site.open()
+    site.engine.gate.chain_verified = True
+    governor, now_ns = site.engine.governor, site.clock.mono_ns()
+    assert governor.feeders["main"].load_w(now_ns, without=frozenset({0})) == 2_300
+    kept = governor.snapshot(now_ns)
+    del kept["loads"]
+    fresh = governor_of(
+        site.config,
+        InlineWriter(site.file),
+        site.found.points,
+        books=site.books,
+        display=site.display,
+        clock=site.clock,
+    )
+    fresh.restore(kept, now_ns, 0)
+    feeder = fresh.feeders["main"]
+    assert feeder.load_w(now_ns, without=frozenset({0})) == 2_208
+    assert not feeder.has_room(0, 2_300.0, now_ns)
+    assert feeder.load_w(now_ns + 120 * NS, without=frozenset({0})) == 0
+    feeder.seen(1, now_ns, 700.0, is_open=False)
+    assert feeder.load_w(now_ns, without=frozenset({0})) == 700
+    site.crash()

@@ -31,6 +31,9 @@ log = structlog.get_logger()
 INFERENCE: Final = "inference"
 # A second manager has to agree within this.
 RESTORATION_VALID_NS: Final = 600 * NS
+# So long after a start a meter of which nothing is kept counts although it was not read: by then
+# every meter that answers was.
+UNREAD_NS: Final = 120 * NS
 
 
 class EventLog(Protocol):
@@ -121,6 +124,10 @@ class Governor:
         self._told = [set(point.supply.blocks.held_back) for point in self.points]
         self._overloaded: set[str] = set()
         self._restoration_asked: tuple[str, int, int] | None = None
+        until_ns = clock.mono_ns() + UNREAD_NS
+        for index, point in enumerate(self.points):
+            expected_w = self.expected_w(index)
+            self.feeders[point.terms.feeder].assume(index, expected_w, until_ns=until_ns)
 
     # -- readings ------------------------------------------------------------------------------
 
@@ -419,6 +426,11 @@ class Governor:
         sheds = {name: shedder.snapshot(names) for name, shedder in self.shedders.items()}
         return {
             "feeders": {name: one.snapshot(now_ns) for name, one in self.feeders.items()},
+            "loads": {
+                names[index]: load
+                for feeder in self.feeders.values()
+                for index, load in feeder.loads(now_ns).items()
+            },
             "sheds": {name: shed for name, shed in sheds.items() if shed is not None},
             "restoring": sorted(names[index] for index in self.restoring),
             "restoration_asked": None
@@ -433,6 +445,11 @@ class Governor:
         for name, feeder in self.feeders.items():
             if name in feeders:
                 feeder.restore(feeders[name], now_ns, elapsed_ms)
+        # Snapshots of older programs have none.
+        loads = cast("Mapping[str, Sequence[int]]", kept.get("loads", {}))
+        for index, point in enumerate(self.points):
+            if (load := loads.get(point.terms.service_point_id)) is not None:
+                self.feeders[point.terms.feeder].restore_load(index, load, now_ns, elapsed_ms)
         sheds = cast("Mapping[str, Mapping[str, object]]", kept["sheds"])
         for name, shedder in self.shedders.items():
             if name in sheds:
