@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.control.process import governor_of
+from gateway.app.control.governing import governor_of
 from gateway.core.requests import (
     Body,
     ConfigureAccount,
@@ -22,7 +22,7 @@ from gateway.core.switching import ControlState, Reason
 from gateway.store.commands import find_outcome
 from gateway.store.replay import replay_ledger
 from gateway.store.writer import InlineWriter
-from tests.app.control_site import NS, PRICE_NANO, TARIFF, ControlSite
+from tests.app.control_site import CONFIG, NS, PRICE_NANO, TARIFF, ControlSite
 from tests.app.test_accounts import DAY_S, NANO, assert_proved, balance, begin, use
 
 # The 15th of January in a month of 31 days, and the days that are left.
@@ -234,4 +234,23 @@ async def test_a_meter_of_which_nothing_is_kept_counts_by_its_limit_for_two_minu
     assert feeder.load_w(now_ns + 120 * NS, without=frozenset({0})) == 0
     feeder.seen(1, now_ns, 700.0, is_open=False)
     assert feeder.load_w(now_ns, without=frozenset({0})) == 700
+    site.crash()
+
+
+async def test_what_a_check_meter_sees_is_not_counted_once_more(tmp_path: Path) -> None:
+    """At the head of a feeder of 4 kW it sees the 2.3 kW of flat 1: there is room for 1.7 kW."""
+    path = tmp_path / "config.yaml"
+    flats = (CONFIG + FEEDER).replace("id: flat-2,", "id: riser, role: check,")
+    path.write_text(flats, encoding="utf-8")
+    site = ControlSite(tmp_path)
+    feeder = site.engine.governor.feeders["main"]
+    assert feeder.load_w(site.clock.mono_ns()) == 2_208, "flat 1, unread"
+    site.read(1_000)
+    site.read(5_000, index=1)
+    await site.sweeper.sweep()
+    assert feeder.load_w(site.clock.mono_ns()) == 2_300
+    site.clock.pass_s(20)
+    site.read(1_001)
+    site.read(5_001, index=1)
+    assert feeder.fresh_w(site.clock.mono_ns(), 60.0) == {0: 2_300.0}
     site.crash()

@@ -71,7 +71,8 @@ class GovernorTerms:
     """What the configuration says. `priorities` by point index, `capacities_w` by feeder.
 
     A reconnection is expected to draw what flowed before, or `inrush_percent` of the point's limit.
-    `tamper_cuts` opens supply where tampering is inferred; otherwise it is only an alarm.
+    `tamper_cuts` opens supply where tampering is inferred; otherwise it is only an alarm. `checks`
+    are meters at the head of a feeder: what they see is what the others draw, once more.
     """
 
     feeder: FeederRules = field(default_factory=FeederRules)
@@ -80,6 +81,7 @@ class GovernorTerms:
     capacities_w: Mapping[str, int] | None = None
     inrush_percent: int = 30
     tamper_cuts: bool = False
+    checks: frozenset[int] = frozenset()
 
 
 class Governor:
@@ -126,8 +128,9 @@ class Governor:
         self._restoration_asked: tuple[str, int, int] | None = None
         until_ns = clock.mono_ns() + UNREAD_NS
         for index, point in enumerate(self.points):
-            expected_w = self.expected_w(index)
-            self.feeders[point.terms.feeder].assume(index, expected_w, until_ns=until_ns)
+            if index not in terms.checks:
+                feeder = self.feeders[point.terms.feeder]
+                feeder.assume(index, self.expected_w(index), until_ns=until_ns)
 
     # -- readings ------------------------------------------------------------------------------
 
@@ -139,7 +142,8 @@ class Governor:
             return
         source = self._source_of(index, step, register)
         feeder = self.feeders[point.terms.feeder]
-        feeder.seen(index, seen.mono_ns, seen.power_w, is_open=seen.output_closed is False)
+        if index not in self.terms.checks:
+            feeder.seen(index, seen.mono_ns, seen.power_w, is_open=seen.output_closed is False)
         is_generator = source != point.terms.sources[0]
         if feeder.source_seen(source, seen.mono_ns, is_generator=is_generator):
             self._events.event("GENERATOR_HOLD", point.terms.feeder, "notice", source=source)
