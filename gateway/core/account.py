@@ -41,11 +41,15 @@ class Account:
     `low_credit` alerts; days left are told to it by whoever forecasts. While `held` is above zero a
     request about this account is under way: nothing is posted in between, so that what it computed
     is still true when it is committed. `recharged_utc_ms` is the label of the last recharge, None
-    before the first.
+    before the first, `opened_utc_ms` that of its opening: the periods of all its points begin on
+    that day of the month.
     """
 
-    def __init__(self, account_id: str, credit: CreditBook | None = None) -> None:
+    def __init__(
+        self, account_id: str, credit: CreditBook | None = None, *, opened_utc_ms: int = 0
+    ) -> None:
         self.account_id = account_id
+        self.opened_utc_ms = opened_utc_ms
         self.credit = credit or CreditBook(account_id)
         self.low_credit = LowCreditWatch(self.credit.terms.low_credit)
         self.points: list[ChargedPoint] = []

@@ -10,7 +10,9 @@ import pytest
 
 from gateway.app.control.governing import governor_of
 from gateway.core.requests import (
+    AddPoint,
     Body,
+    CommissionPoint,
     ConfigureAccount,
     ConfirmReconnect,
     PublishTariff,
@@ -254,3 +256,67 @@ async def test_what_a_check_meter_sees_is_not_counted_once_more(tmp_path: Path) 
     site.read(5_001, index=1)
     assert feeder.fresh_w(site.clock.mono_ns(), 60.0) == {0: 2_300.0}
     site.crash()
+
+
+BY_OPENING = json.dumps(
+    {
+        **json.loads(TARIFF),
+        "period": {"day": "opening"},
+        "grid": {"blocks": [{"upto_kwh": 1, "price": "8.00"}, {"price": "10.00"}]},
+        "fixed": {"amount": "50.00", "collect": "month_start"},
+    }
+)
+
+
+async def test_a_point_that_came_later_has_the_periods_of_its_account(site: ControlSite) -> None:
+    """Opened on the 15th, a point more on the 20th: fees and blocks of both begin again on the
+    15th of February, also after a restart, and the replay computes the same."""
+    await begin(site)
+    await site.do(PublishTariff(BY_OPENING))
+    await site.open_flat(1_000 * NANO)
+    await use(site, 0, index=1, seconds=5 * DAY_S)
+    await use(site, 0, index=0, seconds=10)
+    await use(site, 0, index=1, seconds=10)
+    await site.do(AddPoint("flat-1", "flat-2", "home"))
+    await site.do(CommissionPoint("flat-2"))
+    first, second = site.engine.points
+    assert first.pricer is not None
+    assert second.pricer is not None
+    assert first.pricer.period_label == second.pricer.period_label == "2027-01-15"
+    days = 31
+    left = 50 * NANO - 50 * NANO * 5 // days
+    await site.sweeper.sweep()
+    assert balance(site, "wallet:flat-1") == 950 * NANO - left
+    await use(site, 1_500, index=1, seconds=3_600)
+    site.restart()
+    site.read(1_000)
+    site.read(6_500, index=1)
+    await site.sweeper.sweep()
+    # Over the 15th of February, and not to the 20th.
+    for _ in range(27):
+        await use(site, 0, seconds=DAY_S)
+        site.read(6_500, index=1)
+    await use(site, 700, index=1, seconds=3_600)
+    await site.books.post([0, 1])
+    used = 1_000 * 8_000_000 + 500 * 10_000_000 + 700 * 8_000_000
+    assert balance(site, "wallet:flat-1") == 950 * NANO - left - 100 * NANO - used
+    second = site.engine.points[1]
+    assert second.pricer is not None
+    assert second.pricer.period_label == "2027-02-15"
+    assert_proved(site)
+    assert_replayed(site)
+
+
+async def test_a_point_whose_first_state_a_crash_took_has_the_periods_of_its_account(
+    site: ControlSite,
+) -> None:
+    """The stay is on file, no state of it is."""
+    await begin(site)
+    await site.do(PublishTariff(BY_OPENING))
+    await site.open_flat(1_000 * NANO)
+    await use(site, 0, index=1, seconds=5 * DAY_S)
+    await use(site, 0, index=1, seconds=10)
+    await killed_at_its_commit(site, AddPoint("flat-1", "flat-2", "home"), "A")
+    pricer = site.engine.points[1].pricer
+    assert pricer is not None
+    assert pricer.period_label == "2027-01-15"

@@ -18,6 +18,7 @@ from gateway.core.limiter import POWER_HOLDS_S, Limiter, LimiterRules, Limits
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
+from gateway.core.schedule import day_of_month
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
 from gateway.south.models import meter_model
@@ -197,7 +198,9 @@ def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Ac
         if record.status is AccountStatus.CLOSED:
             continue
         credit = load_credit(connection, record, currency, balances)
-        account = accounts[record.account_id] = Account(record.account_id, credit)
+        account = accounts[record.account_id] = Account(
+            record.account_id, credit, opened_utc_ms=record.opened_utc_ms
+        )
         account.restore(load_account_state(connection, record.account_id))
     return accounts
 
@@ -332,7 +335,11 @@ def _restore_payer(
     else:
         # The process died between opening the account and its first record: from here on.
         pricer = Pricer(
-            versions, start_utc_ms=stay.from_utc_ms, sources=sources, joined=stay.joined
+            versions,
+            start_utc_ms=stay.from_utc_ms,
+            sources=sources,
+            opening_day=day_of_month(versions[0], payer.opened_utc_ms),
+            joined=stay.joined,
         )
         point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
