@@ -12,6 +12,7 @@ from gateway.app.control.governing import governor_of
 from gateway.core.requests import (
     AddPoint,
     Body,
+    ChangeTariff,
     CommissionPoint,
     ConfigureAccount,
     ConfirmReconnect,
@@ -320,3 +321,27 @@ async def test_a_point_whose_first_state_a_crash_took_has_the_periods_of_its_acc
     pricer = site.engine.points[1].pricer
     assert pricer is not None
     assert pricer.period_label == "2027-01-15"
+
+
+async def test_a_crash_after_a_change_of_tariff_that_posted_nothing_keeps_the_new_one(
+    site: ControlSite,
+) -> None:
+    """The last sweep still tells of the old tariff, with the same count of postings: what the
+    request kept is newer. Here the fee of the days that are left would be lost."""
+    ahead = {"id": "ahead", "fixed": {"amount": "31.00", "collect": "month_start"}}
+    await begin(site)
+    await site.do(PublishTariff(json.dumps({**json.loads(TARIFF), "fixed": {"amount": "0"}})))
+    await site.do(PublishTariff(json.dumps({**json.loads(TARIFF), **ahead})))
+    await site.open_flat(1_000 * NANO)
+    await use(site, 3)
+    await site.books.post([0])
+    await site.sweeper.sweep()
+    # At the same reading: nothing is left to post.
+    await site.do(ChangeTariff("flat-1", "ahead"))
+    before_nano = site.engine.points[0].available_nano
+    site.restart()
+    assert site.engine.points[0].available_nano == before_nano
+    await use(site, 1)
+    await site.books.post([0])
+    assert_proved(site)
+    assert_replayed(site)
