@@ -40,9 +40,9 @@ class Account:
 
     `low_credit` alerts; days left are told to it by whoever forecasts. While `held` is above zero a
     request about this account is under way: nothing is posted in between, so that what it computed
-    is still true when it is committed. `recharged_utc_ms` is the label of the last recharge, None
-    before the first, `opened_utc_ms` that of its opening: the periods of all its points begin on
-    that day of the month.
+    is still true when it is committed. `recharged_utc_ms` is the label of a recharge until fees
+    that waited for it are charged, else None; `opened_utc_ms` that of the account's opening: the
+    periods of all its points begin on that day of the month.
     """
 
     def __init__(

@@ -345,3 +345,19 @@ async def test_a_crash_after_a_change_of_tariff_that_posted_nothing_keeps_the_ne
     await site.books.post([0])
     assert_proved(site)
     assert_replayed(site)
+
+
+async def test_a_recharge_before_a_change_of_tariff_is_none_of_the_next_one_after_a_restart(
+    site: ControlSite,
+) -> None:
+    """In one millisecond: the old tariff's fee was due by it, the new one's waits for the next."""
+    await begin(site)
+    await site.do(PublishTariff(FIRST_RECHARGE))
+    await site.do(PublishTariff(FIRST_RECHARGE.replace('"home"', '"next"')))
+    await site.open_flat(100 * NANO)
+    await site.do(Recharge("flat-1", 100 * NANO))
+    await site.do(ChangeTariff("flat-1", "next"))
+    await use(site, 0)
+    before_nano = site.engine.points[0].available_nano
+    site.restart()
+    assert site.engine.points[0].available_nano == before_nano

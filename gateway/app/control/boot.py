@@ -162,6 +162,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         points.append(point)
     last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     for account in accounts.values():
+        account.recharged_utc_ms = None
         # The recharge was committed, the end of its effect perhaps not. A notice that had run out
         # has done so also where the clock starts in the past.
         account.credited(max(now.utc_ms, last_utc_ms))
