@@ -332,6 +332,7 @@ class FuzzWorld(AccountWorld):
                 account.credit.notice,
                 account.credit.terms,
                 [(terms, left) for terms, left in account.credit.debts()],
+                account.low_credit.snapshot(),
             )
             for name, account in sorted(site.desk.accounts.items())
         }

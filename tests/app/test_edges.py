@@ -361,3 +361,16 @@ async def test_a_recharge_before_a_change_of_tariff_is_none_of_the_next_one_afte
     before_nano = site.engine.points[0].available_nano
     site.restart()
     assert site.engine.points[0].available_nano == before_nano
+
+
+async def test_a_threshold_that_was_armed_is_armed_after_a_restart(site: ControlSite) -> None:
+    """Agreed with more left: what a start finds below it is a crossing, and is told."""
+    await begin(site, 2_000 * NANO)
+    terms = '{"low_credit": ["1000.00"]}'
+    await site.do(ConfigureAccount("flat-1", terms))
+    await use(site, 1)
+    site.restart()
+    watch = site.desk.account("flat-1").low_credit
+    assert watch.snapshot()["armed"] == ["LOW_1000"]
+    alerts = site.desk.account("flat-1").low_credit.observe(900 * NANO)
+    assert [alert.threshold for alert in alerts] == ["LOW_1000"]
