@@ -179,8 +179,11 @@ class FuzzWorld(AccountWorld):
         await asyncio.gather(*others, return_exceptions=True)
 
     def restarts(self) -> None:
-        """A start after everything was kept: money and supply stand as they did."""
+        """A start right after requests were answered: money and supply stand as they did."""
         self.look()
+        for _ in range(self.chance.choice((0, 1, 1, 2))):
+            self.put(self.wishes.any())
+            self.settle()
         self.run(self._settle_tasks())
         before = self.standing()
         self._close_inlet()
