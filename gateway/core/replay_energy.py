@@ -11,12 +11,11 @@ from itertools import groupby
 from typing import Final
 
 from gateway.core.charges import VersionKey, charges_of, feed_in_charge
-from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
 from gateway.core.fees import Facts
 from gateway.core.ledger import SettlementLine
 from gateway.core.rates import Cell, Rates
-from gateway.core.schedule import Schedule
+from gateway.core.schedule import Schedule, day_of_month
 from gateway.core.tariff import ENERGY, EXPORT, Tariff
 
 _NO_VERSION: Final = 0
@@ -60,12 +59,16 @@ class _Count:
 class _Course:
     """A stay on its way: schedule, open periods, Wh by source since it began."""
 
-    def __init__(self, stay: Stay, versions: Sequence[Tariff], before: "_Course | None") -> None:
+    def __init__(
+        self,
+        stay: Stay,
+        versions: Sequence[Tariff],
+        before: "_Course | None",
+        opening_day: int,
+    ) -> None:
         self.stay = stay
-        zone = zone_of(versions[0].zone)
-        opened = date_of_day(civil_day(zone, stay.from_utc_ms)).day
-        self.opening_day: int = opened if before is None else before.opening_day
-        self.schedule = Schedule(versions, (), self.opening_day)
+        self.opening_day = opening_day
+        self.schedule = Schedule(versions, (), opening_day)
         self.rates = {rates.tariff.version: rates for rates in self.schedule.rates}
         self.counts: dict[str, _Count] = {}
         self.occupancy_wh: dict[str, int] = {}
@@ -111,7 +114,10 @@ class EnergyReplay:
     def __init__(self, tariffs: Mapping[str, Sequence[Tariff]], stays: Iterable[Stay]) -> None:
         self._tariffs = tariffs
         self._stays: dict[tuple[str, str], list[Stay]] = {}
+        # An account is opened with its first point.
+        self._opened_utc_ms: dict[str, int] = {}
         for stay in stays:
+            self._opened_utc_ms.setdefault(stay.account_id, stay.from_utc_ms)
             self._stays.setdefault((stay.account_id, stay.service_point_id), []).append(stay)
         self._courses: dict[Stay, _Course] = {}
 
@@ -166,16 +172,32 @@ class EnergyReplay:
         ]
         if not begun or not self._tariffs.get(line.tariff_id):
             raise ValueError(f"it does not pay for it under tariff {line.tariff_id}")
-        return self._course_of(stays[: begun[-1] + 1])
+        return self._course_of(stays[: begun[-1] + 1], line.period)
 
-    def _course_of(self, stays: Sequence[Stay]) -> _Course:
-        """The course of the last of these stays of an account at a point."""
+    def _course_of(self, stays: Sequence[Stay], label: str) -> _Course:
+        """The course of the last of these stays of an account at a point, one of whose periods has
+        this label."""
         stay = stays[-1]
         course = self._courses.get(stay)
         if course is None:
-            before = self._course_of(stays[:-1]) if stay.joined and len(stays) > 1 else None
-            course = self._courses[stay] = _Course(stay, self._tariffs[stay.tariff_id], before)
+            before = self._course_of(stays[:-1], label) if stay.joined and len(stays) > 1 else None
+            versions = self._tariffs[stay.tariff_id]
+            day = self._opening_day(stays, versions, label)
+            course = self._courses[stay] = _Course(stay, versions, before, day)
         return course
+
+    def _opening_day(self, stays: Sequence[Stay], versions: Sequence[Tariff], label: str) -> int:
+        """The local day of the month on which the account was opened.
+
+        Older programs took that on which the point came to it, which the label tells.
+        """
+        begin = next(stay for stay in reversed(stays) if not stay.joined or stay is stays[0])
+        opened = day_of_month(versions[0], self._opened_utc_ms[begin.account_id])
+        try:
+            Schedule(versions, (), opened).labelled(label)
+        except ValueError:
+            return day_of_month(versions[0], begin.from_utc_ms)
+        return opened
 
     def _due(
         self, course: _Course, count: _Count, lines: Sequence[SettlementLine]

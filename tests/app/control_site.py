@@ -11,9 +11,10 @@ from gateway.app.control.boot import provision, restore
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
+from gateway.app.control.governing import governor_of
 from gateway.app.control.keeper import TelemetryKeeper
 from gateway.app.control.polls import PollGroup
-from gateway.app.control.process import governor_of, shown_meters
+from gateway.app.control.process import shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.till import counter_rules
@@ -143,6 +144,7 @@ class ControlSite:
             kept = cast("dict[str, object]", self.found.site["supply"])
             self.engine.restore(kept, self.found.elapsed_ms)
         self.engine.inherited.update(self.found.commands)
+        self.engine.due.update(self.found.owing)
         self.sweeper = Sweeper(
             self.engine,
             self.books,

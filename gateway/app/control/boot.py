@@ -19,6 +19,7 @@ from gateway.core.limiter import POWER_HOLDS_S, Limiter, LimiterRules, Limits
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
+from gateway.core.schedule import day_of_month
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
 from gateway.south.models import meter_model
@@ -58,7 +59,7 @@ class Restored:
     """What a start found: points by meter index, tariffs, unfinished commands, cursor, site.
 
     `accounts` are the open ones by id; `unmetered` those of whose points one has no meter in the
-    configuration.
+    configuration. `owing` are points that a fee came to with this start: it is to be posted.
     """
 
     points: tuple[Point, ...]
@@ -71,6 +72,7 @@ class Restored:
     elapsed_ms: int
     last_utc_ms: int
     unmetered: tuple[str, ...]
+    owing: frozenset[int]
 
 
 def boot_id() -> str:
@@ -144,6 +146,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     running = cast("Mapping[str, Any]", registers.body["points"]) if registers else {}
     now = _Now(clock, this_boot)
     points: list[Point] = []
+    owing: set[int] = set()
     for meter in config.meters:
         point = build_point(meter, config)
         name = meter.service_point_id
@@ -153,7 +156,8 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         _restore_point(point, kept, now)
         _restore_feed_in(point, meter, kept)
         if stay is not None and payer is not None:
-            _restore_payer(point, kept, stay, payer, shelf)
+            if _restore_payer(point, kept, stay, payer, shelf):
+                owing.add(len(points))
         else:
             # An account ended, and perhaps the process with it: its credit blocks nobody else.
             point.supply.unblock(Reason.CREDIT)
@@ -161,6 +165,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         points.append(point)
     last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     for account in accounts.values():
+        account.recharged_utc_ms = None
         # The recharge was committed, the end of its effect perhaps not. A notice that had run out
         # has done so also where the clock starts in the past.
         account.credited(max(now.utc_ms, last_utc_ms))
@@ -181,6 +186,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         elapsed_ms=max(0, clock.utc_ms() - registers.utc_ms) if registers else 0,
         last_utc_ms=last_utc_ms,
         unmetered=_unmetered(payers.values(), config),
+        owing=frozenset(owing),
     )
 
 
@@ -196,7 +202,9 @@ def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Ac
         if record.status is AccountStatus.CLOSED:
             continue
         credit = load_credit(connection, record, currency, balances)
-        account = accounts[record.account_id] = Account(record.account_id, credit)
+        account = accounts[record.account_id] = Account(
+            record.account_id, credit, opened_utc_ms=record.opened_utc_ms
+        )
         account.restore(load_account_state(connection, record.account_id))
     return accounts
 
@@ -339,8 +347,11 @@ def _restore_feed_in(point: Point, meter: MeterConfig, kept: _Kept | None) -> No
 
 def _restore_payer(
     point: Point, kept: _Kept | None, stay: AccountPoint, payer: Account, shelf: TariffShelf
-) -> None:
-    """Go on charging a point's energy to the account that pays for it."""
+) -> bool:
+    """Go on charging a point's energy to the account that pays for it.
+
+    True when the last recharge makes a fee due: it was committed, and the process died before that.
+    """
     pricing = kept.running["pricing"] if kept is not None and kept.running is not None else {}
     versions: Sequence[Any] = shelf.versions(stay.tariff_id)
     sources = point.terms.sources
@@ -354,10 +365,15 @@ def _restore_payer(
     else:
         # The process died between opening the account and its first record: from here on.
         pricer = Pricer(
-            versions, start_utc_ms=stay.from_utc_ms, sources=sources, joined=stay.joined
+            versions,
+            start_utc_ms=stay.from_utc_ms,
+            sources=sources,
+            opening_day=day_of_month(versions[0], payer.opened_utc_ms),
+            joined=stay.joined,
         )
         point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
+    return payer.recharged_utc_ms is not None and pricer.recharged(payer.recharged_utc_ms)
 
 
 def _slept(kept: _Kept, running: Mapping[str, Any], now: _Now) -> Slept | None:
