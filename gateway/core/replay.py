@@ -105,6 +105,9 @@ class Replay:
     ) -> None:
         self._money = Money(sources)
         self._energy = EnergyReplay(sources.tariffs, sources.stays)
+        for asked in requests:
+            if isinstance(asked.body, wishes.Recharge):
+                self._energy.recharged(asked.body.account_id, asked.utc_ms)
         self._requests = requests
         self._positions = {asked.key: at for at, asked in enumerate(requests)}
         self._next = 0
@@ -130,18 +133,22 @@ class Replay:
             self.balances[name] = self.balances.get(name, 0) + entry.amount_nano
         if transaction.kind is not TransactionKind.SETTLEMENT:
             self._money.took(made)
+        if made.kind is TransactionKind.RECHARGE and "voucher" in dict(made.memo):
+            self._energy.recharged(made.account_id or "", made.utc_ms)
         return found
 
     def end(self) -> list[Difference]:
-        """After the last transaction: requests that were carried out and posted nothing."""
-        return self._pass(len(self._requests))
+        """After the last transaction: requests that were carried out and posted nothing, stays that
+        were not charged to their end."""
+        unpaid = [Difference(0, what) for what in self._energy.end()]
+        return [*self._pass(len(self._requests)), *unpaid]
 
     # -- consumption -----------------------------------------------------------------------
 
     def _settlement(
         self, seq: int, transaction: Transaction, found: list[Difference]
     ) -> Transaction:
-        computed = self._energy.take(transaction.settlements)
+        computed = self._energy.take(transaction.settlements, transaction.utc_ms)
         found += [Difference(seq, what) for what in computed.problems]
         if computed.unproved:
             self.unproved[OLD_LINES] += computed.unproved

@@ -100,6 +100,7 @@ def replay_ledger(connection: sqlite3.Connection, progress: Progress | None = No
                 stay.tariff_id,
                 stay.from_utc_ms,
                 joined=stay.joined,
+                to_utc_ms=stay.to_utc_ms,
             )
             for stay in all_points(connection)
         ]
