@@ -6,7 +6,7 @@ Checkpoints are proved on the way; from a trusted one a later proof may go on.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,6 +41,7 @@ from gateway.store.ledger import (
     read_transaction,
     read_transactions,
 )
+from gateway.store.provenance import RowProof, payment_problem
 from gateway.store.rows import as_bytes, as_int, mapping
 from gateway.store.vouchers import voucher_problem
 
@@ -101,6 +102,11 @@ class _Findings:
         if len(self.words) < PROBLEMS_MAX:
             self.words.append(problem)
 
+    def add_all(self, problems: Iterable[str]) -> None:
+        """Each of them."""
+        for problem in problems:
+            self.add(problem)
+
 
 def verify_ledger(
     connection: sqlite3.Connection,
@@ -146,14 +152,15 @@ def verify_ledger(
             if done and whole:
                 proof.check_balances(connection, head.seq)
             if done and since is None:
-                problem = voucher_problem(connection)
-                if problem is not None:
-                    findings.add(problem)
+                findings.add_all(filter(None, [voucher_problem(connection)]))
         finally:
             connection.execute("ROLLBACK")
         if progress is not None:
             progress(proof.seq, head.seq)
-    end, audit_records = _verify_audit(connection, audit_start, findings)
+    row_proof = RowProof(connection) if since is None else None
+    end, audit_records = _verify_audit(connection, audit_start, findings, row_proof)
+    if row_proof is not None:
+        findings.add_all(row_proof.problems(proof.places()))
     return VerifyReport(
         transactions=proof.transactions,
         audit_records=audit_records,
@@ -233,6 +240,10 @@ class _LedgerProof:
         balances = {name: nano for name, nano in self._sums.items() if nano}
         return Sums(balances, dict(self._registers))
 
+    def places(self) -> dict[str, str]:
+        """The point of every meter that was settled: a meter never moves."""
+        return {meter_id: point_id for meter_id, point_id, _ in self._registers}
+
     def take(
         self,
         connection: sqlite3.Connection,
@@ -255,6 +266,10 @@ class _LedgerProof:
                 self._check_line(connection, seq, line)
             if transaction.reverses_seq is not None:
                 self._check_reversal(connection, seq, transaction)
+            if transaction.kind is not TransactionKind.SETTLEMENT:
+                problem = payment_problem(connection, seq, transaction)
+                if problem is not None:
+                    self._findings.add(problem)
         self.transactions += 1
         self.seq, self.link = seq, link
 
@@ -404,7 +419,10 @@ def _alone(
 
 
 def _verify_audit(
-    connection: sqlite3.Connection, start: ChainHead, findings: _Findings
+    connection: sqlite3.Connection,
+    start: ChainHead,
+    findings: _Findings,
+    row_proof: RowProof | None,
 ) -> tuple[ChainHead, int]:
     head, records = start, 0
     while True:
@@ -419,6 +437,8 @@ def _verify_audit(
                 findings.add(f"audit records {head.seq + 1} to {seq - 1} are missing")
             elif not _audit_link_fits(head.hash, seq, utc_ms, body, link):
                 findings.add(f"audit record {seq}: its hash does not fit its content")
+            if row_proof is not None:
+                row_proof.record(as_int(seq), as_int(utc_ms), body)
             head = ChainHead(as_int(seq), as_bytes(link))
             records += 1
 
