@@ -89,7 +89,8 @@ class MeterRow:
 class ShiftRow:
     """A shift as its rows tell it, with the requests that opened and closed it.
 
-    `counted_again` is what its transactions and the stored count come to.
+    `counted_again` is what its transactions and the stored count come to, `difference_seq` the
+    transaction that the request of the count posted.
     """
 
     shift: Shift
@@ -97,6 +98,7 @@ class ShiftRow:
     closing: Closing | None = None
     closed_by_key: str = ""
     counted_again: tuple[MeansTotal, ...] = ()
+    difference_seq: int | None = None
 
 
 @dataclass(slots=True)
@@ -220,6 +222,7 @@ def _closing(place: str, row: ShiftRow, act: Act | None) -> Iterator[str]:
     stored = {one.provider: one.counted_nano for one in closing.means}
     yield from _differ(place, "count", stored, {**dict.fromkeys(stored), **counted})
     yield from _differ(place, "cash-up", closing.means, row.counted_again)
+    yield from _differ(place, "difference", closing.difference_seq, row.difference_seq)
     yield from _differ(place, "closed by", closing.closed_by, act.actor)
     yield from _differ(place, "note", closing.note, act.body.note)
     yield from _differ(place, "closing request", row.closed_by_key, act.key)

@@ -36,7 +36,9 @@ _SHIFT_KEYS: Final = (
     "LEFT JOIN shift_closing c ON c.number = s.number ORDER BY s.number"
 )
 
-
+_DIFFERENCE: Final = (
+    "SELECT seq FROM ledger_transaction WHERE request_key = ? AND kind = 'adjustment'"
+)
 # Of a million records few are of moves and shifts: they are parsed once more.
 _NAMES: Final = re.compile("|".join(f'"{action}"' for action in sorted(ACTIONS)))
 
@@ -198,5 +200,15 @@ def _shifts(connection: sqlite3.Connection) -> list[ShiftRow]:
             # A row of payment or a transaction that is wrong is told where it is looked at.
             with suppress(ValueError, StoreCorruptError):
                 again = cash_up(shift, shift_transactions(connection, shift.number), counted)
-        found.append(ShiftRow(shift, str(opened_by), closing, str(closed_by), again))
+        posted = connection.execute(_DIFFERENCE, (closed_by,)).fetchone() if closed_by else None
+        found.append(
+            ShiftRow(
+                shift,
+                str(opened_by),
+                closing,
+                str(closed_by),
+                again,
+                None if posted is None else as_int(posted[0]),
+            )
+        )
     return found
