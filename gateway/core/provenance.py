@@ -5,11 +5,12 @@ requests, and the audit chain holds every one that was carried out. The rows are
 reads quickly; this derives them again, so that a row that somebody has changed is found.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core import requests as wishes
+from gateway.core.credit import CreditTerms, DebtKind, DebtTerms
 from gateway.core.shift import Closing, MeansTotal, Shift
 
 # Records of older programs tell when they were made, not the instant that their rows hold.
@@ -31,6 +32,8 @@ ACTIONS: Final = frozenset(
                 wishes.ReplaceMeter,
                 wishes.OpenShift,
                 wishes.CloseShift,
+                wishes.ConfigureAccount,
+                wishes.AddDebt,
             )
         ),
     }
@@ -109,6 +112,8 @@ class Provenance:
     meters: dict[str, list[MeterRow]] = field(default_factory=dict)
     opened: list[Act] = field(default_factory=list)
     closed: dict[int, Act] = field(default_factory=dict)
+    terms: dict[str, list[str]] = field(default_factory=dict)
+    debts: dict[str, list[DebtTerms]] = field(default_factory=dict)
 
     def assigned(
         self, meter_id: str, service_point_id: str, opening_wh: tuple[int, ...], utc_ms: int
@@ -120,7 +125,11 @@ class Provenance:
     def take(self, act: Act) -> None:
         """The next request that was carried out."""
         body = act.body
+        if isinstance(body, wishes.OpenAccount | wishes.ConfigureAccount) and body.terms:
+            self.terms.setdefault(body.account_id, []).append(body.terms)
         match body:
+            case wishes.AddDebt():
+                self.debts.setdefault(body.account_id, []).append(debt_terms_of(body))
             case wishes.OpenAccount() | wishes.AddPoint():
                 self._begin(body.service_point_id, body.account_id, body.tariff_id, act.moment)
             case wishes.RemovePoint():
@@ -173,9 +182,13 @@ class Provenance:
                 yield from _when(place, "end", row.ended, asked.ended)
 
     def meter_problems(
-        self, stored: Mapping[str, Sequence[MeterRow]], places: Mapping[str, str]
+        self, stored: Mapping[str, Sequence[MeterRow]], settled: Collection[tuple[str, str]]
     ) -> Iterator[str]:
-        """What the rows of meters hold otherwise; `places` are the points of settlement lines."""
+        """What the rows of meters hold otherwise; `settled` are meter and point of every line."""
+        places = dict(settled)
+        for meter_id, point_id in sorted(settled):
+            if point_id not in {row.service_point_id for row in stored.get(meter_id, ())}:
+                yield f"meter {meter_id}: was settled at {point_id}, where it never was"
         for meter_id in sorted(stored.keys() | self.meters.keys() | places.keys()):
             rows = stored.get(meter_id, ())
             due = self.meters.get(meter_id)
@@ -191,6 +204,23 @@ class Provenance:
                 if asked.begun is not None:
                     yield from _when(place, "beginning", row.begun, asked.begun)
                 yield from _when(place, "end", row.ended, asked.ended)
+
+    def credit_problems(
+        self,
+        terms: Mapping[str, Sequence[CreditTerms | None]],
+        debts: Mapping[str, Sequence[DebtTerms]],
+        read: Callable[[str], CreditTerms | None],
+    ) -> Iterator[str]:
+        """What the rows of terms and debts, by account, hold otherwise; `read` makes terms of the
+        text of a request, None of one that is none."""
+        for account_id in sorted(terms.keys() | self.terms.keys()):
+            asked = [read(text) for text in self.terms.get(account_id, [])]
+            stored = list(terms.get(account_id, ()))
+            if stored != asked:
+                yield f"{account_id}: its terms are not those that were asked for"
+        for account_id in sorted(debts.keys() | self.debts.keys()):
+            due = self.debts.get(account_id, [])
+            yield from _differ(account_id, "debts", list(debts.get(account_id, ())), due)
 
     def shift_problems(self, stored: Iterable[ShiftRow]) -> Iterator[str]:
         """What the rows of shifts hold otherwise: who, when, which float, which count."""
@@ -210,6 +240,18 @@ class Provenance:
             yield from _differ(place, "request", row.opened_by_key, act.key)
             yield from _when(place, "opening", shift.opened_utc_ms, act.moment)
             yield from _closing(place, row, self.closed.get(number))
+
+
+def debt_terms_of(body: wishes.AddDebt) -> DebtTerms:
+    """How a debt is collected, as it was agreed."""
+    kind = DebtKind(body.kind)
+    return DebtTerms(
+        debt_id=body.debt_id,
+        kind=kind,
+        share_ppm=body.share_ppm if kind is DebtKind.PAYMENT else 0,
+        daily_nano=body.daily_nano if kind is DebtKind.TIME else 0,
+        weekly_cap_nano=body.weekly_cap_nano or None,
+    )
 
 
 def _closing(place: str, row: ShiftRow, act: Act | None) -> Iterator[str]:

@@ -134,6 +134,7 @@ class EnergyReplay:
         self._recharges: dict[str, list[int]] = {}
         self._registers: dict[str, Mapping[int, str]] = {}
         self._number = 0
+        self._facts = 0
 
     def take(self, lines: Sequence[SettlementLine], utc_ms: int) -> Recomputed:
         """The lines of one transaction with the charges that follow from what they count."""
@@ -180,6 +181,9 @@ class EnergyReplay:
             count.is_told = count.is_told and all(line.facts for line in lines)
             for line in lines:
                 wrong = course.times.fact_problems(line, utc_ms, count.period)
+                if len(line.facts) < self._facts:
+                    wrong.append("it tells fewer facts than lines before it")
+                self._facts = max(self._facts, len(line.facts))
                 wrong += course.times.time_problems(self._number, line, utc_ms)
                 wrong += _count(course, count, line)
                 found.problems += [f"{place}: {what}" for what in wrong]

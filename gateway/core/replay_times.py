@@ -18,13 +18,26 @@ from typing import Final, NamedTuple
 from gateway.core.bands import band_run
 from gateway.core.civil import Period, civil_day, midnight
 from gateway.core.fees import Facts
-from gateway.core.ledger import SettlementLine
+from gateway.core.guard import GuardEvent
+from gateway.core.ledger import RebaseFlag, SettlementLine
 from gateway.core.rates import Cell, Rates
+from gateway.core.requests import ReleaseQuarantine, ReplaceMeter
 from gateway.core.schedule import NEVER_MS, Schedule
 from gateway.core.tariff import DAILY, PERIOD_CLOSE
 
 # Labels of one instant are taken one after the other, and a commit may wait for room on the disk.
 SLACK_MS: Final = 600_000
+# With one of these a line's registers may move by other than what was settled.
+REBASING: Final = frozenset(
+    {
+        GuardEvent.ROLLOVER.value,
+        GuardEvent.REGISTER_REGRESSION.value,
+        GuardEvent.METER_RESET.value,
+        RebaseFlag.METER_REPLACED.value,
+        RebaseFlag.RELEASED.value,
+    }
+)
+_DECIDED: Final = frozenset({RebaseFlag.METER_REPLACED.value, RebaseFlag.RELEASED.value})
 _FACTS: Final = 1 + len(Facts._fields)
 
 
@@ -148,6 +161,8 @@ class StayTimes:
             wrong = line.cells or any(facts)
             return ["a line without a version has energy or facts"] if wrong else []
         found: list[str] = []
+        if not {facts.recharged, facts.complete, facts.joined} <= {0, 1}:
+            found.append("facts that are yes or no are neither 0 nor 1")
         if any(not key.startswith(f"{number}/") for key, _ in line.cells):
             found.append(f"a line of version {number} has energy of another one")
         found += self._accrued(facts, line, utc_ms)
@@ -301,3 +316,43 @@ def registers_of(
     if len(moved) == 1 and len(by_source) == 1:
         return {**known, moved[0]: next(iter(by_source))}, problem
     return {} if problem else known, problem
+
+
+def decision_problems(
+    lines: Sequence[SettlementLine],
+    decisions: Sequence[tuple[int, ReplaceMeter | ReleaseQuarantine]],
+    utc_ms: int,
+) -> list[str]:
+    """What lines, posted at `utc_ms`, say of a person's decisions (instant, request) that nobody
+    made; of a replacement the registers too."""
+    found: list[str] = []
+    for line in lines:
+        if _DECIDED.isdisjoint(line.flags):
+            continue
+        near = [
+            body
+            for at, body in decisions
+            if body.meter_id == line.meter_id and abs(at - utc_ms) <= SLACK_MS
+        ]
+        released = any(isinstance(body, ReleaseQuarantine) for body in near)
+        if RebaseFlag.RELEASED in line.flags and not released:
+            found.append(f"meter {line.meter_id}: nobody asked for the release of its energy")
+        if RebaseFlag.METER_REPLACED in line.flags:
+            exchanged = [body for body in near if isinstance(body, ReplaceMeter)]
+            if not exchanged:
+                found.append(f"meter {line.meter_id}: nobody asked for its replacement")
+            elif REBASING.intersection(line.flags) == {RebaseFlag.METER_REPLACED}:
+                same = [one for one in lines if one.meter_id == line.meter_id]
+                if line is same[-1] and not any(_exchanges(same, body) for body in exchanged):
+                    found.append(
+                        f"meter {line.meter_id}: settled to {list(line.to_wh)}, not by way of the "
+                        "closing and opening registers of its replacement"
+                    )
+    return found
+
+
+def _exchanges(lines: Sequence[SettlementLine], body: ReplaceMeter) -> bool:
+    """Whether what one posting settled goes to the closing and on from the opening registers."""
+    advance = map(sum, zip(*(line.advance_wh for line in lines), strict=False))
+    moved = zip(lines[0].from_wh, body.closing_wh, body.opening_wh, lines[-1].to_wh, strict=False)
+    return [closed - begun + ended - opened for begun, closed, opened, ended in moved] == [*advance]

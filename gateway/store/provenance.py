@@ -6,13 +6,15 @@ The tables are not part of the chain; the requests are. What is derived from the
 
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.core.errors import RefusedError, StoreCorruptError
+from gateway.core.credit import CreditTerms, DebtTerms
+from gateway.core.errors import GatewayError, RefusedError, StoreCorruptError
 from gateway.core.ledger import Transaction
+from gateway.core.money import Currency
 from gateway.core.provenance import (
     ACTIONS,
     ASSIGN_METER,
@@ -24,9 +26,11 @@ from gateway.core.provenance import (
     StayRow,
 )
 from gateway.core.requests import decode_body
-from gateway.core.shift import SHIFT_MEMO, MeansTotal, cash_up, money_taken
-from gateway.store.accounts import all_points
+from gateway.core.shift import SHIFT_MEMO, MeansTotal, cash_up, money_taken, shift_of
+from gateway.core.terms_document import terms_from_document
+from gateway.store.accounts import all_points, debts_of
 from gateway.store.audit import audit_head
+from gateway.store.ledger import read_site
 from gateway.store.registry import read_assignments
 from gateway.store.rows import as_int, as_text, mapping
 from gateway.store.shifts import Payment, all_shifts, read_payment, shift_transactions
@@ -51,6 +55,8 @@ class _Rows:
     stays: Mapping[str, Sequence[StayRow]]
     meters: Mapping[str, Sequence[MeterRow]]
     shifts: Sequence[ShiftRow]
+    terms: Mapping[str, Sequence[CreditTerms | None]]
+    debts: Mapping[str, Sequence[DebtTerms]]
 
 
 class RowProof:
@@ -63,6 +69,9 @@ class RowProof:
         self._rows: _Rows | None = None
         self._made = Provenance()
         self._is_readable = True
+        site = read_site(connection)
+        self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
+        self._zone = site.zone
         tables = {
             as_text(row[0])
             for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
@@ -76,6 +85,8 @@ class RowProof:
                 _stays(connection),
                 _meters(connection),
                 _shifts(connection),
+                _terms(connection, self._read),
+                _debts(connection),
             )
         finally:
             connection.execute("ROLLBACK")
@@ -107,16 +118,25 @@ class RowProof:
             # Nothing follows from what this program cannot read, and rows are none of its business.
             self._is_readable = False
 
-    def problems(self, places: Mapping[str, str]) -> list[str]:
-        """What differs; `places` are the points of the meters of settlement lines."""
+    def _read(self, text: str) -> CreditTerms | None:
+        """Terms but for the calendar: a preset is stored as it was when it was agreed."""
+        try:
+            terms = terms_from_document(mapping(text), self._currency, self._zone)
+        except GatewayError:
+            return None
+        return replace(terms, calendar=None)
+
+    def problems(self, settled: Collection[tuple[str, str]]) -> list[str]:
+        """What differs; `settled` are meter and point of every settlement line."""
         rows = self._rows
         if rows is None or not self._is_readable:
             return []
         made = self._made
         return [
             *made.stay_problems(rows.stays),
-            *made.meter_problems(rows.meters, places if rows.meters else {}),
+            *made.meter_problems(rows.meters, settled if rows.meters else ()),
             *made.shift_problems(rows.shifts),
+            *made.credit_problems(rows.terms, rows.debts, self._read),
         ]
 
 
@@ -137,7 +157,6 @@ def payment_problem(
         return f"transaction {seq}: it took no money, and has a row of payment"
     if not stored.actor:
         return None
-    shift = memo.get(SHIFT_MEMO)
     due = Payment(
         seq=seq,
         actor=stored.actor,
@@ -146,7 +165,7 @@ def payment_problem(
         provider=next(iter(taken)),
         reference=memo.get("reference", ""),
         amount_nano=sum(taken.values()),
-        shift=None if shift is None else int(shift),
+        shift=shift_of(transaction),
     )
     return None if stored == due else f"transaction {seq}: its row of payment is {stored}"
 
@@ -182,6 +201,22 @@ def _meters(connection: sqlite3.Connection) -> dict[str, list[MeterRow]]:
         )
         found.setdefault(one.meter_id, []).append(row)
     return found
+
+
+def _terms(
+    connection: sqlite3.Connection, read: Callable[[str], CreditTerms | None]
+) -> dict[str, list[CreditTerms | None]]:
+    found: dict[str, list[CreditTerms | None]] = {}
+    for account_id, text in connection.execute(
+        "SELECT account_id, document FROM account_terms ORDER BY account_id, number"
+    ):
+        found.setdefault(account_id, []).append(read(text))
+    return found
+
+
+def _debts(connection: sqlite3.Connection) -> dict[str, list[DebtTerms]]:
+    names = connection.execute("SELECT DISTINCT account_id FROM debt").fetchall()
+    return {name: debts_of(connection, name) for (name,) in names}
 
 
 def _shifts(connection: sqlite3.Connection) -> list[ShiftRow]:

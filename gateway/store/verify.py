@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.errors import StoreCorruptError
-from gateway.core.guard import GuardEvent
 from gateway.core.ledger import (
     GENESIS,
     Entry,
-    RebaseFlag,
     SettlementLine,
     Transaction,
     TransactionKind,
@@ -24,6 +22,7 @@ from gateway.core.ledger import (
     transaction_body,
     wallet,
 )
+from gateway.core.replay_times import REBASING
 from gateway.store.audit import audit_body
 from gateway.store.checkpoints import (
     Checkpoint,
@@ -50,16 +49,6 @@ from gateway.store.vouchers import voucher_problem
 SLICE: Final = 250
 SLICE_LINES: Final = 2_000
 PROBLEMS_MAX: Final = 100
-# With one of these a line's registers may move by other than what was settled.
-REBASING: Final = frozenset(
-    {
-        GuardEvent.ROLLOVER.value,
-        GuardEvent.REGISTER_REGRESSION.value,
-        GuardEvent.METER_RESET.value,
-        RebaseFlag.METER_REPLACED.value,
-        RebaseFlag.RELEASED.value,
-    }
-)
 
 Progress = Callable[[int, int], None]
 
@@ -160,7 +149,7 @@ def verify_ledger(
     row_proof = RowProof(connection) if since is None else None
     end, audit_records = _verify_audit(connection, audit_start, findings, row_proof)
     if row_proof is not None:
-        findings.add_all(row_proof.problems(proof.places()))
+        findings.add_all(row_proof.problems(proof.settled()))
     return VerifyReport(
         transactions=proof.transactions,
         audit_records=audit_records,
@@ -240,9 +229,9 @@ class _LedgerProof:
         balances = {name: nano for name, nano in self._sums.items() if nano}
         return Sums(balances, dict(self._registers))
 
-    def places(self) -> dict[str, str]:
-        """The point of every meter that was settled: a meter never moves."""
-        return {meter_id: point_id for meter_id, point_id, _ in self._registers}
+    def settled(self) -> set[tuple[str, str]]:
+        """Meter and point of every line."""
+        return {(meter_id, point_id) for meter_id, point_id, _ in self._registers}
 
     def take(
         self,

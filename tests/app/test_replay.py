@@ -352,7 +352,13 @@ def test_a_recharge_that_nobody_asked_for_is_found(ledger: sqlite3.Connection) -
     paid_at = first(made, KINDS.RECHARGE, "wallet:bela")
     credit = (Entry("wallet:asha", NANO), Entry("cash:bank", -NANO))
     for key in ("no such request", made[first(made, KINDS.TRANSFER, "wallet:bela")].request_key):
-        free = replace(made[paid_at], account_id="asha", entries=credit, request_key=key)
+        free = replace(
+            made[paid_at],
+            account_id="asha",
+            entries=credit,
+            request_key=key,
+            utc_ms=made[-1].utc_ms,
+        )
         made.append(free)
     forge(ledger, made)
     assert verify_ledger(ledger).problems == ()
