@@ -85,7 +85,7 @@ class AccountRequests:
                 append_transaction(connection, opening)
             return {"account_id": body.account_id}
 
-        await desk.commit(request, effect)
+        await desk.commit(request, effect, made={"utc_ms": label})
         credit = CreditBook(body.account_id, terms)
         account = Account(body.account_id, credit, opened_utc_ms=label)
         account.credit.apply(opening.entries)
@@ -130,7 +130,7 @@ class AccountRequests:
             add_point(connection, stay)
             return {"account_id": body.account_id, "service_point_id": body.service_point_id}
 
-        await desk.commit(request, effect)
+        await desk.commit(request, effect, made={"utc_ms": label})
         await self._begin(index, account, body.tariff_id, pricer)
 
     async def remove_point(self, body: wishes.RemovePoint, request: Request) -> None:
@@ -159,7 +159,8 @@ class AccountRequests:
                 update_account(connection, account.account_id, service_point_id=left[0])
             return {"service_point_id": body.service_point_id}
 
-        committed = desk.submit(request, effect, posting=self._last_posting([index], label))
+        posting = self._last_posting([index], label)
+        committed = desk.submit(request, effect, posting=posting, made={"utc_ms": label})
         desk.engine.points[index].detach_account()
         await committed
         await desk.enforce(index)
@@ -194,7 +195,7 @@ class AccountRequests:
             save_point_states(connection, states)
             return {"service_point_id": body.service_point_id, "tariff_id": body.tariff_id}
 
-        await desk.submit(request, effect, posting=posting)
+        await desk.submit(request, effect, posting=posting, made={"utc_ms": label})
         self._desk.engine.set_flat(index, flat=desk.shelf.is_flat(body.tariff_id))
         await desk.books.keep(index)
         # What was paid ahead may have been given back.
@@ -246,7 +247,7 @@ class AccountRequests:
             close_account(connection, body.account_id, utc_ms=label)
             return facts
 
-        committed = desk.submit(request, effect, posting=posting)
+        committed = desk.submit(request, effect, posting=posting, made={"utc_ms": label})
         desk.accounts.pop(body.account_id)
         for index in indices:
             desk.engine.points[index].detach_account()

@@ -19,11 +19,13 @@ from gateway.core.limiter import POWER_HOLDS_S, Limiter, LimiterRules, Limits
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
+from gateway.core.provenance import ASSIGN_METER
 from gateway.core.schedule import day_of_month
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
 from gateway.south.models import meter_model
 from gateway.store.accounts import AccountPoint, load_credit, open_points
+from gateway.store.audit import append_audit
 from gateway.store.commands import (
     RequestCursor,
     SwitchAction,
@@ -112,11 +114,10 @@ def provision(connection: Connection, config: Config, utc_ms: int) -> None:
         put_service_point(connection, point)
         current = assignment_of(connection, meter.meter_id)
         if current is None:
-            registers = len(meter_model(meter.model).energy_import)
-            assign_meter(
-                connection,
-                MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, (0,) * registers),
-            )
+            registers = (0,) * len(meter_model(meter.model).energy_import)
+            stay = MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, registers)
+            assign_meter(connection, stay)
+            append_audit(connection, utc_ms=utc_ms, body=_assigned(stay))
         elif current.service_point_id != meter.service_point_id:
             problems.append(
                 f"{meter.place}: service_point: meter {meter.meter_id} stays at "
@@ -124,6 +125,21 @@ def provision(connection: Connection, config: Config, utc_ms: int) -> None:
             )
     if problems:
         raise ConfigurationError(tuple(problems))
+
+
+def _assigned(stay: MeterAssignment) -> dict[str, object]:
+    """The audit record of a meter that is given its point; no request asks for it."""
+    return {
+        "actor": "control",
+        "action": ASSIGN_METER,
+        "object": stay.meter_id,
+        "made": {
+            "meter_id": stay.meter_id,
+            "service_point_id": stay.service_point_id,
+            "opening_wh": list(stay.opening_wh),
+            "utc_ms": stay.from_utc_ms,
+        },
+    }
 
 
 def admit(connection: Connection, running: Config, fresh: Config, utc_ms: int) -> None:
