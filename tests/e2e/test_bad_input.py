@@ -234,6 +234,15 @@ def test_bad_calls_on_the_terminal(site: Gateway) -> None:
         code = said.partition(":")[0]
         assert on_record(site, before, code)["actor"].startswith("uid:")
     assert books(site) == head
+    shown = json.loads(site.cli("ledger", "audit", "--refused", "--last", "2", "--json").stdout)
+    assert [one["record"]["result"] for one in shown] == ["VOUCHER_FORMAT", "CALENDAR_NEVER_CUTS"]
+    first = site.call("GET", "/audit-log?limit=2")
+    second = site.call("GET", f"/audit-log?limit=2&cursor={first['next_cursor']}")
+    seqs = [one["seq"] for one in first["items"] + second["items"]]
+    assert seqs == list(range(len(records(site)), len(records(site)) - 4, -1))
+    table = site.cli("ledger", "audit", "--refused", "--last", "2").stdout
+    assert "CALENDAR_NEVER_CUTS" in table
+    assert "friendly_hours.windows" in table
 
 
 def test_a_flood_is_a_few_records_with_every_call_counted(site: Gateway, manager: str) -> None:
