@@ -17,6 +17,7 @@ HIGHEST_ADDRESS = const(0xF7)
 
 ALARM_REGISTER = const(0x0001)  # threshold of the alarm in W
 ADDRESS_REGISTER = const(0x0002)
+HIGHEST_ENERGY_WH = const(9_999_999)  # 9,999.99 kWh and what may stand behind its last digit
 _INPUT_REGISTERS = const(10)
 _ALARM_ON = const(0xFFFF)
 
@@ -138,6 +139,8 @@ def implausible(values, max_current_ma):
         return "frequency"
     if values.power_factor_pct > 100:
         return "power_factor"
+    if values.energy_wh > HIGHEST_ENERGY_WH:
+        return "energy"
     if values.current_ma > max_current_ma * 6 // 5:
         return "current"
     # dV x mA is 1e-4 W, a dW is 1000 of it.

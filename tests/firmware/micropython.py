@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -42,16 +42,18 @@ def application() -> list[Path]:
 
 @cache
 def compiled(source: Path) -> bytes:
-    """The `.mpy` file of one source. Raises CalledProcessError when MicroPython refuses it."""
+    """The `.mpy` file of one source. Fails with MicroPython's words when it is no MicroPython."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "out.mpy"
         name = source.relative_to(FIRMWARE).as_posix()
-        subprocess.run(
+        answer = subprocess.run(
             [*CROSS, "-s", name, "-o", str(out), str(source)],
-            check=True,
+            check=False,
             capture_output=True,
+            text=True,
             timeout=30,
         )
+        assert answer.returncode == 0, answer.stderr
         return out.read_bytes()
 
 
@@ -73,9 +75,11 @@ def test_files() -> dict[str, bytes]:
     }
 
 
-def start(program: str, form: str) -> subprocess.Popen[str]:
-    """Start a program with firmware (`form`: "py" or "mpy") and shared tests mounted."""
-    files = firmware_files(form) | test_files()
+def start(
+    program: str, form: str, extra: Mapping[str, bytes] | None = None
+) -> subprocess.Popen[str]:
+    """Start a program with firmware (`form`: "py" or "mpy"), shared tests and `extra` mounted."""
+    files = firmware_files(form) | test_files() | dict(extra or {})
     job = {
         "files": {path: base64.b64encode(content).decode() for path, content in files.items()},
         "program": PROLOGUE + program,
@@ -105,9 +109,15 @@ def finish(process: subprocess.Popen[str], timeout_s: float) -> list[Any]:
     return [json.loads(line) for line in shown.splitlines()]
 
 
-def run(program: str, *, form: str = "py", timeout_s: float = 60) -> list[Any]:
+def run(
+    program: str,
+    *,
+    form: str = "py",
+    extra: Mapping[str, bytes] | None = None,
+    timeout_s: float = 60,
+) -> list[Any]:
     """Run a program to its end; it prints JSON, a value a line."""
-    return finish(start(program, form), timeout_s)
+    return finish(start(program, form, extra), timeout_s)
 
 
 def module_names(places: Iterable[Path]) -> list[str]:

@@ -96,6 +96,8 @@ def test_what_no_module_can_measure_is_named():
     assert name(frequency_dhz=661) == "frequency"
     assert name(power_factor_pct=101) == "power_factor"
     assert name(current_ma=120_001) == "current"
+    assert name(energy_wh=9_999_999) is None
+    assert name(energy_wh=10_000_000) == "energy"
     # 225.7 V x 0.108 A x 1.2 + 5 W = 34.2 W
     assert name(power_dw=342) is None
     assert name(power_dw=343) == "power"

@@ -1,0 +1,121 @@
+"""The relay: closed exactly while no reason stands against supply; both survive resets and cuts.
+
+The record is kept in NVS (survives power loss) and in RTC memory (survives a reset when NVS fails).
+Its first byte is 1 for closed, 0 for open: all that `boot.py` needs to set the pin.
+Order of every change: record first, pin last. So a restart at any point leaves the relay as it was
+before the change or as the change wants it; a change that does not move the relay never moves it.
+"""
+
+import binascii
+import struct
+
+from node.port import const
+
+# A reason's place is its bit in the kept record: append only.
+REASONS = ("command", "lease", "expired", "overload", "voltage", "safety")
+_FORM = "<BHI"
+_KEY = "relay"
+_SIZE = const(11)  # first in RTC memory; what others keep there goes behind
+
+
+class Relay:
+    """The relay of one board.
+
+    `failed`: the pin does not follow. `unrecorded`: the last change is not in NVS.
+    """
+
+    def __init__(self, board):
+        """Take over the newest good record. Without one the relay stays as the pin shows it, open
+        as if by command.
+        """
+        self._board = board
+        self.failed = self.unrecorded = False
+        rtc, nvs = _unpack(board.rtc_get()[:_SIZE]), _unpack(board.nvs_get(_KEY))
+        newest = max(rtc, nvs) if rtc and nvs else rtc or nvs
+        if newest:
+            self._change, self._mask = newest
+        else:
+            self._change = 0
+            self._mask = 0 if board.relay_get() else 1 << REASONS.index("command")
+        if not rtc or rtc != nvs:
+            self._record_anyway()
+        self.refresh()
+
+    @property
+    def reasons(self):
+        """The names of the reasons that stand, in the order of `REASONS`."""
+        return [name for i, name in enumerate(REASONS) if self._mask >> i & 1]
+
+    @property
+    def closed(self):
+        """Whether the relay is meant to be closed."""
+        return not self._mask
+
+    def add(self, reason):
+        """A reason against supply: opens the relay. Returns False when it stood already.
+
+        It opens even if the record cannot be written.
+        """
+        mask = self._mask | 1 << REASONS.index(reason)
+        if mask == self._mask:
+            return False
+        self._take(mask)
+        self._record_anyway()
+        self.refresh()
+        return True
+
+    def clear(self, *reasons):
+        """Take reasons away; closes when none is left. Returns False when none of them stood.
+
+        Raises OSError when the record cannot be written: then nothing has changed.
+        """
+        before = self._mask
+        mask = before
+        for reason in reasons:
+            mask &= ~(1 << REASONS.index(reason))
+        if mask == before:
+            return False
+        self._take(mask)
+        try:
+            self._record()
+        except OSError:
+            self._take(before)
+            self._record_anyway()
+            raise
+        self.refresh()
+        return True
+
+    def refresh(self):
+        """Bring the pin in line with the reasons; to be called now and then. Tells by `failed`."""
+        if self._board.relay_get() != self.closed:
+            self._board.relay_set(self.closed)
+        self.failed = self._board.relay_get() != self.closed
+
+    def _take(self, mask):
+        self._mask = mask
+        self._change += 1
+
+    def _record(self):
+        kept = struct.pack(_FORM, int(self.closed), self._mask, self._change)
+        kept += struct.pack("<I", binascii.crc32(kept))
+        self.unrecorded = True
+        self._board.rtc_set(kept + self._board.rtc_get()[_SIZE:])
+        self._board.nvs_set(_KEY, kept)
+        self._board.nvs_commit()
+        self.unrecorded = False
+
+    def _record_anyway(self):
+        try:
+            self._record()
+        except OSError:
+            pass  # what stands in memory goes on; the next change tries again
+
+
+def _unpack(kept):
+    """(number of the change, mask) of a kept record, or None."""
+    if len(kept or b"") != _SIZE:
+        return None
+    if struct.unpack_from("<I", kept, _SIZE - 4)[0] != binascii.crc32(kept[: _SIZE - 4]):
+        return None
+    _, mask, change = struct.unpack_from(_FORM, kept)
+    return change, mask
