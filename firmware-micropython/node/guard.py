@@ -68,7 +68,6 @@ class Guard:
             if self._held_elapsed_s is not None or elapsed_s is None:
                 return HELD, None
             # The clock was set meanwhile: one more chance, now that the time is known.
-            self._held_elapsed_s = elapsed_s
             confirmed = True
         if counter_wh >= self.last_wh:
             self._drop_wh = None

@@ -1,6 +1,8 @@
 """Driver of PZEM-004T modules on one UART: one request at a time, checked, tried again.
 
 The module answers only while its mains side is live: silence is a fault to be told, never zero use.
+An answer that comes after its time-out may be taken for that of the next try to the same module:
+Modbus RTU cannot tell, and it is a true reading, half a second old.
 """
 
 import asyncio

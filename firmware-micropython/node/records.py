@@ -1,6 +1,6 @@
 """Offline readings as records of 32 bytes: what a spool keeps and a backlog message carries.
 
-Pure. Numbers in the order of the protocol's `records` (docs/node-protocol.md).
+Pure. The numbers have the order of a backlog message's `records`.
 """
 
 import binascii

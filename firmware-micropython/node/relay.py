@@ -1,9 +1,10 @@
 """The relay: closed exactly while no reason stands against supply; both survive resets and cuts.
 
 The record is kept in NVS (survives power loss) and in RTC memory (survives a reset when NVS fails).
-Its first byte is 1 for closed, 0 for open: all that `boot.py` needs to set the pin.
-Order of every change: record first, pin last. So a restart at any point leaves the relay as it was
-before the change or as the change wants it; a change that does not move the relay never moves it.
+Beside it NVS holds one byte for boot.py, which sets the pin by it: 1 closed, 0 open.
+Order of every change: RTC memory, record, byte, pin. So what is good in RTC memory is the newest,
+and a restart at any point leaves the relay as it was before the change or as the change wants it: a
+pin that has moved is never moved back, a change that does not move it never does.
 """
 
 import binascii
@@ -13,9 +14,10 @@ from node.port import const
 
 # A reason's place is its bit in the kept record: append only.
 REASONS = ("command", "lease", "expired", "overload", "voltage", "safety")
-_FORM = "<BHI"
-_KEY = "relay"
-_SIZE = const(11)  # first in RTC memory; what others keep there goes behind
+_FORM = "<H"
+_KEY = "relay_why"
+_BOOT_KEY = "relay"
+_SIZE = const(6)  # first in RTC memory; what others keep there goes behind
 
 
 class Relay:
@@ -31,13 +33,10 @@ class Relay:
         self._board = board
         self.failed = self.unrecorded = False
         rtc, nvs = _unpack(board.rtc_get()[:_SIZE]), _unpack(board.nvs_get(_KEY))
-        newest = max(rtc, nvs) if rtc and nvs else rtc or nvs
-        if newest:
-            self._change, self._mask = newest
-        else:
-            self._change = 0
+        self._mask = nvs if rtc is None else rtc
+        if self._mask is None:
             self._mask = 0 if board.relay_get() else 1 << REASONS.index("command")
-        if not rtc or rtc != nvs:
+        if not rtc == nvs == self._mask or board.nvs_get(_BOOT_KEY) != self._level():
             self._record_anyway()
         self.refresh()
 
@@ -59,7 +58,7 @@ class Relay:
         mask = self._mask | 1 << REASONS.index(reason)
         if mask == self._mask:
             return False
-        self._take(mask)
+        self._mask = mask
         self._record_anyway()
         self.refresh()
         return True
@@ -75,11 +74,11 @@ class Relay:
             mask &= ~(1 << REASONS.index(reason))
         if mask == before:
             return False
-        self._take(mask)
+        self._mask = mask
         try:
             self._record()
         except OSError:
-            self._take(before)
+            self._mask = before
             self._record_anyway()
             raise
         self.refresh()
@@ -91,16 +90,17 @@ class Relay:
             self._board.relay_set(self.closed)
         self.failed = self._board.relay_get() != self.closed
 
-    def _take(self, mask):
-        self._mask = mask
-        self._change += 1
+    def _level(self):
+        return b"\x01" if self.closed else b"\x00"
 
     def _record(self):
-        kept = struct.pack(_FORM, int(self.closed), self._mask, self._change)
+        kept = struct.pack(_FORM, self._mask)
         kept += struct.pack("<I", binascii.crc32(kept))
         self.unrecorded = True
         self._board.rtc_set(kept + self._board.rtc_get()[_SIZE:])
         self._board.nvs_set(_KEY, kept)
+        if self._board.nvs_get(_BOOT_KEY) != self._level():
+            self._board.nvs_set(_BOOT_KEY, self._level())
         self._board.nvs_commit()
         self.unrecorded = False
 
@@ -112,10 +112,9 @@ class Relay:
 
 
 def _unpack(kept):
-    """(number of the change, mask) of a kept record, or None."""
+    """The mask of a kept record, or None."""
     if len(kept or b"") != _SIZE:
         return None
     if struct.unpack_from("<I", kept, _SIZE - 4)[0] != binascii.crc32(kept[: _SIZE - 4]):
         return None
-    _, mask, change = struct.unpack_from(_FORM, kept)
-    return change, mask
+    return struct.unpack_from(_FORM, kept)[0]

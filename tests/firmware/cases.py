@@ -179,7 +179,11 @@ def relayed() -> st.SearchStrategy[Any]:
     writes = st.one_of(st.none(), st.integers(0, 9))
     step = st.tuples(st.booleans(), names, writes, writes, st.booleans()).map(list)
     return st.fixed_dictionaries(
-        {"closed_at_first": st.booleans(), "steps": st.lists(step, min_size=1, max_size=8)}
+        {
+            "closed_at_first": st.booleans(),
+            "nvs_is_eager": st.booleans(),
+            "steps": st.lists(step, min_size=1, max_size=8),
+        }
     )
 
 

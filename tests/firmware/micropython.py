@@ -1,6 +1,8 @@
 """Programs in real MicroPython: node runs its WebAssembly build with the firmware's files.
 
-`run(program)` mounts the firmware twice if asked: as the source, or as the `.mpy` files that ship.
+`run(program)` mounts the firmware as its source, or as the `.mpy` files that ship. What a program
+awaits belongs into a task (`in_task`): a `wait_for` at the top level of that build spins for ever
+once a promise of JavaScript is awaited below it.
 """
 
 import base64
@@ -107,6 +109,11 @@ def finish(process: subprocess.Popen[str], timeout_s: float) -> list[Any]:
         process.kill()
     assert process.returncode == 0, complaints or shown
     return [json.loads(line) for line in shown.splitlines()]
+
+
+def in_task(imports: str, call: str) -> str:
+    """A program that awaits a call in a task, after a line of imports."""
+    return f"import asyncio\n{imports}\nawait asyncio.create_task({call})\n"
 
 
 def run(

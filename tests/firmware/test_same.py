@@ -11,9 +11,10 @@ from tests.firmware import micropython
 def test_shared_tests_pass_in_micropython(form: str) -> None:
     """Every test function that CPython collects from same/ passes there as well."""
     names = micropython.module_names(sorted(micropython.SAME.glob("test_*.py")))
-    outcomes = micropython.run(
-        f"from tests.firmware.runner import suite\nawait suite.run_tests({names!r})", form=form
+    program = micropython.in_task(
+        "from tests.firmware.runner import suite", f"suite.run_tests({names!r})"
     )
+    outcomes = micropython.run(program, form=form)
     assert [f"{name}: {failure}" for name, failure in outcomes if failure] == []
     wanted = {
         f"{name}.{key}"

@@ -87,6 +87,7 @@ class MemoryBoard:
         self.nvs = {}
         self.rtc = b""
         self.pin = False
+        self.nvs_is_eager = False  # whether a set lasts before its commit: the ESP32's mostly does
         self.nvs_broken = False
         self.pin_stuck = False
         self.moves = 0
@@ -116,6 +117,8 @@ class MemoryBoard:
             raise OSError(5)
         self.spend()
         self._pending[key] = value
+        if self.nvs_is_eager:
+            self.nvs[key] = value
 
     def nvs_commit(self):
         self.spend()
@@ -138,8 +141,9 @@ class MemoryBoard:
     def after_power_loss(self):
         """The same node after the power was away; boot.py has set the pin from NVS."""
         board = MemoryBoard()
+        board.nvs_is_eager = self.nvs_is_eager
         board.nvs = dict(self.nvs)
         board.files.contents = dict(self.files.contents)
         kept = board.nvs.get("relay")
-        board.pin = bool(kept) and kept[0] == 1
+        board.pin = kept == b"\x01"
         return board

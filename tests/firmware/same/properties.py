@@ -219,9 +219,13 @@ def mac(case):
 
 
 def relayed(case):
-    """A cut at any write leaves the relay as before the change or after it, for good."""
+    """A cut at any write leaves the relay as before the change or after it, for good.
+
+    A pin that has moved is never moved back.
+    """
     board = MemoryBoard()
     board.pin = case["closed_at_first"]
+    board.nvs_is_eager = case["nvs_is_eager"]
     relay = Relay(board)
     path = []
     for add, names, cut, again, power_loss in case["steps"]:
@@ -237,8 +241,10 @@ def relayed(case):
             else:
                 relay.clear(*names)
         except CutError:
+            moved = board.pin != (not before)
             board = _restart(board, power_loss, again)
             relay = Relay(board)
+            assert not moved or relay.closed == (not after)
         board.writes_left = None
         between = [n for n in REASONS if (n in before) != (n in after)]
         assert all((n in relay.reasons) == (n in before) or n in between for n in REASONS)
