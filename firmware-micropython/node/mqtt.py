@@ -15,8 +15,6 @@ from node.port import const
 MOST_WAITING = const(8)  # messages nobody has taken; publishes without PUBACK
 MOST_SENT = const(8_192)
 _PIECE_BYTES = const(512)
-
-
 _BROKEN = (OSError, EOFError, asyncio.TimeoutError, packets.PacketError)
 
 
@@ -61,10 +59,13 @@ class Client:
             self.closed = f"no connection: {error!r}"
             raise MqttError(self.closed) from None
         self._sent_ms = self._heard_ms = self._board.ticks_ms()
-        await self._write(self._hello)
         try:
+            await self._write(self._hello)
             kind, _, body = await asyncio.wait_for(self._packet(), self.timeout_s)
             refusal = packets.read_connack(body) if kind == packets.CONNACK else "no CONNACK"
+        except asyncio.CancelledError:
+            self._close("cancelled")
+            raise
         except _BROKEN as error:
             refusal = repr(error)
         if refusal:

@@ -115,6 +115,20 @@ async def test_a_stream_that_does_not_open_has_a_deadline():
         assert "no connection" in await failure(made(peer).connect("h", 1))
 
 
+async def test_a_cancelled_login_closes_its_stream():
+    """A node has few sockets."""
+    peer = Peer()
+    waiting = asyncio.create_task(made(peer).connect("h", 1))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    try:
+        await waiting
+    except asyncio.CancelledError:
+        assert peer.closed
+        return
+    raise AssertionError("not cancelled")
+
+
 async def test_what_no_broker_sends_ends_the_connection():
     """Each at once; whoever waits is told."""
     for said in (
