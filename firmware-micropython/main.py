@@ -1,0 +1,5 @@
+# Starts the application of the slot that the loader chooses. No update changes this file.
+import loader
+import machine
+
+loader.start(loader.Files(), loader.Nvs(), machine, loader.run)
