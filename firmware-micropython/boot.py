@@ -1,5 +1,5 @@
 # The relay before anything else: its pin takes the latched level and holds it.
-# No update changes this file. NVS `relay_pin`: the pin and the level that closes; `relay`: 1 closed.
+# No update changes this file. NVS `relay_pin`: pin and level that closes it; `relay`: 1 closed.
 try:
     import esp32
     import machine

@@ -1,4 +1,4 @@
-"""Chooses the slot to start, so that a node always comes up with a good application or waits safely.
+"""Chooses the slot to start: a node comes up with a good application or waits safely.
 
 No update changes this file, so it is small and believes nothing but what it can read.
 
@@ -9,6 +9,7 @@ No update changes this file, so it is small and believes nothing but what it can
 """
 
 import json
+import os
 import sys
 
 SLOTS = ("a", "b")
@@ -29,13 +30,9 @@ class Files:
         return open(path, mode)
 
     def rename(self, old, new):
-        import os
-
         os.rename(old, new)
 
     def remove(self, path):
-        import os
-
         os.remove(path)
 
 
@@ -67,6 +64,11 @@ class Nvs:
 def other(slot):
     """The other slot."""
     return SLOTS[1 - SLOTS.index(slot)]
+
+
+def manifest(slot):
+    """Where the manifest of a slot stands."""
+    return f"/slot_{slot}/manifest"
 
 
 def _read(files, path):
@@ -101,7 +103,7 @@ def pointed(files):
 def security_of(files, slot):
     """The security counter of a whole slot; None for a slot that is not whole."""
     try:
-        return int(json.loads(_read(files, "/slot_%s/manifest" % slot))["security"])
+        return int(json.loads(_read(files, manifest(slot)))["security"])
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -131,7 +133,7 @@ def give_up(files, trial, reason):
 
 def _drop(files, trial):
     """Forget a trial whose slot is not pointed to; that slot is not started again."""
-    _remove(files, "/slot_%s/manifest" % trial["slot"])
+    _remove(files, manifest(trial["slot"]))
     if "failed" in trial:
         files.rename("/trial", "/failed")
     else:
@@ -147,7 +149,7 @@ def _judge_trial(files):
         # Cut between the two steps of a switch, there or back.
         _drop(files, trial)
     elif "failed" in trial or trial["boots"] == 0 or security_of(files, trial["slot"]) is None:
-        give_up(files, trial, "started %d times without proof" % trial.get("started", 0))
+        give_up(files, trial, f"started {trial.get('started', 0)} times without proof")
     else:
         trial["boots"] -= 1
         trial["started"] = trial.get("started", 0) + 1
@@ -200,7 +202,7 @@ def start(files, nvs, machine, run):
     nvs.set("tries", bytes([min(tries + 1, SAFE_TRIES + 2)]))
     slot, safe = choose(files, int.from_bytes(nvs.get("security") or b"", "big"), tries)
 
-    def settle(timer):
+    def settle(_):
         nvs.set("tries", b"\0")
         if safe:
             machine.reset()

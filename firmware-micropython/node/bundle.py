@@ -7,10 +7,7 @@ allocated by it.
 
 import json
 
-try:
-    import deflate
-except ImportError:
-    deflate = None
+from node import port
 
 MAGIC = b"PGN1"
 PREFIX = 8
@@ -34,7 +31,7 @@ class UpdateError(Exception):
     """Why an update is refused: `code` for programs, `message` for people."""
 
     def __init__(self, code, message):
-        Exception.__init__(self, code + ": " + message)
+        super().__init__(code + ": " + message)
         self.code = code
         self.message = message
 
@@ -45,7 +42,7 @@ def header_length(prefix):
         raise UpdateError("UPDATE_FORM", "not a bundle")
     length = int.from_bytes(prefix[4:], "big")
     if not 2 <= length <= HEADER_MAX:
-        raise UpdateError("UPDATE_FORM", "header of %d bytes" % length)
+        raise UpdateError("UPDATE_FORM", f"header of {length} bytes")
     return length
 
 
@@ -67,14 +64,14 @@ class Header:
                 for name, size, sha256 in fields["files"]
             ]
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise UpdateError("UPDATE_FORM", "the header is not of its form")
+            raise UpdateError("UPDATE_FORM", "the header is not of its form") from None
         if not 1 <= len(self.files) <= FILES_MAX:
-            raise UpdateError("UPDATE_FORM", "%d files" % len(self.files))
+            raise UpdateError("UPDATE_FORM", f"{len(self.files)} files")
         if len({name for name, _, _ in self.files}) != len(self.files):
             raise UpdateError("UPDATE_FORM", "a file stands twice")
         self.unpacked = sum([size for _, size, _ in self.files])
         if self.unpacked > UNPACKED_MAX:
-            raise UpdateError("UPDATE_FORM", "%d bytes unpacked" % self.unpacked)
+            raise UpdateError("UPDATE_FORM", f"{self.unpacked} bytes unpacked")
 
 
 def _number(value, low, high):
@@ -118,28 +115,11 @@ class Inflate:
     """Reads the unpacked bytes of a payload from a file that stands at its beginning."""
 
     def __init__(self, file):
-        self._file = file
-        if deflate is None:
-            import zlib
-
-            self._zlib = zlib.decompressobj(WINDOW_BITS_MAX)
-        else:
-            self._stream = deflate.DeflateIO(file, deflate.ZLIB)
+        self._stream = port.inflate(file, WINDOW_BITS_MAX)
 
     def read(self, count):
         """At most `count` bytes, none at the end. Raises UpdateError UPDATE_DAMAGED."""
         try:
-            return self._read(count) if deflate is None else self._stream.read(count)
-        except Exception:
-            # zlib.error, OSError, EOFError: each interpreter has its own.
-            raise UpdateError("UPDATE_DAMAGED", "the payload cannot be unpacked")
-
-    def _read(self, count):
-        while not self._zlib.eof:
-            packed = self._zlib.unconsumed_tail or self._file.read(512)
-            unpacked = self._zlib.decompress(packed, count)
-            if unpacked:
-                return unpacked
-            if not packed:
-                raise EOFError
-        return b""
+            return self._stream.read(count)
+        except (OSError, EOFError, ValueError):
+            raise UpdateError("UPDATE_DAMAGED", "the payload cannot be unpacked") from None

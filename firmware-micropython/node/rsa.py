@@ -1,4 +1,4 @@
-"""RSA-3072 signatures, PKCS#1 v1.5 with SHA-256 (RFC 8017, 8.2.2), exponent 65537. Verifies only."""
+"""Verifies RSA-3072 signatures, PKCS#1 v1.5 with SHA-256 (RFC 8017, 8.2.2), exponent 65537."""
 
 SIZE = 384
 # DigestInfo of SHA-256 (RFC 8017, 9.2, note 1).

@@ -1,6 +1,6 @@
 """The signed update: fetch, verify, unpack to the slot not in use, switch, prove or go back.
 
-Works together with `loader.py`, which no update changes; the files between them are described there.
+Works together with `loader.py`, which no update changes and which describes the files between them.
 A cut of power is allowed after any write: the slot in use is never written, and the pointer moves
 only by rename.
 """
@@ -104,9 +104,9 @@ class Update:
         if self._files.stat_size("/trial") is not None:
             raise UpdateError("UPDATE_TRIAL", "the present version has not proved itself yet")
         if security < security_of(self._board):
-            raise UpdateError("UPDATE_OLD", "security counter %d is too low" % security)
+            raise UpdateError("UPDATE_OLD", f"security counter {security} is too low")
         if not bundle.PREFIX + bundle.SIGNATURE < size <= bundle.BUNDLE_MAX:
-            raise UpdateError("UPDATE_SIZE", "a bundle of %d bytes" % size)
+            raise UpdateError("UPDATE_SIZE", f"a bundle of {size} bytes")
         try:
             digest = bytes.fromhex(sha256)
         except ValueError:
@@ -118,7 +118,7 @@ class Update:
         try:
             self._resume(digest)
         except OSError:
-            raise UpdateError("STORAGE_FULL", "the update cannot be kept")
+            raise UpdateError("STORAGE_FULL", "the update cannot be kept") from None
 
     def _resume(self, digest):
         self._tail = bytearray()
@@ -132,13 +132,13 @@ class Update:
         _make_directory(self._files, "/data")
         _remove(self._files, PART)
         if self._files.free_bytes() < self.size + SPARE_BYTES:
-            raise UpdateError("STORAGE_FULL", "no room for %d bytes" % self.size)
+            raise UpdateError("STORAGE_FULL", f"no room for {self.size} bytes")
         with self._files.open(PART, "wb") as file:
             file.write(digest)
         self.offset = 0
 
     def want(self):
-        """(offset, count) of the next chunk to ask for; None when all is there or none is wanted."""
+        """(offset, count) of the next chunk to ask for; None when there is none to ask for."""
         left = self.size - self.offset
         return (self.offset, min(CHUNK, left)) if left > 0 else None
 
@@ -156,7 +156,7 @@ class Update:
             except OSError:
                 self.offset = (self._files.stat_size(PART) or PART_HEAD) - PART_HEAD
                 self._tail = bytearray()
-                raise UpdateError("STORAGE_FULL", "the update cannot be kept")
+                raise UpdateError("STORAGE_FULL", "the update cannot be kept") from None
             self._tail = bytearray()
         return True
 
@@ -180,7 +180,7 @@ class Update:
             raw = await self._verified()
             await self._unpack(bundle.Header(raw), raw)
         except OSError:
-            raise UpdateError("STORAGE_FULL", "the flash refuses")
+            raise UpdateError("STORAGE_FULL", "the flash refuses") from None
         except UpdateError:
             self.forget()
             raise
@@ -215,10 +215,7 @@ class Update:
         return raw
 
     def _signed(self, digest, signature):
-        for key in self._keys:
-            if rsa.verified(key, digest, signature):
-                return True
-        return False
+        return any(rsa.verified(key, digest, signature) for key in self._keys)
 
     def _check_purpose(self, header):
         if header.product != PRODUCT:
@@ -226,10 +223,10 @@ class Update:
         hardware = (self._board.nvs_get("hardware") or b"").decode()
         if header.hardware != hardware:
             raise UpdateError(
-                "UPDATE_HARDWARE", "for %s, this is %s" % (header.hardware, hardware or "unknown")
+                "UPDATE_HARDWARE", f"for {header.hardware}, this is {hardware or 'unknown'}"
             )
         if header.security < security_of(self._board):
-            raise UpdateError("UPDATE_OLD", "security counter %d is too low" % header.security)
+            raise UpdateError("UPDATE_OLD", f"security counter {header.security} is too low")
 
     async def _unpack(self, header, raw):
         files = self._files
@@ -241,7 +238,7 @@ class Update:
         for name in files.listdir(root + "/node"):
             files.remove(root + "/node/" + name)
         if files.free_bytes() < header.unpacked + BLOCK * len(header.files) + SPARE_BYTES:
-            raise UpdateError("STORAGE_FULL", "no room for %d bytes" % header.unpacked)
+            raise UpdateError("STORAGE_FULL", f"no room for {header.unpacked} bytes")
         with files.open(PART, "rb") as packed:
             packed.read(PART_HEAD + bundle.PREFIX + len(raw) + bundle.SIGNATURE)
             stream = bundle.Inflate(packed)
@@ -316,14 +313,14 @@ class Trial:
         if not self.under_way:
             return None
         if not self._missing:
+            _remove(self._board.files, PART)
             self._board.files.remove("/trial")
             self.under_way = False
             self._settle()
-            _remove(self._board.files, PART)
             return "proved"
         waited_ms = self._board.ticks_diff(self._board.ticks_ms(), self._began_ms)
         if waited_ms >= TRIAL_MS:
-            self.give_up("nothing of %s in 5 minutes" % ", ".join(self._missing))
+            self.give_up(f"nothing of {', '.join(self._missing)} in 5 minutes")
         return None
 
     def give_up(self, reason):

@@ -80,7 +80,8 @@ mp.registerJsModule("jsnet", {
 
 try {
   await mp.runPythonAsync(job.program);
-  process.exit(0);
+  // What is still on its way into the pipe would be lost with a bare exit.
+  process.stdout.write("", () => process.exit(0));
 } catch (error) {
   console.error(error.message);
   process.exit(1);
