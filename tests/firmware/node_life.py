@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Final
 
 import pytest
 
-from gateway.app.firmware.bundle import Bundle
+from gateway.app.firmware.bundle import Bundle, read_bundle
 from node.update import NEEDS, TRIAL_MS, Trial, Update, failure
 from tests.firmware.device import FRESH_NVS, Application, Board, Device
 from tests.firmware.flash import Memory, formatted, remains
@@ -21,8 +22,12 @@ class DoneError(BaseException):
 
 def new_device(first: Bundle | None = None) -> Device:
     """A device as it leaves the bench, with version 1."""
-    first = first or bundle("1", 1)
-    return Device(Memory(formatted(first.slot_files("a")), FRESH_NVS))
+    return Device(Memory(_image((first or bundle("1", 1)).raw), FRESH_NVS))
+
+
+@cache
+def _image(first: bytes) -> bytes:
+    return formatted(read_bundle(first).slot_files("a"))
 
 
 def fetch(board: Board, slot: str, wanted: Bundle) -> Update:

@@ -21,6 +21,8 @@ HEADER_MAX: Final = 8_192
 FILES_MAX: Final = 64
 FILE_MAX: Final = 65_536
 UNPACKED_MAX: Final = 262_144
+# A zlib stream of nothing.
+PAYLOAD_LEAST: Final = 8
 PAYLOAD_MAX: Final = 262_144
 BUNDLE_MAX: Final = PREFIX_BYTES + HEADER_MAX + SIGNATURE_BYTES + PAYLOAD_MAX
 # 4 KiB: what the node can spare while it unpacks.
@@ -140,16 +142,20 @@ def read_bundle(raw: bytes) -> Bundle:
         product=_text(fields, "product"),
         hardware=_text(fields, "hardware"),
         version=_text(fields, "version"),
-        security=_number(fields, "security", SECURITY_MAX),
+        security=_number(fields, "security", 0, SECURITY_MAX),
     )
-    if len(payload) != _number(fields, "size", PAYLOAD_MAX):
-        raise _invalid(f"the header says {fields['size']} bytes of payload, it has {len(payload)}")
+    entries = _entries(fields.get("files"))
+    size = _number(fields, "size", PAYLOAD_LEAST, PAYLOAD_MAX)
+    if not _DIGEST.fullmatch(str(fields.get("sha256"))):
+        raise _invalid("sha256 is not 64 hex digits")
+    if len(payload) != size:
+        raise _invalid(f"the header says {size} bytes of payload, it has {len(payload)}")
     if hashlib.sha256(payload).hexdigest() != fields["sha256"]:
         raise _invalid("the payload is not the one that the header names")
     return Bundle(
         raw=raw,
         release=release,
-        files=_unpacked(payload, _entries(fields.get("files"))),
+        files=_unpacked(payload, entries),
         header=header,
         signature=raw[PREFIX_BYTES + length : start],
     )
@@ -189,10 +195,10 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _number(fields: Mapping[str, object], name: str, most: int) -> int:
+def _number(fields: Mapping[str, object], name: str, least: int, most: int) -> int:
     value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise _invalid(f"{name} is not a number from 0 to {most}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _invalid(f"{name} is not a number from {least} to {most}")
     return value
 
 
