@@ -14,6 +14,7 @@ from littlefs import LittleFS, LittleFSError, UserContext
 BLOCK: Final = 4096
 BLOCKS: Final = 512
 DISK_VERSION: Final = 0x00020000
+IO_ERROR: Final = -5
 # What MicroPython's VfsLfs2 asks for.
 GEOMETRY: Final[dict[str, Any]] = {
     "block_size": BLOCK,
@@ -60,6 +61,8 @@ class Memory(UserContext):
         super().__init__(buffer=bytearray(image))
         self.nvs = dict(nvs)
         self.log: list[Write] = []
+        # A worn flash: no block takes a write any more.
+        self.worn = False
 
     def apply(self, write: Write) -> None:
         """Carry out a write."""
@@ -97,11 +100,15 @@ class Memory(UserContext):
 
     def prog(self, cfg: Any, block: int, off: int, data: bytes) -> int:  # noqa: ARG002
         """Hook of littlefs."""
+        if self.worn:
+            return IO_ERROR
         self.do(Program(block * BLOCK + off, bytes(data)))
         return 0
 
     def erase(self, cfg: Any, block: int) -> int:  # noqa: ARG002
         """Hook of littlefs."""
+        if self.worn:
+            return IO_ERROR
         self.do(Erase(block))
         return 0
 
@@ -188,6 +195,8 @@ class _Writer:
         try:
             self._raw.close()
         except LittleFSError as error:
+            # littlefs has closed it; closing it once more at collection would abort the process.
+            setattr(self._raw, "__IOBase_closed", True)  # noqa: B010
             raise OSError(error.code, str(error)) from error
 
 

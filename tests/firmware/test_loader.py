@@ -181,18 +181,37 @@ def test_a_damaged_trial_counts_as_failed(content: bytes) -> None:
     assert json.loads(device.board.files.content()["/failed"])["slot"] == "b"
 
 
-def test_a_flash_that_takes_no_write_still_starts() -> None:
-    """A full flash cannot count trials; the tries in the NVS still end a restart loop."""
-    device = both(ONE, ONE, 1)
-    with device.board.files.open("/slot", "wb") as file:
-        file.write(b"b")
-    with device.board.files.open("/trial", "wb") as file:
-        file.write(b'{"slot": "b", "boots": 3}')
-    with device.board.files.open("/fill", "wb") as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    assert device.board.files.free_bytes() == 0
-    outcomes = [ends(device, restart) for _ in range(11)]
-    assert outcomes == ["reset"] * 10 + ["safe"]
-    assert device.started[-5:] == ["a"] * 5
+def fill(board: Board) -> None:
+    """Leave no room for a file, not even a small one in a directory's own block."""
+    number = 0
+    for size in (4096, 100, 1):
+        with suppress(OSError):
+            while True:
+                with board.files.open(f"/fill{number}", "wb") as file:
+                    file.write(bytes(size))
+                number += 1
+
+
+def on_trial(device: Device) -> Device:
+    """Slot b is on trial."""
+    for path, content in (("/slot", b"b"), ("/trial", b'{"slot": "b", "boots": 3}')):
+        with device.board.files.open(path, "wb") as file:
+            file.write(content)
+    return device
+
+
+def test_a_full_flash_still_ends_a_trial() -> None:
+    """The few bytes that the loader writes find their place where no file does."""
+    device = on_trial(both(ONE, ONE, 1))
+    fill(device.board)
+    assert [ends(device, restart) for _ in range(4)] == ["reset"] * 4
+    assert device.started == ["b", "b", "b", "a"]
+
+
+def test_a_worn_flash_still_starts() -> None:
+    """Trials cannot be counted there; the tries in the NVS still find the slot that works."""
+    device = on_trial(both(ONE, ONE, 1))
+    device.memory.worn = True
+    assert [ends(device, restart) for _ in range(11)] == ["reset"] * 10 + ["safe"]
+    assert device.started == ["b"] * 5 + ["a"] * 5
     assert relay_never_moved(device.machine, device.memory.nvs)
