@@ -200,6 +200,13 @@ def on_trial(device: Device) -> Device:
     return device
 
 
+def test_a_version_that_failed_is_never_the_spare_one() -> None:
+    """After its trial it is not started again, however badly the other one does."""
+    device = on_trial(both(ONE, ONE, 1))
+    assert [ends(device, restart) for _ in range(10)] == ["reset"] * 10
+    assert device.started == ["b"] * 3 + ["a"] * 7
+
+
 def test_a_full_flash_still_ends_a_trial() -> None:
     """The few bytes that the loader writes find their place where no file does."""
     device = on_trial(both(ONE, ONE, 1))

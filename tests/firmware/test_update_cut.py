@@ -42,9 +42,17 @@ def whole(board: Board, slot: str) -> Bundle:
     raise AssertionError(f"slot {slot} was started and is no whole version: {sorted(found)}")
 
 
+def marked_slots_are_whole(board: Board) -> None:
+    """A manifest is what lets the loader start a slot, so it never stands beside half a version."""
+    for slot in ("a", "b"):
+        if board.files.stat_size(f"/slot_{slot}/manifest") is not None:
+            whole(board, slot)
+
+
 def checked(memory: Memory, application: Application) -> tuple[Device, str]:
     """Live on after a cut. Every start must be of a whole slot; the versions that started."""
     device = Device(memory)
+    marked_slots_are_whole(device.board)
     security = int.from_bytes(memory.nvs.get("security", b""), "big")
     versions: list[str] = []
 
