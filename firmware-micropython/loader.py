@@ -21,6 +21,9 @@ GOOD_MS = 60000
 SAFE_MS = 600000
 # Until the application sets its own: a slot that hangs at import must not hang for ever.
 WATCHDOG_MS = 60000
+FEED_MS = 1000
+
+timer = watchdog = None
 
 
 class Files:
@@ -192,12 +195,19 @@ def run(slot, safe):
     return node.app.safe(slot) if safe else node.app.main(slot)
 
 
+def stay():
+    """For a person at the REPL: no watchdog and no way out of safe mode until the next reset."""
+    feed = watchdog.feed if watchdog else lambda: None
+    timer.init(mode=timer.PERIODIC, period=FEED_MS, callback=lambda _: feed())
+
+
 def start(files, nvs, machine, run):
     """Choose and run. Ends in a reset; safe mode returns to the REPL when its portal ends.
 
     `machine`: Timer, WDT, reset as in MicroPython.
     """
-    global timer
+    global timer, watchdog
+    watchdog = None
     tries = (nvs.get("tries") or b"\0")[0]
     nvs.set("tries", bytes([min(tries + 1, SAFE_TRIES + 2)]))
     slot, safe = choose(files, int.from_bytes(nvs.get("security") or b"", "big"), tries)
@@ -207,7 +217,7 @@ def start(files, nvs, machine, run):
         if safe:
             machine.reset()
 
-    # Timer 0 is the loader's. At the REPL of safe mode `loader.timer.deinit()` keeps it there.
+    # Timer 0 is the loader's.
     timer = machine.Timer(0)
     period = SAFE_MS if safe else GOOD_MS
     timer.init(mode=machine.Timer.ONE_SHOT, period=period, callback=settle)
@@ -215,7 +225,7 @@ def start(files, nvs, machine, run):
     if safe:
         print("loader: safe mode")
     else:
-        machine.WDT(timeout=WATCHDOG_MS)
+        watchdog = machine.WDT(timeout=WATCHDOG_MS)
     try:
         if slot:
             run(slot, safe)

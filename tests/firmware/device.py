@@ -21,6 +21,10 @@ class ResetError(BaseException):
     """The device restarts: nothing in the firmware may catch this."""
 
 
+class FailedError(BaseException):
+    """A test's own assertion failed inside the application."""
+
+
 class SafeModeError(BaseException):
     """The device waits for a person."""
 
@@ -70,6 +74,7 @@ class Machine(ModuleType):
         self.timer_ms = 0
         self.timer_callback: Callable[[object], None] | None = None
         self.watchdog_ms = 0
+        self.feeds = 0
         machine = self
 
         class Pin:
@@ -80,6 +85,7 @@ class Machine(ModuleType):
 
         class Timer:
             ONE_SHOT = 0
+            PERIODIC = 1
 
             def __init__(self, number: int) -> None:
                 assert number == 0
@@ -91,6 +97,9 @@ class Machine(ModuleType):
         class Watchdog:
             def __init__(self, *, timeout: int) -> None:
                 machine.watchdog_ms = timeout
+
+            def feed(self) -> None:
+                machine.feeds += 1
 
         self.Pin = Pin
         self.Timer = Timer
@@ -158,7 +167,11 @@ class Device:
                 if safe:
                     return
                 self.started.append(slot)
-                application(self.board, slot)
+                try:
+                    application(self.board, slot)
+                except AssertionError as error:
+                    # The loader would take it for a failing application.
+                    raise FailedError from error
 
             loader.start(self.board.files, loader.Nvs(), self.machine, run)
         raise SafeModeError

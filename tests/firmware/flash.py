@@ -196,7 +196,7 @@ class _Writer:
             self._raw.close()
         except LittleFSError as error:
             # littlefs has closed it; closing it once more at collection would abort the process.
-            setattr(self._raw, "__IOBase_closed", True)  # noqa: B010
+            setattr(self._raw, "__IOBase_closed", True)
             raise OSError(error.code, str(error)) from error
 
 

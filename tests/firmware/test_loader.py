@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+import loader
 from gateway.app.firmware.bundle import Bundle
 from tests.firmware.device import (
     FRESH_NVS,
@@ -131,6 +132,26 @@ def test_the_watchdog_guards_an_application_and_not_safe_mode() -> None:
     device.memory.nvs["tries"] = b"\x0a"
     assert ends(device, restart) == "safe"
     assert device.machine.watchdog_ms == 0
+
+
+def test_a_person_at_the_console_may_stay() -> None:
+    """`loader.stay()` after Ctrl-C feeds the watchdog, and in safe mode stops the way out."""
+    device = both(ONE, ONE, 1)
+
+    def interrupted(board: Board, slot: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        device.boot(interrupted)
+    assert device.machine.timer_ms == 60_000
+    loader.stay()
+    device.machine.fire_timer()
+    assert (device.machine.timer_ms, device.machine.feeds) == (1000, 1)
+    device.memory.nvs["tries"] = b"\x0a"
+    assert ends(device, restart) == "safe"
+    loader.stay()
+    device.machine.fire_timer()
+    assert device.memory.nvs["tries"] == b"\x0b"
 
 
 def test_a_spare_slot_of_lower_security_is_never_started() -> None:

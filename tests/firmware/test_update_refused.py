@@ -19,7 +19,7 @@ from node import bundle as node_bundle
 from node import rsa
 from node.update import PART, Trial, Update, UpdateError
 from tests.firmware.device import Board
-from tests.firmware.node_life import new_device
+from tests.firmware.node_life import new_device, prove
 from tests.firmware.releases import HARDWARE, bundle, key, modules_of, public_keys
 
 GOOD: Final = bundle("2", 2)
@@ -196,6 +196,18 @@ def test_an_older_counter_is_refused_before_anything_is_fetched(board: Board) ->
     assert board.nvs_get("security") == (3).to_bytes(4, "big")
 
 
+def test_the_counter_never_goes_down(board: Board) -> None:
+    """A slot of a lower counter that runs all the same, on trial or not, does not lower it."""
+    board.nvs_set("security", (3).to_bytes(4, "big"))
+    Trial(board, "a")
+    assert board.nvs_get("security") == (3).to_bytes(4, "big")
+    with board.files.open("/trial", "wb") as file:
+        file.write(b'{"slot": "a", "boots": 1}')
+    trial = Trial(board, "a")
+    prove(trial)
+    assert board.nvs_get("security") == (3).to_bytes(4, "big")
+
+
 @pytest.mark.parametrize("size", [0, 392, node_bundle.BUNDLE_MAX + 1, 1 << 40])
 def test_an_impossible_size_is_refused_before_anything_is_fetched(board: Board, size: int) -> None:
     """Neither too small to be a bundle nor larger than one may be."""
@@ -279,14 +291,20 @@ def test_only_the_one_encoding_is_a_signature() -> None:
 
 def test_a_signature_above_the_modulus_or_of_another_length_is_none() -> None:
     """s + n opens to the same message and is refused all the same."""
-    digest = hashlib.sha256(b"message").digest()
     modulus = public_keys()[0]
-    good = key("current").sign(b"message")
-    assert rsa.verified(modulus, digest, good)
     n = int.from_bytes(modulus, "big")
+    # A signature so small that with the modulus added it still has 384 bytes.
+    messages = (f"message {number}".encode() for number in range(10_000))
+    signed = ((message, key("current").sign(message)) for message in messages)
+    message, good = next(
+        (message, found)
+        for message, found in signed
+        if int.from_bytes(found, "big") + n < 1 << 3072
+    )
+    digest = hashlib.sha256(message).digest()
+    assert rsa.verified(modulus, digest, good)
     above = int.from_bytes(good, "big") + n
-    if above < 1 << 3072:
-        assert not rsa.verified(modulus, digest, above.to_bytes(384, "big"))
+    assert not rsa.verified(modulus, digest, above.to_bytes(384, "big"))
     for signature in (b"", good[1:], b"\0" + good, bytes(384), b"\xff" * 384, modulus):
         assert not rsa.verified(modulus, digest, signature)
     assert not rsa.verified(modulus[1:], digest, good)
