@@ -44,8 +44,9 @@ IMPURE: Final = frozenset(
 FIRMWARE_LIBRARIES: Final = frozenset(
     {"asyncio", "binascii", "deflate", "gc", "hashlib", "json", "node", "struct"}
 )
-# Two files name modules of MicroPython itself, the first of them one only.
+# Two files know which interpreter they run on; the first chooses between these only.
 FIRMWARE_PORT: Final = "node/port.py"
+PORTED: Final = frozenset({"micropython", "zlib"})
 FIRMWARE_BOARD: Final = "node/board_esp32.py"
 
 
@@ -91,7 +92,7 @@ def firmware_problems(path: str, tree: ast.AST) -> Iterator[str]:
     """What is wrong with the imports of one file of firmware-micropython/node/."""
     for line, name in imports(tree):
         library = name.split(".", maxsplit=1)[0]
-        allowed = library in FIRMWARE_LIBRARIES or (path, library) == (FIRMWARE_PORT, "micropython")
+        allowed = library in FIRMWARE_LIBRARIES or (path == FIRMWARE_PORT and library in PORTED)
         if not allowed:
             yield f"firmware-micropython/{path}:{line}: {name} belongs behind the board"
 
