@@ -21,6 +21,7 @@ from gateway.app.cli import (
     config,
     counter,
     demo,
+    firmware,
     masscut,
     meter,
     operations,
@@ -82,6 +83,7 @@ for _group in (
     counter,
     voucher,
     supply,
+    firmware,
 ):
     _group.register(app)
 
