@@ -52,7 +52,11 @@ nvs.commit()
 bad = []
 for key, value in values.items():
     kept = bytearray(len(value) + 1)
-    if nvs.get_blob(key, kept) != len(value) or kept[:-1] != value:
+    try:
+        whole = nvs.get_blob(key, kept) == len(value) and kept[:-1] == value
+    except OSError:
+        whole = False
+    if not whole:
         bad.append(key)
 tell({"kept": len(values) - len(bad), "bad": bad})
 """

@@ -37,7 +37,7 @@ HELLO_PAUSE_S: Final = 2.0
 _MAC: Final = re.compile(
     r"^MAC:\s+((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\s*$", re.MULTILINE | re.IGNORECASE
 )
-_SUM: Final = re.compile(r"^([0-9a-f]{64})\s+:?(/\S+)\s*$", re.MULTILINE)
+_SUM: Final = re.compile(r"^sha256sum :(/\S+)\n([0-9a-f]{64})$", re.MULTILINE)
 
 
 def command_of(tool: str) -> list[str]:
@@ -116,7 +116,7 @@ class SerialBoard:
         """SHA-256 of files on the board, in hex. Raises as `hello` does."""
         names = [f":{path}" for path in paths]
         answer = self._mpremote(["fs", "sha256sum", *names], "", TEST_TIMEOUT_S)
-        return {path: digest for digest, path in _SUM.findall(answer)}
+        return dict(_SUM.findall(answer))
 
     def test(self, bench: Bench) -> dict[str, Any]:
         """The self-test (`onboard.self_test`). Raises as `hello` does."""
