@@ -99,28 +99,31 @@ class LiveBoard:
 def board(
     version: str = VERSION,
     *,
+    files: Mapping[str, bytes] | None = None,
     without: str = "",
     spoiled: str = "",
     drop: str = "",
     stall: str = "",
     **traits: object,
 ) -> Iterator[LiveBoard]:
-    """A board with the files of an image that was made and mounted again.
+    """A board with `files`, else those of an image that was made and mounted again.
 
     `without`: a module that it has not; `spoiled`: a file with another content; `drop`, `stall`:
     serve.mjs; `traits`: runner/bench/machine.py.
     """
-    image = make_image(node_files(FIRMWARE, read_bundle(release_bytes(version))))
-    files = read_image(image)
+    found = dict(files or {})
+    if files is None:
+        image = make_image(node_files(FIRMWARE, read_bundle(release_bytes(version))))
+        found = read_image(image)
     if spoiled:
-        files[spoiled] += b"#"
+        found[spoiled] += b"#"
     for path in (RUNNER / "bench").glob("*.py"):
         if path.stem != without:
-            files[f"/lib/{path.name}"] = path.read_bytes()
+            found[f"/lib/{path.name}"] = path.read_bytes()
     facts: Mapping[str, object] = {"macs": [MAC], "wifi": [SSID, WIFI_PASSWORD], **traits}
-    files["/board.json"] = json.dumps(facts).encode()
+    found["/board.json"] = json.dumps(facts).encode()
     job = {
-        "files": {path: base64.b64encode(content).decode() for path, content in files.items()},
+        "files": {path: base64.b64encode(content).decode() for path, content in found.items()},
         "drop": drop,
         "stall": stall,
     }
@@ -131,9 +134,9 @@ def board(
         text=True,
         env={**os.environ, "NODE_OPTIONS": ""},
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(json.dumps(job))
         process.stdin.close()
         yield LiveBoard(f"socket://127.0.0.1:{int(process.stdout.readline())}", process)

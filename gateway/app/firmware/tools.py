@@ -185,7 +185,7 @@ def _answer(port: str, tool: str, command: Sequence[str], program: str, timeout_
     shown = done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")
     if done.returncode:
         said = (shown + done.stderr.decode("utf-8", "replace")).strip().splitlines()
-        raise RefusedError(
-            "BOARD_FAILED", f"{port}: {tool}: {said[-1].strip() if said else 'failed silently'}"
-        )
+        # esptool names the cause before it points to a page.
+        cause = [line for line in said if "fatal error" in line] or said or ["failed silently"]
+        raise RefusedError("BOARD_FAILED", f"{port}: {tool}: {cause[-1].strip()}")
     return shown
