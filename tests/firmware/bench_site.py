@@ -46,7 +46,7 @@ def release_bytes(version: str = VERSION) -> bytes:
 
 def write_bench(folder: Path, **changes: object) -> Path:
     """A bench in a directory: bench.json and all that it names. `changes`: other keys in it."""
-    base = b"\xe9" + bytes(range(256)) * 40
+    base = b"\xe9" + bytes(range(255, -1, -1)) * 40
     (folder / "base.bin").write_bytes(base)
     (folder / "node.pgn").write_bytes(release_bytes())
     public = key("current")._private.public_key()

@@ -187,5 +187,6 @@ def _answer(port: str, tool: str, command: Sequence[str], program: str, timeout_
         said = (shown + done.stderr.decode("utf-8", "replace")).strip().splitlines()
         # esptool names the cause before it points to a page.
         cause = [line for line in said if "fatal error" in line] or said or ["failed silently"]
-        raise RefusedError("BOARD_FAILED", f"{port}: {tool}: {cause[-1].strip()}")
+        why = cause[-1].strip().removeprefix(f"{tool}: ")
+        raise RefusedError("BOARD_FAILED", f"{port}: {tool}: {why}")
     return shown
