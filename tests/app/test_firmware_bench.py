@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import pty
 import re
 import stat
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,13 +20,15 @@ import typer
 from gateway.app.cli import app, run
 from gateway.app.clock import SystemClock
 from gateway.app.firmware.bench import Bench, load_bench
+from gateway.app.firmware.bench_run import run_ports
 from gateway.app.firmware.image import make_image, read_image
 from gateway.app.firmware.labels import PER_PAGE, Label, labels_pdf
 from gateway.app.firmware.record import Record, boards_in, read_boards
-from gateway.app.firmware.simulated import SimulatedBoard
+from gateway.app.firmware.simulated import SimulatedBoard, SimulatedBoards
 from gateway.app.firmware.station import Order, Station
 from gateway.core.errors import RefusedError
 from tests.firmware.bench_site import NODE_KEY, WIFI_PASSWORD, write_bench
+from tests.firmware.micropython import ROOT
 
 MAC: Final = "020000000001"
 OTHER_MAC: Final = "020000000002"
@@ -338,6 +343,16 @@ def test_labels_show_serial_mac_and_secret_and_a_code_of_them() -> None:
     }
 
 
+def test_a_long_serial_stays_on_its_label() -> None:
+    """A character of this font is 0.6 of its size wide."""
+    [page] = drawing(labels_pdf([Label("ABCDEFGHIJKL0001", MAC, "abcdefghijkl")]))
+    seen: list[str] = []
+    for size, x, text in re.findall(r"/F1 ([\d.]+) Tf ([\d.]+) .*?\((.*?)\)", page):
+        seen.append(text)
+        assert float(x) + 0.6 * float(size) * len(text) <= 68 * 72 / 25.4
+    assert len(seen) == 4
+
+
 def test_labels_fill_sheets() -> None:
     """24 on each; the first may be begun already; all within the page."""
     many = [Label(f"PG-{n:04d}", f"{n:012x}", "abcdefghijkl") for n in range(50)]
@@ -374,3 +389,76 @@ def test_labels_come_from_the_record_and_the_key(call: Call) -> None:
     Path("labels.pdf").unlink()
     assert labels_of(call, "--serial", "PG-0002").err == "ARGUMENT: no board is done as PG-0002\n"
     assert labels_of(call, "--serial", "PG-0003").out.startswith("1 labels in ")
+
+
+def test_a_terminal_sees_a_line_for_each_port(call: Call) -> None:
+    """With the step of each while it works, and what became of each board above them."""
+    leader, follower = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", "firmware", "flash", "--simulate", "2"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "120"},
+            stdin=follower,
+            stdout=follower,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+        shown = os.read(leader, 100_000).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert done.returncode == 0, done.stderr
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    for number in (1, 2):
+        assert re.search(rf"simulated-{number}  DONE    PG-000\d  02000000000\d  0 s", plain)
+        assert re.search(rf"simulated-{number} [━╸╺ ]+", plain)
+    assert "2 done, 0 failed, 0 refused" in plain
+
+
+class Bystander:
+    """A view that plugs the next board in when it is asked to."""
+
+    def __init__(self, port: Path) -> None:
+        self.lines: list[str] = []
+        self._port = port
+
+    def step(self, port: str, step: str) -> None:
+        """Nothing to see."""
+
+    def ended(self, port: str, line: dict[str, Any]) -> None:
+        """A board ended."""
+        assert line["port"] == port
+        self.lines.append(line["serial"])
+
+    def refused(self, port: str, error: RefusedError) -> None:
+        """No board was begun."""
+        assert port == str(self._port)
+        self.lines.append(error.refusal_code)
+
+    def waiting(self, port: str) -> None:
+        """Unplug; a moment later there is the next board."""
+        assert port == str(self._port)
+        self._port.unlink()
+        threading.Timer(0.3, self._port.touch).start()
+
+
+def test_the_next_board_is_begun_when_the_port_is_back(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before: a board that is done must not be taken for the next one."""
+    monkeypatch.setattr("gateway.app.firmware.bench_run.POLL_S", 0.02)
+    monkeypatch.setattr("gateway.app.firmware.bench_run.SETTLE_S", 0.0)
+    port = tmp_path / "ttyUSB0"
+    port.touch()
+    boards = SimulatedBoards()
+
+    def next_board(name: str) -> SimulatedBoard:
+        assert port.exists()
+        return boards.board_at(name)
+
+    bench, view = load_bench(Path("bench.json")), Bystander(port)
+    with Record.open(bench.record, "PG-") as record:
+        station = Station(bench, record, Order(operator="ann"), SystemClock())
+        tally = run_ports(station, [str(port)], next_board, view, boards=3)
+    assert (tally.done, view.lines) == (3, ["PG-0001", "PG-0002", "PG-0003"])

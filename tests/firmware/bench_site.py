@@ -64,7 +64,7 @@ def write_bench(folder: Path, **changes: object) -> Path:
         "firmware": str(FIRMWARE),
         "node_key": "node.key",
         "wifi": {"ssid": SSID, "password": WIFI_PASSWORD},
-        "broker": {"host": "gateway.example", "ca": "ca.pem"},
+        "broker": {"host": "gateway.example", "ca": "ca.pem", "ntp": "time.example"},
         "tests": {"relay": True},
         **changes,
     }
@@ -80,6 +80,11 @@ class LiveBoard:
 
     port: str
     process: subprocess.Popen[str]
+
+    def wait_stalled(self) -> None:
+        """Until it came to the program at which it answers no more."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "stalled\n"
 
     def ask(self, expression: str) -> Any:
         """What an expression is worth on the board, by a connection of its own."""

@@ -101,6 +101,7 @@ def test_a_board_gets_what_makes_it_a_node_of_this_site(bench: Bench) -> None:
         "host": "gateway.example",
         "port": 8883,
         "ca": CERTIFICATE,
+        "ntp": "time.example",
     }
     assert found == {
         "device_id": DEVICE.encode(),
@@ -259,6 +260,29 @@ def test_a_killed_bench_goes_on_with_the_serial_that_it_gave(tmp_path: Path) -> 
     assert (done.returncode, done.stdout) == (0, "1 done, 0 failed, 0 refused\n"), done.stderr
     assert f"DONE    PG-0001  {MAC}" in done.stderr
     assert [line["result"] for line in read_boards(record)] == ["done"]
+
+
+def test_an_interrupt_is_told_and_recorded(tmp_path: Path) -> None:
+    """Ctrl-C at the terminal reaches the tools too; the board is failed, not lost."""
+    write_bench(tmp_path)
+    record = tmp_path / "boards.jsonl"
+    with board(stall="nvs.set_blob") as live:
+        stopped = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "firmware", "provision", "--port", live.port],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        live.wait_stalled()
+        os.killpg(stopped.pid, signal.SIGINT)
+        out, err = stopped.communicate(timeout=30)
+    assert (stopped.returncode, out) == (1, "0 done, 1 failed, 0 refused\n"), err
+    assert "Traceback" not in err
+    [line] = read_boards(record)
+    assert (line["result"], line["step"]) == ("failed", "keys")
 
 
 def test_an_unreachable_board_is_one_line(bench: Bench) -> None:

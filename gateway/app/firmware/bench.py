@@ -45,11 +45,15 @@ class Wifi(_Strict):
 
 
 class Broker(_Strict):
-    """Where nodes report. `ca`: PEM file of who signed its certificate; without it no TLS."""
+    """Where nodes report. `ca`: PEM file of who signed its certificate; without it no TLS.
+
+    `ntp`: time server. A certificate is good or not at a time, and a new board knows none.
+    """
 
     host: _Text
     port: int = Field(default=8883, ge=1, le=65_535)
     ca: Path | None = None
+    ntp: _Text | None = None
 
 
 class Relay(_Strict):
@@ -122,7 +126,10 @@ class Bench:
             "device_id": device_id.encode(),
             "secret": device_secret(self.node_key, device_id, generation),
             "wifi": _json({"ssid": wifi.ssid, "password": wifi.password}),
-            "broker": _json({"host": broker.host, "port": broker.port, "ca": self.ca}),
+            "broker": _json(
+                {"host": broker.host, "port": broker.port, "ca": self.ca}
+                | ({"ntp": broker.ntp} if broker.ntp else {})
+            ),
             "hardware": self.bundle.release.hardware.encode(),
             "security": self.bundle.release.security.to_bytes(4, "big"),
             "relay_pin": bytes([relay.pin, relay.closes]),

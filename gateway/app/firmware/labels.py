@@ -22,6 +22,9 @@ LABELS_MAX: Final = 10_000
 _TOP_MM: Final = (PAGE_MM[1] - ROWS * LABEL_MM[1]) / 2
 _EDGE_MM: Final = 4
 _CODE_MM: Final = 26
+_TEXT_MM: Final = LABEL_MM[0] - _EDGE_MM - _CODE_MM - 3 - 2
+# Of a character of Courier, in its size.
+_FONT_WIDTH: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,9 @@ def _drawn(place: int, label: Label) -> Iterator[str]:
         (9, 21, label.secret),
     ):
         shown = "".join(f"\\{letter}" if letter in "()\\" else letter for letter in text)
+        fitting = min(size, _TEXT_MM * MM / (_FONT_WIDTH * len(text)))
         yield (
-            f"BT /F1 {size} Tf {text_left:.2f} {(top - below_mm) * MM:.2f} Td "
+            f"BT /F1 {fitting:.2f} Tf {text_left:.2f} {(top - below_mm) * MM:.2f} Td "
             f"({shown.encode('ascii', 'replace').decode()}) Tj ET"
         )
 

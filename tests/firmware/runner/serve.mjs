@@ -5,7 +5,7 @@
 //
 // Prints its port. Files, NVS and variables outlive connections, as on a board. At a program that
 // holds the text `drop` the cable is pulled: the connection is closed and the server ends; at
-// `stall` the board answers no more.
+// `stall` the board prints `stalled` and answers no more.
 import { readFileSync } from "node:fs";
 import net from "node:net";
 
@@ -71,7 +71,8 @@ const server = net.createServer((socket) => {
           socket.destroy();
           process.exit(0);
         }
-        if (!(job.stall && program.includes(job.stall))) socket.write(answer(program));
+        if (job.stall && program.includes(job.stall)) console.log("stalled");
+        else socket.write(answer(program));
       } else {
         pending.push(byte);
       }
