@@ -16,11 +16,13 @@ from typing import Any, Final, NamedTuple
 import pytest
 import segno
 import typer
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.app.cli import app, run
 from gateway.app.clock import SystemClock
 from gateway.app.firmware.bench import Bench, load_bench
 from gateway.app.firmware.bench_run import run_ports
+from gateway.app.firmware.bundle import pack, read_bundle
 from gateway.app.firmware.image import make_image, read_image
 from gateway.app.firmware.labels import PER_PAGE, Label, labels_pdf
 from gateway.app.firmware.record import Record, boards_in, read_boards
@@ -29,6 +31,7 @@ from gateway.app.firmware.station import Order, Station
 from gateway.core.errors import RefusedError
 from tests.firmware.bench_site import NODE_KEY, WIFI_PASSWORD, write_bench
 from tests.firmware.micropython import ROOT
+from tests.firmware.releases import key
 
 MAC: Final = "020000000001"
 OTHER_MAC: Final = "020000000002"
@@ -199,6 +202,21 @@ def test_a_bench_that_is_not_right_is_one_line(
     assert words in answer.err
     assert answer.err.count("\n") == 1
     assert "short" not in answer.err.replace("shorter", "")
+
+
+def test_only_a_release_of_ours_is_flashed(call: Call) -> None:
+    """Signed, and with one of the keys that the bench names."""
+    found = read_bundle(Path("node.pgn").read_bytes())
+    public = key("next")._private.public_key()
+    Path("key.pub").write_bytes(
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    assert call("flash", "--simulate", "1").err == (
+        "BUNDLE_FORGED: node.pgn is signed with none of the keys\n"
+    )
+    Path("node.pgn").write_bytes(pack(found.release, found.files))
+    answer = call("flash", "--simulate", "1")
+    assert answer.err == "BUNDLE_UNSIGNED: node.pgn is not signed\n"
 
 
 def test_what_others_may_read_is_refused(call: Call) -> None:
