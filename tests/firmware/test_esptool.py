@@ -1,6 +1,7 @@
 """The real esptool, by our command lines, against the boot loader's protocol on TCP."""
 
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,28 @@ def test_a_flash_holds_both_images_and_nothing_else(bench: Bench) -> None:
     wanted[IMAGE_OFFSET : IMAGE_OFFSET + len(bench.image)] = bench.image
     assert chip.flash == wanted
     assert read_image(bytes(chip.flash[IMAGE_OFFSET:])) == bench.files
+
+
+def test_nothing_is_started_between_writing_and_checking(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command lines only: a socket has no reset line that could show it."""
+    commands: list[Sequence[str]] = []
+    start = subprocess.run
+
+    def watched(command: Sequence[str], **options: Any) -> Any:
+        commands.append(command)
+        return start(command, **options)
+
+    monkeypatch.setattr("gateway.app.firmware.tools.subprocess.run", watched)
+    with boot_loader(Chip(MAC)) as port:
+        fresh = SerialBoard(port)
+        fresh.write(bench)
+        fresh.verify(bench)
+    write, verify = commands
+    assert write[write.index("--after") + 1] == "no-reset"
+    assert write.index("--after") < write.index("write-flash")
+    assert "--after" not in verify
 
 
 class OnePass:

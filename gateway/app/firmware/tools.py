@@ -85,12 +85,15 @@ class SerialBoard:
         return found[1].replace(":", "").lower()
 
     def write(self, bench: Bench) -> None:
-        """Erase everything and write both images. Raises RefusedError BOARD_FAILED."""
+        """Erase everything and write both images; starts nothing. Raises as `mac` does."""
         with _images(bench) as pairs:
-            self._esptool(["write-flash", "--erase-all", *pairs], WRITE_TIMEOUT_S)
+            # What is started before the check writes to its files, and the check finds another
+            # flash than was written.
+            command = ["--after", "no-reset", "write-flash", "--erase-all", *pairs]
+            self._esptool(command, WRITE_TIMEOUT_S)
 
     def verify(self, bench: Bench) -> None:
-        """Compare the flash with both images, then start it. Raises RefusedError BOARD_FAILED."""
+        """Compare the flash with both images, then start it. Raises as `mac` does."""
         with _images(bench) as pairs:
             self._esptool(["verify-flash", *pairs], WRITE_TIMEOUT_S)
 
