@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.app.cli import firmware_bench
 from gateway.app.cli.output import JsonOption, show_json, show_table
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command()(release)
     group.command()(sign)
     group.command()(inspect)
+    firmware_bench.register(group)
     app.add_typer(group, name="firmware")
 
 
