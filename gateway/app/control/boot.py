@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from gateway.app.config import Config, MeterConfig
+from gateway.app.config import Config, PointConfig
 from gateway.app.control.engine import CommandTrack
 from gateway.app.control.roles import role_problems
 from gateway.app.control.shelf import TariffShelf
@@ -20,7 +20,7 @@ from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
-from gateway.south.models import meter_model
+from gateway.south.metering import metering
 from gateway.store.accounts import AccountPoint, load_credit, open_points
 from gateway.store.commands import (
     RequestCursor,
@@ -104,12 +104,12 @@ def check_site(connection: Connection, config: Config) -> Currency:
 def provision(connection: Connection, config: Config, utc_ms: int) -> None:
     """Give every configured meter its service point. Raises ConfigurationError for a moved one."""
     problems: list[str] = list(role_problems(connection, config))
-    for meter in config.meters:
+    for meter in config.points:
         point = ServicePoint(meter.service_point_id, meter.label, meter.feeder, meter.critical)
         put_service_point(connection, point)
         current = assignment_of(connection, meter.meter_id)
         if current is None:
-            registers = len(meter_model(meter.model).energy_import)
+            registers = len(metering(meter.model).energy_import)
             assign_meter(
                 connection,
                 MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, (0,) * registers),
@@ -143,7 +143,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     running = cast("Mapping[str, Any]", registers.body["points"]) if registers else {}
     now = _Now(clock, this_boot)
     points: list[Point] = []
-    for meter in config.meters:
+    for meter in config.points:
         point = build_point(meter, config)
         name = meter.service_point_id
         kept = _newest(states.get(name), running.get(name), registers)
@@ -162,7 +162,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         # The recharge was committed, the end of its effect perhaps not. A notice that had run out
         # has done so also where the clock starts in the past.
         account.credited(max(now.utc_ms, last_utc_ms))
-    by_meter = {meter.meter_id: index for index, meter in enumerate(config.meters)}
+    by_meter = {meter.meter_id: index for index, meter in enumerate(config.points)}
     tracks = {
         by_meter[command.meter_id]: _track(by_meter[command.meter_id], command)
         for command in open_commands(connection)
@@ -183,7 +183,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
 
 
 def _unmetered(stays: Iterable[AccountPoint], config: Config) -> tuple[str, ...]:
-    served = {meter.service_point_id for meter in config.meters}
+    served = {meter.service_point_id for meter in config.points}
     return tuple(sorted({s.account_id for s in stays if s.service_point_id not in served}))
 
 
@@ -199,10 +199,10 @@ def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Ac
     return accounts
 
 
-def build_point(meter: MeterConfig, config: Config) -> Point:
+def build_point(meter: PointConfig, config: Config) -> Point:
     """A point as the configuration describes it, before anything was read."""
     settings, supply = meter.settings, config.supply
-    model = meter_model(meter.model)
+    model = metering(meter.model)
     terms = PointTerms(
         service_point_id=meter.service_point_id,
         meter_id=meter.meter_id,

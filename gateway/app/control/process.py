@@ -48,7 +48,7 @@ from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.point import Point
 from gateway.core.reading import Lane
 from gateway.core.shedding import ShedRules
-from gateway.south.models import meter_model
+from gateway.south.metering import metering
 from gateway.store.board import BoardWriter
 from gateway.store.db import DirectoryOwner, open_writer, own_directory
 from gateway.store.ledger import LEDGER
@@ -198,8 +198,7 @@ def _open(config: Config, clock: Clock, notifier: Notifier, owned: ExitStack) ->
 def shown_meters(config: Config) -> list[LiveMeter]:
     """What is shown and kept of every meter: the values of its full lane."""
     return [
-        LiveMeter(meter.meter_id, meter_model(meter.model).names(Lane.FULL))
-        for meter in config.meters
+        LiveMeter(meter.meter_id, metering(meter.model).names(Lane.FULL)) for meter in config.points
     ]
 
 
@@ -341,7 +340,7 @@ def governor_terms(config: Config) -> GovernorTerms:
         shed=ShedRules(
             over_s=shed.over_s, release_s=shed.release_s, margin_percent=shed.margin_percent
         ),
-        priorities=tuple(meter.priority for meter in config.meters),
+        priorities=tuple(meter.priority for meter in config.points),
         capacities_w={feeder.id: feeder.capacity_w for feeder in config.feeders},
         inrush_percent=supply.inrush_percent,
         tamper_cuts=supply.tamper == "cut",
