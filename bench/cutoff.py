@@ -1,11 +1,12 @@
 """Cut-offs as they happen: how far past zero, how soon, and what they cost control.
 
-    python -m bench.cutoff [--quick] [--meters 800]
+    python -m bench.cutoff [--quick] [--meters 800] [--fail-safe-s 300]
 
 A whole site on this machine: simulated meters, control and north as processes of their own, each
 with its files. Every point draws power that swings by half within a second; one meter in ten dies
 (half of them refuse, half answer nothing) once all accounts are open; then one balance after the
-other runs out. What is printed compares the gateway's records with the simulator's truth.
+other runs out. What is printed compares the gateway's records with the simulator's truth. With
+`--fail-safe-s` every output falls off after so long without a command, and control holds it.
 """
 
 import argparse
@@ -41,6 +42,7 @@ DEAD_KINDS: Final = ("refused", "black_hole")
 OWN_S: Final = 0.2
 ROUNDING_WH: Final = 1.0
 START_S: Final = 60.0
+TIMEOUT: Final = 51718  # the register of output 0.0 at a PAC3220
 LOOK_S: Final = 0.25
 # The last balances outlast the plan when power swings low.
 PATIENCE_S: Final = 60.0
@@ -50,13 +52,17 @@ PROCESSES: Final = ("simulate", "control", "north")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is played: credit lasts from `lasting_s[0]` to `lasting_s[1]` seconds."""
+    """What is played: credit lasts from `lasting_s[0]` to `lasting_s[1]` seconds.
+
+    `fail_safe_s` is the remote timeout of every meter, 0 for none.
+    """
 
     meters: int = 800
     load_w: int = 2_000
     lasting_s: tuple[float, float] = (40.0, 100.0)
     meter_port: int = 5021
     port: int = 8081
+    fail_safe_s: int = 0
 
     @property
     def peak_w(self) -> float:
@@ -90,6 +96,10 @@ class Report:
 def processes(scene: Scene, files: DemoFiles) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Run simulator, control and north of a new site; end them with the block."""
     files.write_config(meters=scene.meters, port=scene.port)
+    if scene.fail_safe_s:
+        policy = f"{{fail_safe: fail_disconnected, fail_safe_after_s: {scene.fail_safe_s}}}"
+        with files.config.open("a", encoding="utf-8") as config:
+            config.write(f"defaults: {{pac3220: {policy}}}\n")
     with ExitStack() as owned:
 
         def spawn(name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -137,6 +147,10 @@ async def play(scene: Scene, directory: Path) -> Report:
         live = LiveTableReader(paths.live_dir)
         ended = asyncio.Event()
         await wait_for(lambda: _all_read(live), "the first reading", ended, START_S)
+        if scene.fail_safe_s:
+            for listed in live.meters:
+                setting = {"address": TIMEOUT, "value": scene.fail_safe_s}
+                await ask(files.simulator_socket, "setting", meter=listed.meter_id, **setting)
         await wait_for(paths.socket.exists, "north", ended, START_S)
         await open_accounts(paths.socket, live, lambda _count: None, scene.lasting_s)
         ids = [meter.meter_id for meter in live.meters]
@@ -199,7 +213,8 @@ def show(report: Report) -> None:
     print(
         f"{scene.meters} meters at 1 s, {scene.meters - report.alive} of them dead, "
         f"{scene.load_w} W ±{100 * SWING:.0f} % within a second; "
-        f"{len(report.cuts)} cuts in {report.seconds:.0f} s\n"
+        f"{len(report.cuts)} cuts in {report.seconds:.0f} s"
+        + (f"; outputs fall off after {scene.fail_safe_s} s\n" if scene.fail_safe_s else "\n")
     )
     past = report.past_zero_wh()
     rows = [_line("Wh past zero", past, 2, f"{scene.bound_wh:.2f} at {scene.peak_w / 1e3:g} kW")]
@@ -249,10 +264,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="100 meters, half a minute of cuts")
     parser.add_argument("--meters", type=int)
+    parser.add_argument("--fail-safe-s", type=int, default=0)
     given = parser.parse_args()
-    scene = Scene(given.meters or 800)
+    scene = Scene(given.meters or 800, fail_safe_s=given.fail_safe_s)
     if given.quick:
-        scene = Scene(given.meters or 100, lasting_s=(10.0, 30.0))
+        quick_s = (10.0, 30.0)
+        scene = Scene(given.meters or 100, lasting_s=quick_s, fail_safe_s=given.fail_safe_s)
     directory = Path(tempfile.mkdtemp(prefix="prepaid-cutoff-"))
     try:
         show(asyncio.run(play(scene, directory)))

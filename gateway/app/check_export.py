@@ -2,11 +2,10 @@
 
     python3 check_export.py ledger.jsonl [HASH]
 
-It proves from the file alone: the chain of hashes, without a gap; that every transaction sums to
-zero; that each Wh was priced once, at the price of its rate, from register to register; that each
-entry of a settlement is what its lines charge; that nothing is reversed twice or otherwise than it
-was; that balances are the sums of entries. HASH is one that you know from elsewhere (an older
-export): it must be part of the chain. Exit status 0 when everything holds.
+It proves from the file alone: the chain of hashes, without a gap; that transactions sum to zero;
+that each Wh, used or fed in, was priced once, at its rate, from register to register; that entries
+are what lines charge; that nothing is reversed twice or otherwise; that balances are sums. HASH is
+one that you know (of an older export): it must be in the chain. Exit status 0: everything holds.
 
 Amounts are integers of the smallest unit kept: 10^-money_scale of the currency. Energy is in Wh,
 prices in 10^-(money_scale - 3) of the currency per kWh, so that price * Wh is an amount.
@@ -17,13 +16,8 @@ import json
 import sys
 from typing import Any
 
-FORMAT = "prepaid-gateway ledger 1"
-REBASING = {"ROLLOVER", "REGISTER_REGRESSION", "METER_RESET", "RELEASED", "METER_REPLACED"}
-
-
-def canonical(body: Any) -> bytes:
-    """JSON with sorted keys and no spaces: one text for one meaning."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+BEGUN = "EXPORT_BEGUN"
+REBASING = {"ROLLOVER", "REGISTER_REGRESSION", "METER_RESET", "RELEASED", "METER_REPLACED", BEGUN}
 
 
 def add(sums: dict[str, int], name: str, amount: int) -> None:
@@ -41,7 +35,7 @@ class Check:
         self.problems: list[str] = []
         self.balances: dict[str, int] = {}
         self.prices: dict[tuple[str, str], int] = {}
-        self.registers: dict[tuple[str, str, str], list[int]] = {}
+        self.registers: dict[tuple[str, str, str, bool], list[int]] = {}
         self.stays: set[tuple[str, str, int]] = set()  # when an account began to pay for a point
         self.others: dict[int, dict[str, int]] = {}  # what no settlement moved, until reversed
 
@@ -51,7 +45,7 @@ class Check:
 
     def take(self, record: Any, number: int) -> None:
         """Take the next line of the file."""
-        if self.ended or (record.get("format") == FORMAT) != (number == 1):
+        if self.ended or (record.get("format") == "prepaid-gateway ledger 1") != (number == 1):
             raise ValueError("it does not belong here")
         if "transaction" in record:
             self.transaction(record["transaction"], record["hash"])
@@ -68,7 +62,8 @@ class Check:
         if body["seq"] != self.seq + 1:
             self.wrong(f"is followed by {body['seq']}")
         self.seq = body["seq"]
-        self.link = hashlib.sha256(self.link + canonical(body)).digest()
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        self.link = hashlib.sha256(self.link + text.encode()).digest()
         if self.link.hex() != claimed:
             self.wrong("its hash does not fit its content and those before it")
             self.link = bytes.fromhex(claimed)  # go on from here: one change, one problem
@@ -82,11 +77,9 @@ class Check:
         charged: dict[str, int] = {}
         for line in body["settlements"]:
             self.line(line)
-            for component, amount in line["charges"].items():
+            for part, amount in line["charges"].items():
                 add(charged, f"wallet:{line['account']}", -amount)
-                add(
-                    charged, component if component[:4] == "tax:" else "income:" + component, amount
-                )
+                add(charged, part if part[:4] == "tax:" else "income:" + part, amount)
         if body["kind"] != "settlement":
             self.others[self.seq] = moved
         elif moved != charged:
@@ -98,25 +91,32 @@ class Check:
 
     def line(self, line: Any) -> None:
         """Prove one settlement line: registers, energy, price."""
-        began, ended, advance = line["from_wh"], line["to_wh"], line["advance_wh"]
-        place = f"meter {line['meter']}: "
-        self.energy_wh += sum(advance)
-        if min(advance) < 0 or not len(began) == len(ended) == len(advance):
-            self.wrong(place + "its registers are not those of one meter, or ran backwards")
-        if sum(line["cells"].values()) != sum(advance):
+        energy, place = dict[str, int](), f"meter {line['meter']}: "
+        new = (line["account"], line["service_point"], line["from_utc_ms"]) in self.stays
+        self.energy_wh += self.moved(line, line, place, begun=new)
+        if sum(line["cells"].values()) != sum(line["advance_wh"]):
             self.wrong(place + "energy was priced that was not settled, or not priced")
-        if [b - a for a, b in zip(began, ended)] != advance and not REBASING & set(line["flags"]):
-            self.wrong(place + "its registers moved otherwise than settled, and no flag says why")
-        key = (line["meter"], line["service_point"], line["account"])
-        stay = (line["account"], line["service_point"], line["from_utc_ms"])
-        if self.registers.get(key, began) != began and stay not in self.stays:
-            self.wrong(place + "begins at other registers than the line before ended")
-        self.registers[key] = ended
-        energy: dict[str, int] = {}
         for cell, wh in line["cells"].items():
             add(energy, "energy:" + cell.split("/")[1], wh * self.prices[line["tariff"], cell])
-        if energy != {n: a for n, a in line["charges"].items() if n[:7] == "energy:"}:
+        if fed := line.get("export"):
+            price = self.prices.get((line["tariff"], f"{line['facts'][0]}/feed_in"), 0)
+            wh = self.moved(line, fed, place + "export: ", begun=BEGUN in fed["flags"])
+            add(energy, "export", -wh * price)
+        if energy != {n: a for n, a in line["charges"].items() if n[:6] in ("energy", "export")}:
             self.wrong(place + "its energy is not charged at the price of its rate")
+
+    def moved(self, line: Any, part: Any, place: str, *, begun: bool) -> int:
+        """Prove registers from where the line before ended; the Wh that they moved by."""
+        began, ended, advance = part["from_wh"], part["to_wh"], part["advance_wh"]
+        key = (line["meter"], line["service_point"], line["account"], part is line)
+        if min(advance) < 0 or not len(began) == len(ended) == len(advance):
+            self.wrong(place + "its registers are not those of one meter, or ran backwards")
+        if [b - a for a, b in zip(began, ended)] != advance and not REBASING & set(part["flags"]):
+            self.wrong(place + "its registers moved otherwise than settled, and no flag says why")
+        if self.registers.get(key, began) != began and not begun:
+            self.wrong(place + "begins at other registers than the line before ended")
+        self.registers[key] = ended
+        return sum(advance)
 
     def end(self, record: Any) -> None:
         """Compare the end of the file with what was added up."""

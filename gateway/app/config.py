@@ -1,6 +1,7 @@
 """The configuration in force: YAML and CSV read, every problem found at once, defaults resolved."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -40,6 +41,11 @@ from gateway.core.shedding import PRIORITY_DEFAULT
 from gateway.south.metering import NODE_MODEL
 from gateway.south.models import meter_model, model_names
 
+# The output falls off without the gateway: what it does to the supply while on is the contrary.
+FAIL_SAFE_WIRING: Final = {"fail_disconnected": "connects", "fail_connected": "disconnects"}
+# The command is repeated with polls, three times within the time: each third has two of them.
+FAIL_SAFE_POLLS: Final = 6
+_FAIL_SAFE_KEYS: Final = ("fail_safe", "output_on", "output", "fail_safe_after_s", "poll_s")
 _SETTINGS: Final = frozenset(MeterSettings.model_fields)
 _BUILT_IN: Final = MeterSettings()
 # A 100 A transformer at 230 V; telemetry comes every ten seconds and whenever something changes.
@@ -171,7 +177,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         backup=content.backup,
         counter=content.counter,
         vouchers=content.vouchers,
-        notes=tuple(_notes(content, meters)),
+        notes=tuple(_notes(content)),
         meters_file=content.meters_file,
         watch=content.watch,
         feeders=content.feeders,
@@ -232,7 +238,12 @@ class _Reading:
             self.problems += problems_of(error, ConfigurationFile, self._finder)
         self._defaults = read.defaults if read is not None else _usable_defaults(content)
         for model, settings in self._defaults.items():
-            for key, message in _wiring_problems(model, settings):
+            given = settings.model_fields_set
+            wrong = (
+                *_wiring_problems(model, settings),
+                *_fail_safe_problems(model, settings, given),
+            )
+            for key, message in wrong:
                 self.problems.append(self._document.problem(("defaults", model, key), message))
         return read
 
@@ -326,7 +337,12 @@ class _Reading:
                 self.problems.append(entry.problem("device", "only a node has a device id"))
             if entry.given.get("host") is None:
                 self.problems.append(entry.problem("host", "is missing: address of the meter"))
-            for key, message in _wiring_problems(fields.model, fields):
+            settings = _resolve(fields, self._defaults)
+            wrong = (
+                *_wiring_problems(fields.model, fields),
+                *_fail_safe_problems(fields.model, settings, fields.model_fields_set),
+            )
+            for key, message in wrong:
                 self.problems.append(entry.problem(key, message))
         return entry
 
@@ -380,6 +396,39 @@ def _wiring_problems(model: str, settings: MeterSettings) -> Iterator[tuple[str,
         yield "feedback", f"a {model} has no input {settings.feedback}: {', '.join(inputs)}"
 
 
+def _fail_safe_problems(
+    model: str, settings: MeterSettings, given: AbstractSet[str]
+) -> Iterator[tuple[str, str]]:
+    """A reaction to the gateway's absence that this wiring, model or polling cannot have.
+
+    `settings` are resolved; what none of the keys `given` here decides is told where it stands.
+    """
+    policy, own = settings.fail_safe, [key for key in _FAIL_SAFE_KEYS if key in given]
+    if policy == "hold_last" or not own or model == NODE_MODEL:
+        return
+    wanted, after_s = FAIL_SAFE_WIRING[policy], settings.fail_safe_after_s
+    if settings.output_on != wanted:
+        message = (
+            f"{policy} needs output_on: {wanted}, for the output falls off without the gateway; "
+            f"the active output {settings.output_on} here: wire it so, or set fail_safe: hold_last"
+        )
+        yield own[0], message
+    for channel in meter_model(model).outputs.channels:
+        if channel.label == settings.output and channel.remote_timeout_address is None:
+            message = (
+                f"output {channel.label} of a {model} has no remote timeout that {policy} could "
+                "use: set fail_safe: hold_last"
+            )
+            yield own[0], message
+    if settings.poll_s > after_s / FAIL_SAFE_POLLS:
+        message = (
+            f"the output is held with polls: for fail_safe_after_s: {after_s} poll_s may be "
+            f"{after_s / FAIL_SAFE_POLLS:.1f} at most, and is {settings.poll_s:g}"
+        )
+        key = next(name for name in ("fail_safe_after_s", "poll_s", *own) if name in given)
+        yield key, message
+
+
 def _resolve(entry: MeterEntry, defaults: Mapping[str, MeterSettings]) -> MeterSettings:
     """The settings of one meter: its own where given, else its model's, else the built-in ones."""
     common = defaults.get(entry.model) or _BUILT_IN
@@ -424,12 +473,9 @@ def _node(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings]
     )
 
 
-def _notes(content: ConfigurationFile, meters: Sequence[MeterConfig]) -> Iterator[str]:
+def _notes(content: ConfigurationFile) -> Iterator[str]:
     """What this version accepts and does not serve yet."""
     idle = {
-        "fail_safe other than hold_last": any(
-            meter.settings.fail_safe != "hold_last" for meter in meters
-        ),
         "north.opcua": content.north.opcua is not None,
         "north.mqtt": bool(content.north.mqtt),
     }

@@ -82,8 +82,15 @@ class MeterSettings(Section):
     )
     fail_safe: Literal["hold_last", "fail_connected", "fail_disconnected"] = Field(
         default="hold_last",
-        description="What the output does without the gateway; commissioning compares the meter's "
-        "remote timeout with it. Only hold_last (timeout 0) is served.",
+        description="Without the gateway the output keeps its last state, or falls off: "
+        "fail_disconnected takes output_on: connects, fail_connected output_on: disconnects.",
+    )
+    fail_safe_after_s: int = Field(
+        default=300,
+        ge=10,
+        le=18_000,
+        description="How long without the gateway until the output falls off: the meter's remote "
+        "timeout, set and proved by commissioning. Without effect with hold_last.",
     )
     confirm: Literal["arm", "auto"] = Field(
         default="arm", description="Whether a person confirms a reconnection (arm) or nobody."
@@ -94,10 +101,11 @@ class MeterSettings(Section):
     t2_source: Identifier = Field(
         default="generator", description="Source counted by tariff register 2."
     )
-    export: Literal["ignored", "alarmed"] = Field(
+    export: Literal["ignored", "alarmed", "credited"] = Field(
         default="ignored",
-        description="Energy that flows from the customer: left at the meter (ignored), or none is "
-        "expected and a day with more than `watch.export_day_wh` is told (alarmed).",
+        description="Energy that flows from the customer: left at the meter (ignored); none is "
+        "expected and a day with more than `watch.export_day_wh` is told (alarmed); paid for at "
+        "the feed-in price of the account's tariff (credited).",
     )
     limit_t1_w: Watts | None = Field(
         default=None, description="Load limit while register 1 counts (grid); none: no limit."

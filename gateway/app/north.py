@@ -1,6 +1,7 @@
 """The north process: everything that an office talks to."""
 
 import asyncio
+import sys
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -28,6 +29,15 @@ log = structlog.get_logger()
 TLS_KEY: Final = "tls-key"
 # 256 connections of callers (gateway/north/peer.py), stores, and files open for a moment.
 DESCRIPTORS: Final = 1_024
+# A replay is a process of its own. Control comes first: the lowest priority comes before the
+# imports, which are a second of a core themselves. A filter of system calls may refuse it.
+REPLAY: Final = """\
+import contextlib, os
+with contextlib.suppress(OSError):
+    os.nice(19)
+from gateway.app.replay_worker import main
+main()
+"""
 
 
 def north_settings(config: Config) -> NorthSettings:
@@ -66,6 +76,7 @@ def north_settings(config: Config) -> NorthSettings:
             for meter in config.points
         ),
         blind_count=config.counter.blind_count,
+        replay_command=(sys.executable, "-c", REPLAY, str(config.path)),
     )
 
 

@@ -85,15 +85,18 @@ class ReplayReport:
     accounts: tuple[AccountReplay, ...]
 
 
-def replay_tariff(config: Config, wish: ReplayWish, progress: Progress) -> ReplayReport:
+def replay_tariff(
+    config: Config, wish: ReplayWish, progress: Progress, *, account_days_max: int = 0
+) -> ReplayReport:
     """Price what was settled since local midnight `days` days ago under a draft.
 
-    Raises RefusedError ACCOUNT_UNKNOWN, TARIFF_UNKNOWN, NOTHING_SETTLED, SOURCE_UNPRICED;
-    StoreAwayError.
+    `account_days_max` bounds accounts times days; 0 is no bound.
+    Raises RefusedError ACCOUNT_UNKNOWN, TARIFF_UNKNOWN, NO_ACCOUNTS, REPLAY_TOO_BIG,
+    NOTHING_SETTLED, SOURCE_UNPRICED; StoreAwayError.
     """
     reader = StoreReader(paths_of(config).ledger, LEDGER)
     try:
-        return _Run(config, wish, reader).report(progress)
+        return _Run(config, wish, reader).report(progress, account_days_max)
     finally:
         reader.close()
 
@@ -108,18 +111,19 @@ class _Run:
         self._meters = {meter.meter_id: meter for meter in config.points}
         self._by_point = {meter.service_point_id: meter for meter in config.points}
         site = reader.read(read_site)
-        self._shelf = TariffShelf(
-            reader.read(read_tariffs), Currency(site.currency, site.money_scale, site.minor_digits)
-        )
+        self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
+        self._shelf = TariffShelf((), self._currency)
         self._head_seq = reader.read(ledger_head).seq
         self._until_utc_ms = reader.read(last_posted_utc_ms)
         zone = zone_of(site.zone)
         day = civil_day(zone, self._until_utc_ms) - wish.days
         self._from_utc_ms = midnight(zone, max(0, day))
 
-    def report(self, progress: Progress) -> ReplayReport:
+    def report(self, progress: Progress, account_days_max: int) -> ReplayReport:
         by_account: dict[str, list[tuple[AccountPoint, Repricing]]] = defaultdict(list)
-        for stay in self._stays():
+        asked_for = self._stays()
+        self._check_size(len({stay.account_id for stay in asked_for}), account_days_max)
+        for stay in asked_for:
             by_account[stay.account_id].append((stay, self._replay(stay)))
         after = {
             account_id: self._seq_before(min(replay.warm_utc_ms for _, replay in stays))
@@ -144,6 +148,17 @@ class _Run:
         found.sort(key=lambda item: (-abs(item.difference_nano), item.account_id))
         return ReplayReport(self._from_utc_ms, self._until_utc_ms, tuple(found))
 
+    def _check_size(self, accounts: int, account_days_max: int) -> None:
+        days = self._wish.days
+        if account_days_max and accounts * days > account_days_max:
+            raise RefusedError(
+                "REPLAY_TOO_BIG",
+                f"{accounts} accounts and {days} days are more than {account_days_max} days of an "
+                "account at once: name fewer days or some accounts, or run `prepaid-gateway tariff "
+                "replay` on the gateway, which has no such bound",
+                "days",
+            )
+
     def _stays(self) -> list[AccountPoint]:
         """The stays that were asked for and lasted into the window."""
         wish = self._wish
@@ -154,16 +169,32 @@ class _Run:
                     "ACCOUNT_UNKNOWN", f"there is no account {account_id}", "account"
                 )
         tariff_ids = wish.tariff_ids
-        if not wish.accounts and not tariff_ids:
-            tariff_ids = (wish.draft.tariff_id,)
+        versions = self._reader.read(read_tariffs)
         for tariff_id in tariff_ids:
-            self._shelf.versions(tariff_id)
-        stays = self._reader.read(lambda c: points_since(c, self._from_utc_ms))
-        return [
+            if tariff_id not in {version.tariff_id for version in versions}:
+                raise RefusedError(
+                    "TARIFF_UNKNOWN", f"tariff {tariff_id} was never published", "tariff_id"
+                )
+        if not wish.accounts and not tariff_ids:
+            # It may be new: nobody is under it then.
+            tariff_ids = (wish.draft.tariff_id,)
+        stays = [
             stay
-            for stay in stays
+            for stay in self._reader.read(lambda c: points_since(c, self._from_utc_ms))
             if stay.account_id in wish.accounts or stay.tariff_id in tariff_ids
         ]
+        if not stays and not wish.accounts:
+            raise RefusedError(
+                "NO_ACCOUNTS",
+                f"no account was under tariff {', '.join(tariff_ids)} in these days: name accounts "
+                "or another tariff to compare with",
+                "tariff_id",
+            )
+        in_force = {stay.tariff_id for stay in stays}
+        self._shelf = TariffShelf(
+            (version for version in versions if version.tariff_id in in_force), self._currency
+        )
+        return stays
 
     def _replay(self, stay: AccountPoint) -> Repricing:
         versions = self._shelf.versions(stay.tariff_id)
@@ -253,6 +284,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
     """The lines of one transaction and point as one posting."""
     cells: Counter[Rate] = Counter()
     charges: Counter[tuple[str, str]] = Counter()
+    fed: Counter[tuple[str, int]] = Counter()
     accrued_ms = ended_ms = 0
     for line in lines:
         for key, wh in line.cells:
@@ -261,6 +293,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
         for component, amount_nano in line.charges:
             charges[line.period, component] += amount_nano
         if line.facts:
+            fed[line.period, line.facts[0]] += line.fed_wh
             # Version, then `Facts`: accrued, recharged, complete, ended.
             accrued_ms, ended_ms = max(accrued_ms, line.facts[1]), max(ended_ms, line.facts[4])
     return Settled(
@@ -270,6 +303,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
         charges=charges,
         accrued_utc_ms=accrued_ms,
         ended_utc_ms=ended_ms,
+        fed=fed,
     )
 
 

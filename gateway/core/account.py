@@ -101,6 +101,13 @@ class Account:
         elif transaction.kind is not TransactionKind.REVERSAL:
             self.low_credit.credited(own_nano)
 
+    def charge(self, amount_nano: int) -> None:
+        """A posting of a point: its charges leave the wallet. What lifts it, since more was fed in
+        than used, is a credit to the alerts too."""
+        self.credit.charge(amount_nano)
+        if amount_nano < 0:
+            self.low_credit.credited(self.credit.own_nano(self.running_nano))
+
     # -- supply ----------------------------------------------------------------------------
 
     def cut_nano(self, utc_ms: int) -> int:
@@ -163,7 +170,9 @@ class Account:
         """
         if self.held:
             return False
-        collected = self.credit.collect(day, self.running_nano, is_disabled=self.is_disabled)
+        # What was fed in bears no due until it is posted: the ledger alone tells then who bore it.
+        running_nano = max(0, self.running_nano)
+        collected = self.credit.collect(day, running_nano, is_disabled=self.is_disabled)
         for entries in collected:
             self._post(TransactionKind.DEBT_COLLECTION, entries, utc_ms)
         return bool(collected)

@@ -6,7 +6,8 @@ settlement rows can compute each charge again (invariants I3 and I14).
 
 In this order: energy and fixed fee; the minimum charge, which lifts the two; rebates, which never
 take more than the three; taxes on what is left. A rebate that counts per period (an amount, the
-first so many kWh) goes on under a later version where the earlier one left off.
+first so many kWh) goes on under a later version where the earlier one left off. Beside all of them,
+and seen by none, stands what was fed in: Wh times its price, given (`export`, negative).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from gateway.core.ledger import Entry
 from gateway.core.rates import Cell, Rates, rates_of
 from gateway.core.tariff import (
     ENERGY,
+    EXPORT,
     FIXED,
     MINIMUM,
     PPM,
@@ -44,6 +46,7 @@ class Earlier:
 
 
 NOTHING_EARLIER: Final = Earlier()
+NOTHING_FED: Final[Mapping[VersionKey, int]] = {}
 
 
 def rebates_nano(
@@ -86,7 +89,10 @@ def _rebate_nano(
 def version_charges(
     rates: Rates, wh: Sequence[int], fixed_nano: int, minimum_nano: int, earlier: Earlier
 ) -> dict[str, int]:
-    """F of one version by component: its cells, fee and minimum, its rebates and taxes."""
+    """F of one version by component: its cells, fee and minimum, its rebates and taxes.
+
+    What was fed in stands beside it (`feed_in_charge`).
+    """
     charges: dict[str, int] = {}
     energy_nano = 0
     for source, span in rates.span.items():
@@ -104,6 +110,11 @@ def version_charges(
         bases = {ENERGY: energy_nano, FIXED: fixed_nano, MINIMUM: minimum_nano, REBATE: rebate_nano}
         _add_taxes(charges, rates, wh, bases)
     return charges
+
+
+def feed_in_charge(rates: Rates, fed_wh: int) -> dict[str, int]:
+    """What energy fed in under a version comes to: a credit, exact, without tax."""
+    return {EXPORT: -fed_wh * rates.feed_in_micro} if fed_wh else {}
 
 
 def _add_taxes(
@@ -147,13 +158,15 @@ def charges_of(
     facts: Facts,
     period: Period,
     start_utc_ms: int,
+    *,
+    fed_wh: Mapping[VersionKey, int] = NOTHING_FED,
 ) -> dict[VersionKey, dict[str, int]]:
     """F: what a billing period comes to by tariff version and component, zeros left out.
 
     `versions` is the schedule of an account, oldest first; `cells` are the cumulative Wh of the
-    period; the account started at `start_utc_ms`. A posting's charges are this with its `facts` and
-    the counts after it, less this with those before it. A version's charges depend on cells of
-    earlier versions of the period, never of later ones.
+    period, `fed_wh` those fed in; the account started at `start_utc_ms`. A posting's charges are
+    this with its `facts` and the counts after it, less this with those before it. A version's
+    charges depend on cells of earlier versions of the period, never of later ones.
     """
     zone = zone_of(versions[0].zone)
     layouts = [rates_of(tariff) for tariff in versions]
@@ -173,6 +186,7 @@ def charges_of(
     charges: dict[VersionKey, dict[str, int]] = {}
     for rates, wh, fixed_nano, minimum_nano in zip(layouts, counts, fixed, minimum, strict=True):
         found = version_charges(rates, wh, fixed_nano, minimum_nano, earlier)
+        found |= feed_in_charge(rates, fed_wh.get(rates.key, 0))
         charges[rates.key] = {name: amount for name, amount in found.items() if amount}
         bases = (sum(map(int.__mul__, wh, rates.prices_micro)), fixed_nano, minimum_nano)
         earlier = granted_by(rates, wh, rebates_nano(rates, wh, bases, earlier), earlier)

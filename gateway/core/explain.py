@@ -1,6 +1,7 @@
 """Every minor unit of a balance, traced: transaction, entries, settlement line, registers, rates.
 
-Energy is linear: Wh of a rate cell times its price is the amount, exactly. The other components
+Energy is linear: Wh of a rate cell times its price is the amount, exactly; so is what was fed in,
+which is given. The other components
 are functions F of what the period has accumulated (domain.md section 2), so a line holds
 F(after) - F(before); the explanation shows both, and for a tax the basis of each.
 
@@ -13,8 +14,14 @@ from typing import Final
 
 from gateway.core.documents.posted import Posted
 from gateway.core.documents.rates import RateBook, RateCell, TaxTerms, kind_of
-from gateway.core.ledger import Entry, SettlementLine, TransactionKind, merge_entries
-from gateway.core.tariff import ENERGY
+from gateway.core.ledger import (
+    Entry,
+    ExportRegisters,
+    SettlementLine,
+    TransactionKind,
+    merge_entries,
+)
+from gateway.core.tariff import ENERGY, EXPORT
 
 TAX: Final = "tax"
 CONTAINED: Final = "contained"
@@ -32,6 +39,24 @@ class PricedEnergy:
     def amount_nano(self) -> int:
         """Wh times price: no rounding step exists."""
         return self.wh * self.rate.price_micro if self.rate else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PricedFeedIn:
+    """Wh that export registers show, and their price; None where the version has none."""
+
+    registers: ExportRegisters
+    price_micro: int | None
+
+    @property
+    def wh(self) -> int:
+        """What was fed in."""
+        return sum(self.registers.advance_wh)
+
+    @property
+    def amount_nano(self) -> int:
+        """A credit: minus Wh times price."""
+        return -self.wh * (self.price_micro or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +90,7 @@ class ExplainedLine:
     version: int
     energy: tuple[PricedEnergy, ...]
     components: tuple[Component, ...]
+    feed_in: PricedFeedIn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +137,7 @@ class Explainer:
                         for key, wh in line.cells
                     ),
                     components=self._components(line, version, before),
+                    feed_in=self._feed_in(line, version),
                 )
             )
         return Explanation(posted, tuple(lines), original)
@@ -143,6 +170,11 @@ class Explainer:
         for name, amount_nano in line.charges:
             totals[name] = totals.get(name, 0) + amount_nano
 
+    def _feed_in(self, line: SettlementLine, version: int) -> PricedFeedIn | None:
+        if line.export is None:
+            return None
+        return PricedFeedIn(line.export, self._rates.feed_in_micro(line.tariff_id, version))
+
     def _components(
         self, line: SettlementLine, version: int, before: Mapping[str, int]
     ) -> tuple[Component, ...]:
@@ -158,7 +190,7 @@ class Explainer:
                 basis=self._basis(line.tariff_id, version, name, before, after),
             )
             for name, amount_nano in line.charges
-            if kind_of(name) != ENERGY
+            if kind_of(name) not in (ENERGY, EXPORT)
         )
 
     def _basis(
@@ -234,6 +266,8 @@ def _line_problems(explained: ExplainedLine) -> list[str]:
             continue
         name = f"{ENERGY}:{priced.rate.source}"
         charged[name] = charged.get(name, 0) + priced.amount_nano
+    if explained.feed_in is not None and explained.feed_in.amount_nano:
+        charged[EXPORT] = explained.feed_in.amount_nano
     stated = dict(line.charges)
     found += [
         f"{name} is {stated.get(name, 0)} nano, {charged.get(name, 0)} are explained"

@@ -1,19 +1,19 @@
 """Energy that flows from the customer: counted, told once a day, or paid for.
 
 Export registers are guarded like import ones, by a guard of their own: a jump is not energy.
-`ignored` leaves it at the meter; `alarmed` is for points where none is expected. `credited` needs a
-place in a point's postings and is not offered by the configuration yet (docs/developer.md); its
-pricing is here, exact like that of consumption.
+`ignored` leaves it at the meter; `alarmed` is for points where none is expected; with `credited`
+the account gets the feed-in price of its tariff for it, in the postings of its point (`FeedIn`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
-from typing import Final, cast
+from typing import cast
 
-from gateway.core.guard import RegisterGuard
-
-EXPORT: Final = "export"
+from gateway.core.guard import RegisterGuard, VerdictKind
+from gateway.core.ledger import ExportRegisters, RebaseFlag, SettlementLine
+from gateway.core.reading import Reading
+from gateway.core.tally import Posting
 
 
 class ExportPolicy(StrEnum):
@@ -72,54 +72,178 @@ class ExportDay:
         self.day, self.fed_wh, self._told = cast("int", day), cast("int", fed_wh), bool(told)
 
 
-@dataclass(frozen=True, slots=True)
-class ExportPrice:
-    """From when a kWh that is fed in is worth so many micro-units (a Wh as many nano-units)."""
+class FeedIn:
+    """Export registers of a meter whose feed-in is paid for: guarded, counted line by line.
 
-    from_utc_ms: int
-    price_micro: int
-
-
-class ExportCredit:
-    """What fed-in energy is worth: exact, priced as it flows, given away as `export` charges.
-
-    Linear in energy, so whenever it is posted the total is the same. `advance_wh` of a settled
-    reading falls on the prices of its time linearly, floored to the earlier one.
+    `places` are theirs among the values of a reading. What is doubtful is held and paid to nobody
+    until a person decides, and holds up nothing else. While `is_credited` is False (the setting was
+    taken away) readings are passed over, and what was counted before can still be posted.
     """
 
-    def __init__(self) -> None:
-        self.unposted_wh = 0
-        self.unposted_nano = 0
-
-    def advance(
-        self, advance_wh: int, from_utc_ms: int, to_utc_ms: int, prices: Sequence[ExportPrice]
+    def __init__(
+        self, guard: Callable[[], RegisterGuard], places: Sequence[int], *, is_credited: bool = True
     ) -> None:
-        """Price a settled advance; `prices` in order, before the first one it is worth nothing."""
-        left_wh, at_ms = advance_wh, from_utc_ms
-        price_micro = 0
-        for price in prices:
-            if price.from_utc_ms <= at_ms:
-                price_micro = price.price_micro
-                continue
-            if price.from_utc_ms >= to_utc_ms:
-                break
-            share_wh = left_wh * (price.from_utc_ms - at_ms) // (to_utc_ms - at_ms)
-            self.unposted_nano += share_wh * price_micro
-            left_wh -= share_wh
-            at_ms, price_micro = price.from_utc_ms, price.price_micro
-        self.unposted_nano += left_wh * price_micro
-        self.unposted_wh += advance_wh
+        self._new_guard = guard
+        self._guard = guard()
+        self._places = tuple(places)
+        self.is_credited = is_credited
+        # The tariff without a feed-in price that was told of last.
+        self.unpriced_under = ""
+        self._disturbed = True
+        self._from_wh: tuple[int, ...] | None = None
+        self._to_wh: tuple[int, ...] | None = None
+        self._advance_wh: tuple[int, ...] = ()
+        self._flags: set[str] = set()
 
-    def take(self) -> tuple[tuple[str, int], ...]:
-        """Charges for the posting of now (negative: a credit), and begin anew."""
-        amount_nano, self.unposted_nano, self.unposted_wh = self.unposted_nano, 0, 0
-        return ((EXPORT, -amount_nano),) if amount_nano else ()
+    @property
+    def held(self) -> bool:
+        """Whether energy that was fed in waits for a person's decision."""
+        return self._guard.held
+
+    @property
+    def held_wh(self) -> tuple[int, ...]:
+        """What waits, per register; negative where a register fell."""
+        return self._guard.held_wh
+
+    @property
+    def registers_wh(self) -> tuple[int, ...] | None:
+        """The last good registers; None before the first."""
+        return self._to_wh
+
+    def disturbed(self) -> None:
+        """The meter could not be read, or began anew: its registers may have fallen."""
+        self._disturbed = True
+
+    def see(self, reading: Reading) -> tuple[int, tuple[str, ...]]:
+        """Take a reading whose import is good: Wh that were fed in, and events for people.
+
+        Registers that are missing, or no possible counter, are waited for.
+        """
+        registers_wh = self._registers_of(reading)
+        if registers_wh is None:
+            return 0, ()
+        verdict = self._guard.check(
+            reading.sequence,
+            reading.mono_ns,
+            registers_wh,
+            asked_ns=reading.asked_ns,
+            communication_lost=self._disturbed,
+        )
+        self._disturbed = False
+        if verdict.settles:
+            if verdict.kind is VerdictKind.BASELINE and self._to_wh != registers_wh:
+                self._flags.add(RebaseFlag.EXPORT_BEGUN)
+            if self._from_wh is None:
+                self._from_wh = registers_wh
+            self._flags.update(verdict.events)
+            self._count(verdict.advance_wh, registers_wh)
+        return sum(verdict.advance_wh), verdict.events
+
+    def begin(self) -> None:
+        """What was counted so far is nobody's: an account's first line starts here."""
+        self._next()
+        self._flags.add(RebaseFlag.EXPORT_BEGUN)
+
+    def release(self, *, accept: bool) -> tuple[int, ...]:
+        """A manager decides on what is held; the Wh that are paid for by it, per register."""
+        advance_wh = self._guard.release(accept=accept)
+        self._flags.add(RebaseFlag.RELEASED)
+        self._count(advance_wh, self._guard.registers_wh or ())
+        return advance_wh
+
+    def replaced(self) -> None:
+        """Another device was built in: it counts from its first reading."""
+        self._guard = self._new_guard()
+
+    def onto(
+        self, lines: Sequence[SettlementLine], postings: Sequence[Posting]
+    ) -> list[SettlementLine]:
+        """The lines of a posting with what was fed in under each of them; the next begin here.
+
+        The last one ends at the registers as they were read.
+        """
+        from_wh, to_wh = self._from_wh, self._to_wh
+        if not lines or from_wh is None or to_wh is None:
+            return list(lines)
+        left_wh = list(self._advance_wh or (0,) * len(to_wh))
+        shares_wh = [posting.fed_wh for posting in postings] or [0]
+        told: list[SettlementLine] = []
+        for number, (line, share_wh) in enumerate(zip(lines, shares_wh, strict=True), start=1):
+            is_last = number == len(lines)
+            advance_wh = tuple(left_wh) if is_last else _part(left_wh, share_wh)
+            left_wh = [wh - part for wh, part in zip(left_wh, advance_wh, strict=True)]
+            ends_wh = to_wh if is_last else _sum(from_wh, advance_wh)
+            fed = ExportRegisters(from_wh, ends_wh, advance_wh, tuple(sorted(self._flags)))
+            moved = any(advance_wh) or from_wh != ends_wh or (is_last and bool(self._flags))
+            told.append(replace(line, export=fed) if moved else line)
+            from_wh = ends_wh
+        self._next()
+        return told
+
+    def wake(self, by_ns: int) -> None:
+        """The machine was off: the last good registers are so much older than they seemed."""
+        state = self._guard.snapshot()
+        self._guard.restore(state, mono_ns=cast("int", state["mono_ns"]) + by_ns)
 
     def snapshot(self) -> dict[str, object]:
         """State as JSON values."""
-        return {"unposted_wh": self.unposted_wh, "unposted_nano": self.unposted_nano}
+        return {
+            "credited": self.is_credited,
+            "guard": self._guard.snapshot(),
+            "from_wh": self._from_wh,
+            "to_wh": self._to_wh,
+            "advance_wh": self._advance_wh,
+            "flags": sorted(self._flags),
+        }
 
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from `snapshot`."""
-        self.unposted_wh = cast("int", state["unposted_wh"])
-        self.unposted_nano = cast("int", state["unposted_nano"])
+    def restore(self, state: Mapping[str, object], *, mono_ns: int) -> None:
+        """Go on from `snapshot`; `mono_ns` is this boot's time of the last good registers.
+
+        Registers that were not followed meanwhile begin anew. Raises RefusedError GUARD_STATE.
+        """
+        to_wh = _registers(state["to_wh"])
+        if self._places and to_wh is not None and len(to_wh) != len(self._places):
+            # A device with other registers: nothing of the old ones can be gone on from.
+            return
+        self._from_wh, self._to_wh = _registers(state["from_wh"]), to_wh
+        self._advance_wh = _registers(state["advance_wh"]) or ()
+        self._flags = set(cast("Sequence[str]", state["flags"]))
+        if state["credited"]:
+            self._guard.restore(cast("Mapping[str, object]", state["guard"]), mono_ns=mono_ns)
+
+    def _next(self) -> None:
+        self._from_wh = self._to_wh
+        self._advance_wh = ()
+        self._flags.clear()
+
+    def _registers_of(self, reading: Reading) -> tuple[int, ...] | None:
+        values, places = reading.values, self._places
+        if not self.is_credited or not places or places[-1] >= len(values):
+            return None
+        found = [values[place] for place in places]
+        # Written so that NaN, which compares false with everything, is passed over as well.
+        if not all(0 <= value < self._guard.modulus_wh for value in found):
+            return None
+        return tuple(map(int, found))
+
+    def _count(self, advance_wh: tuple[int, ...], registers_wh: tuple[int, ...]) -> None:
+        self._advance_wh = _sum(self._advance_wh or (0,) * len(advance_wh), advance_wh)
+        self._to_wh = registers_wh
+
+
+def _sum(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def _part(left_wh: Sequence[int], share_wh: int) -> tuple[int, ...]:
+    """How much of each register's advance a share of all takes, the first registers first."""
+    taken: list[int] = []
+    for wh in left_wh:
+        part_wh = min(wh, share_wh)
+        share_wh -= part_wh
+        taken.append(part_wh)
+    return tuple(taken)
+
+
+def _registers(value: object) -> tuple[int, ...] | None:
+    return None if value is None else tuple(cast("Sequence[int]", value))

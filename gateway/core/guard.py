@@ -111,6 +111,11 @@ class RegisterGuard:
         self._held: _Seen | None = None
 
     @property
+    def modulus_wh(self) -> int:
+        """Where its registers begin anew."""
+        return self._modulus_wh
+
+    @property
     def registers_wh(self) -> tuple[int, ...] | None:
         """The last good registers, up to which energy is charged; None before the first."""
         return self._base.registers_wh if self._base else None

@@ -41,6 +41,9 @@ class RebaseFlag(StrEnum):
 
     RELEASED = "RELEASED"
     METER_REPLACED = "METER_REPLACED"
+    # No decision: export registers are followed from here on (another account or meter, `credited`
+    # set again), whatever went before.
+    EXPORT_BEGUN = "EXPORT_BEGUN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,19 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportRegisters:
+    """Export registers of a settlement line, as its import registers: from, to, what was settled.
+
+    A line without one fed in nothing. It begins where the last one of its meter ended.
+    """
+
+    from_wh: tuple[int, ...]
+    to_wh: tuple[int, ...]
+    advance_wh: tuple[int, ...]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SettlementLine:
     """Energy of one meter that a settlement charges, with the registers that prove it.
 
@@ -64,7 +80,8 @@ class SettlementLine:
     it differs from `to_wh - from_wh` only where `flags` say why (rollover, regression, reset,
     replacement). `facts` are the tariff version and what was known of the period (`Facts` in
     `gateway/core/fees.py`): with them and the cells up to here every charge can be computed again.
-    Empty in lines of older versions.
+    Empty in lines of older versions. `export` is what was fed in, at the feed-in price of that
+    version.
     """
 
     account_id: str
@@ -81,6 +98,12 @@ class SettlementLine:
     charges: tuple[tuple[str, int], ...]
     flags: tuple[str, ...] = ()
     facts: tuple[int, ...] = ()
+    export: ExportRegisters | None = None
+
+    @property
+    def fed_wh(self) -> int:
+        """What was fed in."""
+        return sum(self.export.advance_wh) if self.export else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,4 +396,16 @@ def settlement_body(line: SettlementLine) -> dict[str, object]:
     }
     if line.facts:
         body["facts"] = list(line.facts)
+    if line.export is not None:
+        body["export"] = export_body(line.export)
     return body
+
+
+def export_body(fed: ExportRegisters) -> dict[str, object]:
+    """Export registers of a line as its transaction's hash covers them, and as they are kept."""
+    return {
+        "from_wh": list(fed.from_wh),
+        "to_wh": list(fed.to_wh),
+        "advance_wh": list(fed.advance_wh),
+        "flags": list(fed.flags),
+    }

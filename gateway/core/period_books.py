@@ -31,7 +31,8 @@ class PeriodBooks:
 
     `unclosed` is the period that is open at `accrued_utc_ms`; `due_utc_ms` is when a fee may fall
     due next or that period closes. `label_utc_ms`, up to when energy is known, is an argument.
-    `changes` counts how often fees or a minimum changed what is owed.
+    `changes` counts how often fees or a minimum changed what is owed; `has_fed` says that something
+    was fed in.
     """
 
     def __init__(self, schedule: Schedule, start_utc_ms: int, *, joined: bool = False) -> None:
@@ -43,6 +44,7 @@ class PeriodBooks:
         self.accrued_utc_ms = start_utc_ms
         self.ended_utc_ms = 0
         self.changes = 0
+        self.has_fed = False
         self.unclosed = schedule.period_at(start_utc_ms)
         self.due_utc_ms = self._next_due()
 
@@ -75,6 +77,13 @@ class PeriodBooks:
         for book in self.by_label.values():
             for tally in book.tallies.values():
                 yield book, tally
+
+    def fed_state(self) -> list[list[object]]:
+        """What was fed in, by period and version, as JSON values."""
+        if not self.has_fed:
+            return []
+        fed = [(book.period.label, tally) for book, tally in self.tallies() if tally.fed_wh]
+        return [tally.fed_state(label) for label, tally in fed]
 
     def link(self) -> None:
         """Bring rebates that go on from version to version up to date."""
@@ -163,6 +172,15 @@ class PeriodBooks:
                     "PRICING_STATE", f"version {line.version} of {line.tariff_id} is missing"
                 )
             self.book(self._labelled(line.period)).load(rates, line)
+        self.has_fed = bool(saved.fed)
+        for feed in saved.fed:
+            fed_rates = versions.get((feed.tariff_id, feed.version))
+            if fed_rates is None:
+                raise RefusedError(
+                    "PRICING_STATE", f"version {feed.version} of {feed.tariff_id} is missing"
+                )
+            tally = self.book(self._labelled(feed.period)).tally(fed_rates)
+            tally.load_fed(feed.fed_wh, feed.posted_wh)
         for label, wh_by_source in saved.carried.items():
             self.book(self._labelled(label)).carry(wh_by_source)
         for label in saved.recharged:
@@ -183,3 +201,18 @@ class PeriodBooks:
         if schedule.has_daily_fee:
             due_ms = min(due_ms, midnight(schedule.zone, civil_day(schedule.zone, accrued_ms) + 1))
         return due_ms
+
+
+class FeedLane:
+    """Where energy goes that is fed in, while its tariff version lasts: no bands, no blocks."""
+
+    __slots__ = ("_books", "_tally")
+
+    def __init__(self, books: PeriodBooks, tally: Tally) -> None:
+        self._books = books
+        self._tally = tally
+
+    def charge(self, wh: int) -> None:
+        """Count `wh` (> 0) and what they are worth."""
+        self._books.has_fed = True
+        self._tally.feed(wh)

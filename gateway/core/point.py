@@ -5,96 +5,49 @@ they charge nothing and cut nobody.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, cast
 
 from gateway.core.account import Account
 from gateway.core.clocktrust import elapsed_since
 from gateway.core.errors import RefusedError
+from gateway.core.export import FeedIn
 from gateway.core.foresight import look_again_s
 from gateway.core.friendly import CutDeferral, CutVerdict
 from gateway.core.guard import RegisterGuard, Verdict, VerdictKind
 from gateway.core.ledger import RebaseFlag, SettlementLine
 from gateway.core.openline import LineNames, OpenLine
+from gateway.core.point_terms import PointTerms, Slept, Step
 from gateway.core.pricing import MAX_STEP_MS, Flag, Pricer
 from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
 from gateway.core.supply import Supply
-from gateway.core.switching import Order, Reason
+from gateway.core.switching import Reason
+from gateway.core.tariff import EXPORT
+
+__all__ = ["Point", "PointTerms", "Slept", "Step"]
 
 # A load seen this long ago still says what flowed before a command.
 LOAD_MEMORY_NS: Final = 5 * NS
 # What a person may decide on at once; more is a slip of the finger (and leaves 64-bit money).
 DECISION_MAX_WH: Final = 100_000_000
+_NONE_FED: Final[tuple[int, tuple[str, ...]]] = (0, ())
 # Flag of energy that was charged at the last known rate.
 CLOCK_UNTRUSTED: Final = "CLOCK_UNTRUSTED"
-
-
-@dataclass(frozen=True, slots=True)
-class PointTerms:
-    """What does not change while a point is served.
-
-    `sources` names the energy source behind each import register (T1, T2). `p_max_w` is the
-    limit or breaker of the point, `period_s` the regular poll period; energy across a rate boundary
-    in a longer time than `gap_s` is flagged as estimated. The meter renews its registers every
-    `refresh_s`.
-    """
-
-    service_point_id: str
-    meter_id: str
-    feeder: str
-    sources: tuple[str, ...]
-    p_max_w: int
-    period_s: float
-    gap_s: float = 60.0
-    refresh_s: float = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Slept:
-    """A guard's state from another boot, with wall and meter clock (ms) of its base."""
-
-    guard: Mapping[str, object]
-    utc_ms: int
-    meter_clock_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What followed from one reading; control carries it out.
-
-    `advance_wh` is the settled energy per register. `posting_due` asks for a posting with the next
-    commit. `newly_due` says that the credit has just run out, `deferred` that a gap, a fee or the
-    end of a calendar's window did it, which is no sign of bad data; `kept_on` that it has run out
-    and a calendar keeps supply on. `predict_s` is when the credit
-    could run out at full power, counted from when the registers were asked for, for a poll in the
-    short lane; `read_again` asks for one at once.
-    """
-
-    settled: bool = False
-    advance_wh: tuple[int, ...] = ()
-    events: tuple[str, ...] = ()
-    orders: tuple[Order, ...] = ()
-    posting_due: bool = False
-    newly_due: bool = False
-    deferred: bool = False
-    kept_on: bool = False
-    predict_s: float | None = None
-    read_again: bool = False
-    flags: tuple[str, ...] = ()
 
 
 class Point:
     """Mutable state of one service point. Single-threaded; time comes with the readings.
 
     Without an account (`account` and `pricer` None) energy is guarded and counted, and nothing is
-    charged or cut.
+    charged or cut. `feed_in` is there where energy that is fed in is paid for.
     """
 
     def __init__(self, terms: PointTerms, guard: RegisterGuard, supply: Supply) -> None:
         self.terms = terms
         self.guard = guard
         self.supply = supply
+        self.feed_in: FeedIn | None = None
         self.account: Account | None = None
         self.tariff_id = ""
         self.pricer: Pricer | None = None
@@ -160,8 +113,9 @@ class Point:
 
     def begin_line(self) -> None:
         """Energy counted so far belongs to nobody's account: the first line starts here."""
-        registers = len(self.terms.sources)
-        self._line.begin(self.guard.registers_wh, self.label_utc_ms, registers)
+        self._next_line()
+        if self.feed_in is not None:
+            self.feed_in.begin()
 
     def take_postings(self) -> list[SettlementLine]:
         """Settlement lines since the last call; their charges leave the wallet at this instant.
@@ -182,18 +136,20 @@ class Point:
             tariff_id=self.tariff_id,
             sources=self.terms.sources,
         )
+        postings = self.pricer.settle()
         lines = self._line.lines(
-            self.pricer.settle(),
+            postings,
             names,
             registers_wh=registers_wh,
             to_utc_ms=self.label_utc_ms,
             period=self.pricer.period_label,
         )
-        for line in lines:
-            account.credit.charge(sum(amount for _, amount in line.charges))
+        if self.feed_in is not None:
+            lines = self.feed_in.onto(lines, postings)
         if lines:
+            account.charge(sum(amount for line in lines for _, amount in line.charges))
             self.posting_count += 1
-            self.begin_line()
+            self._next_line()
         return lines
 
     def pass_time(self, utc_ms: int) -> bool:
@@ -214,6 +170,8 @@ class Point:
         """The meter could not be read: what comes next may be a restart's."""
         self._lost = True
         self.supply.disturbed()
+        if self.feed_in is not None:
+            self.feed_in.disturbed()
 
     def on_reading(self, reading: Reading, *, rates_known: bool) -> Step:
         """Take one reading through guard, pricing, credit and supply.
@@ -229,6 +187,8 @@ class Point:
         restarted = self._restart_edge(reading)
         if restarted:
             self.supply.disturbed()
+            if self.feed_in is not None:
+                self.feed_in.disturbed()
         verdict = self.guard.check(
             reading.sequence,
             reading.mono_ns,
@@ -248,7 +208,8 @@ class Point:
             orders = self.supply.observe(self._observation(reading, trusted=False))
             return Step(events=verdict.events, orders=tuple(orders), read_again=verdict.read_again)
         self._lost = False
-        flags = self._settle(reading, verdict, rates_known=rates_known)
+        fed_wh, export_events = self.feed_in.see(reading) if self.feed_in is not None else _NONE_FED
+        flags = self._settle(reading, verdict, fed_wh, rates_known=rates_known)
         crossed = self._crossed_boundary()
         if self.account is not None:
             in_use = self.account.credit.emergency_in_use(self.account.running_nano)
@@ -263,21 +224,32 @@ class Point:
             advance_wh=verdict.advance_wh,
             events=verdict.events,
             orders=tuple(orders),
-            posting_due=newly_due or crossed or bool(verdict.events),
+            posting_due=newly_due or crossed or bool(verdict.events or export_events),
             newly_due=newly_due,
             deferred=deferred,
             kept_on=self._deferral.since_utc_ms is not None and not was_waiting,
             predict_s=self._predict_s(reading),
             read_again=verdict.read_again,
             flags=flags,
+            fed_wh=fed_wh,
+            export_events=export_events,
         )
 
     def release(self, *, accept: bool) -> tuple[int, ...]:
-        """A manager decides on held energy; the Wh that are charged by it, per register."""
-        if not self.guard.held:
+        """A manager decides on held energy; the Wh that are charged by it, per register.
+
+        With it on what is held of the export registers: accepted, it is paid for.
+        """
+        feed_in = self.feed_in if self.feed_in is not None and self.feed_in.held else None
+        if not self.guard.held and feed_in is None:
             raise RefusedError("NOTHING_HELD", "this meter holds no energy for a decision")
         if accept:
             _check_decision(self.guard.held_wh)
+            _check_decision(feed_in.held_wh if feed_in else ())
+        if feed_in is not None:
+            self._rebase_export(feed_in.release(accept=accept))
+        if not self.guard.held:
+            return (0,) * len(self.terms.sources)
         advance_wh = self.guard.release(accept=accept)
         self._rebase(advance_wh, RebaseFlag.RELEASED)
         return advance_wh
@@ -295,6 +267,8 @@ class Point:
             _check_decision([a - b for a, b in zip(closing_wh, base_wh, strict=True)])
         advance_wh = self.guard.replace(closing_wh, opening_wh)
         self.supply.opened_energy_wh = None
+        if self.feed_in is not None:
+            self.feed_in.replaced()
         self._rebase(advance_wh, RebaseFlag.METER_REPLACED)
         return advance_wh
 
@@ -318,6 +292,7 @@ class Point:
             "pricing": {name: value for name, value in pricing.items() if name != "posted"},
             "label_utc_ms": self.label_utc_ms,
             **self._line.snapshot(),
+            **({} if self.feed_in is None else {"feed_in": self.feed_in.snapshot()}),
             "slept": None
             if slept is None
             else [dict(slept.guard), slept.utc_ms, slept.meter_clock_ms],
@@ -350,7 +325,13 @@ class Point:
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _settle(self, reading: Reading, verdict: Verdict, *, rates_known: bool) -> tuple[str, ...]:
+    def _next_line(self) -> None:
+        registers = len(self.terms.sources)
+        self._line.begin(self.guard.registers_wh, self.label_utc_ms, registers)
+
+    def _settle(
+        self, reading: Reading, verdict: Verdict, fed_wh: int, *, rates_known: bool
+    ) -> tuple[str, ...]:
         from_utc_ms = self.label_utc_ms
         if not from_utc_ms and rates_known:
             from_utc_ms = reading.utc_ms
@@ -366,6 +347,8 @@ class Point:
         if self.pricer is None:
             return ()
         shares = tuple(zip(self.terms.sources, verdict.advance_wh, strict=True))
+        if fed_wh:
+            shares += ((EXPORT, fed_wh),)
         names: tuple[str, ...] = ()
         if known:
             gap_ms = round(self.terms.gap_s * 1000)
@@ -392,6 +375,12 @@ class Point:
         if self._slept is not None:
             # The decision moved the base that the first reading would bring back.
             self._slept = replace(self._slept, guard=self.guard.snapshot())
+
+    def _rebase_export(self, advance_wh: Sequence[int]) -> None:
+        """Pay for energy that a person decided on, at the price of the label."""
+        self.posting_count += 1
+        if self.pricer is not None:
+            self.pricer.charge_at_label([(EXPORT, sum(advance_wh))])
 
     def _predict_s(self, reading: Reading) -> float | None:
         """When the credit could be used up at full power, if within the next regular poll."""
@@ -436,7 +425,11 @@ class Point:
         if slept.meter_clock_ms is not None and reading.meter_clock_s is not None:
             meter_ms = reading.meter_clock_s * 1000 - slept.meter_clock_ms
         elapsed_ms = elapsed_since(reading.utc_ms - slept.utc_ms, meter_ms)
-        self.guard.restore(slept.guard, mono_ns=reading.mono_ns - elapsed_ms * 1_000_000)
+        seemed_ns = cast("int", self.guard.snapshot()["mono_ns"])
+        base_ns = reading.mono_ns - elapsed_ms * 1_000_000
+        self.guard.restore(slept.guard, mono_ns=base_ns)
+        if self.feed_in is not None:
+            self.feed_in.wake(base_ns - seemed_ns)
         self._slept = None
 
     def _restart_edge(self, reading: Reading) -> bool:

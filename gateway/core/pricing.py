@@ -10,30 +10,22 @@ microsecond while the reading stays inside one rate segment, which is nearly alw
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from typing import Final
 
 from gateway.core.bands import band_run
 from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
-from gateway.core.period_books import MAX_STEP_MS, Counted, PeriodBooks
+from gateway.core.period_books import MAX_STEP_MS, Counted, FeedLane, PeriodBooks
 from gateway.core.pricing_state import parse_state
 from gateway.core.rates import Cell
 from gateway.core.remaining import remaining_wh
 from gateway.core.schedule import Schedule, check_schedule
-from gateway.core.tally import Lane, PeriodBook, Posting, Tally
-from gateway.core.tariff import Tariff
+from gateway.core.tally import Flag, Lane, PeriodBook, Posting, Tally
+from gateway.core.tariff import EXPORT, Tariff
 
 __all__ = ["MAX_STEP_MS", "Cell", "Counted", "Flag", "Posting", "Pricer", "check_schedule"]
 
 GAP_MS: Final = 60_000
-
-
-class Flag(StrEnum):
-    """What is to be known of an allocation of energy."""
-
-    ESTIMATED_ALLOCATION = "ESTIMATED_ALLOCATION"
-    CLOCK_STEPPED = "CLOCK_STEPPED"
 
 
 _NO_FLAGS: Final[frozenset[Flag]] = frozenset()
@@ -85,6 +77,8 @@ class Pricer:
         self._posted_snapshot: list[object] | None = None
         self._books.accrue(self._books.unclosed, start_utc_ms)
         self._lanes: dict[str, Lane] = {}
+        # By source where its energy goes: its lane, and beside them what is fed in.
+        self._sinks: dict[str, Lane | FeedLane] = {}
         self._stretch_end_ms = 0
         self._enter(start_utc_ms)
 
@@ -116,6 +110,11 @@ class Pricer:
         return self._books.accrued_utc_ms
 
     @property
+    def pays_for_feed_in(self) -> bool:
+        """Whether the tariff has a feed-in price at the label."""
+        return self._tally.rates.tariff.feed_in_micro is not None
+
+    @property
     def fee_changes(self) -> int:
         """How often fees or a minimum charge changed what is owed, since this object was made.
 
@@ -132,11 +131,11 @@ class Pricer:
     ) -> frozenset[Flag]:
         """Charge the energy that flowed between two readings.
 
-        Energy in whole Wh per source. Its time runs from the label or `from_utc_ms`, whichever is
-        later. A `to_utc_ms` that is not after both (the clock was set back, or is not trusted)
-        charges everything at the label's rates and leaves the label. Raises RefusedError
-        SOURCE_UNPRICED for a source that was not named at the start, CLOCK_IMPLAUSIBLE for a jump
-        of ten years.
+        Energy in whole Wh per source, what was fed in under `export`. Its time runs from the label
+        or `from_utc_ms`, whichever is later. A `to_utc_ms` that is not after both (the clock was
+        set back, or is not trusted) charges everything at the label's rates and leaves the label.
+        Raises RefusedError SOURCE_UNPRICED for a source that was not named at the start,
+        CLOCK_IMPLAUSIBLE for a jump of ten years.
         """
         if isinstance(wh_by_source, tuple | list):
             shares: Sequence[tuple[str, int]] = wh_by_source
@@ -144,9 +143,9 @@ class Pricer:
             shares = tuple(wh_by_source.items())
         else:
             shares = tuple(wh_by_source)
-        lanes = self._lanes
+        sinks = self._sinks
         for source, wh in shares:
-            if source not in lanes or wh < 0:
+            if source not in sinks or wh < 0:
                 raise _unusable(source, wh)
         label_ms = self._label_utc_ms
         start_ms = max(from_utc_ms, label_ms)
@@ -155,7 +154,7 @@ class Pricer:
         if to_utc_ms < self._calm_until_ms:
             for source, wh in shares:
                 if wh:
-                    lanes[source].charge(wh)
+                    sinks[source].charge(wh)
             self._label_utc_ms = to_utc_ms
             flags = _NO_FLAGS
         else:
@@ -171,10 +170,10 @@ class Pricer:
         Raises RefusedError SOURCE_UNPRICED.
         """
         for source, wh in shares:
-            if source not in self._lanes or wh < 0:
+            if source not in self._sinks or wh < 0:
                 raise _unusable(source, wh)
             if wh:
-                self._lanes[source].charge(wh)
+                self._sinks[source].charge(wh)
 
     def close_periods(self, now_utc_ms: int) -> int:
         """Let time pass without energy: accrue fees, close periods; above zero if that did either.
@@ -318,6 +317,9 @@ class Pricer:
             state["occupancy_wh"] = [list(item) for item in books.occupancy_wh.items()]
         if books.joined:
             state["joined"], state["opening_day"] = 1, self._opening_day
+        fed = books.fed_state()
+        if fed:
+            state["fed"] = fed
         carried = [
             [book.period.label, *item]
             for book in books.by_label.values()
@@ -373,7 +375,7 @@ class Pricer:
         if start_ms < self._segment_end_ms >= to_ms:
             for source, wh in shares:
                 if wh:
-                    self._lanes[source].charge(wh)
+                    self._sinks[source].charge(wh)
         else:
             flags = self._spread(shares, start_ms, to_ms, gap_ms)
         self._label_utc_ms = to_ms
@@ -400,7 +402,7 @@ class Pricer:
             for index, (source, wh) in enumerate(shares):
                 until_wh = wh * (end_ms - start_ms) // span_ms
                 if until_wh > booked_wh[index]:
-                    self._lanes[source].charge(until_wh - booked_wh[index])
+                    self._sinks[source].charge(until_wh - booked_wh[index])
                     booked_wh[index] = until_wh
                     charged.append(self._tally)
             if end_ms == to_ms:
@@ -416,7 +418,7 @@ class Pricer:
     def _charge_stepped(self, shares: Sequence[tuple[str, int]]) -> frozenset[Flag]:
         for source, wh in shares:
             if wh:
-                self._lanes[source].charge(wh)
+                self._sinks[source].charge(wh)
                 self._tally.flags.add(Flag.CLOCK_STEPPED.value)
         return _STEPPED
 
@@ -431,6 +433,7 @@ class Pricer:
         self._stretch_end_ms = min(until_ms, book.period.end_utc_ms)
         self._tally = book.tally(rates)
         self._lanes = {}
+        self._sinks = {EXPORT: FeedLane(self._books, self._tally)}
         self._turn(utc_ms)
         self._recount()
 
@@ -446,7 +449,8 @@ class Pricer:
             until_ms = min(until_ms, end_ms)
             if lane is None or lane.band != band:
                 counter_wh = self._books.counter_wh(self._current)
-                self._lanes[source] = Lane(counter_wh, tally, source, band)
+                lane = Lane(counter_wh, tally, source, band)
+                self._lanes[source] = self._sinks[source] = lane
         self._segment_end_ms = until_ms
         self._calm_until_ms = min(until_ms, self._books.due_utc_ms)
 

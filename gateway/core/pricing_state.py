@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.core.errors import RefusedError
 
@@ -20,6 +21,16 @@ class SavedLine:
     cells: tuple[tuple[str, str, int, int], ...]
     charges: tuple[tuple[str, int], ...] = ()
     flags: tuple[str, ...] = ()
+
+
+class SavedFeed(NamedTuple):
+    """What was fed in under one tariff version in one period, and how much of it is posted."""
+
+    period: str
+    tariff_id: str
+    version: int
+    fed_wh: int
+    posted_wh: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class SavedPricing:
     joined: bool = False
     opening_day: int | None = None
     carried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    fed: tuple[SavedFeed, ...] = ()
 
 
 def parse_state(state: Mapping[str, object]) -> SavedPricing:
@@ -66,6 +78,7 @@ def parse_state(state: Mapping[str, object]) -> SavedPricing:
         joined=bool(_optional(state, "joined")),
         opening_day=_optional(state, "opening_day"),
         carried=_carried(state),
+        fed=tuple(_feed(row) for row in _rows(state.get("fed", ()), 5)),
     )
 
 
@@ -85,6 +98,13 @@ def _carried(state: Mapping[str, object]) -> dict[str, dict[str, int]]:
     if any(wh < 0 for counted in found.values() for wh in counted.values()):
         raise _damaged(found)
     return found
+
+
+def _feed(row: tuple[object, ...]) -> SavedFeed:
+    feed = SavedFeed(_text(row[0]), _text(row[1]), *(_integer(item) for item in row[2:]))
+    if not 0 <= feed.posted_wh <= feed.fed_wh:
+        raise _damaged(row)
+    return feed
 
 
 def _line(

@@ -49,6 +49,7 @@ class Rates:
     is their slice. `plain` says that there is nothing but energy, fee and taxes on top of them, so
     that the total needs no more than two sums. `rate_taxes` and `kwh_taxes` (micro-units and
     source) are those that raise the total; contained taxes and those on recharge do not.
+    `feed_in_micro` is what a kWh fed in is worth, 0 where the tariff has no price for it.
     """
 
     tariff: Tariff
@@ -65,6 +66,7 @@ class Rates:
     kwh_taxes: tuple[tuple[int, str], ...]
     consumption_taxes: tuple[TaxRule, ...]
     rebates: tuple[Rebate, ...]
+    feed_in_micro: int
 
     @property
     def key(self) -> tuple[str, int]:
@@ -109,6 +111,7 @@ def rates_of(tariff: Tariff) -> Rates:
         kwh_taxes=kwh_taxes,
         consumption_taxes=rules,
         rebates=tariff.rebates,
+        feed_in_micro=tariff.feed_in_micro or 0,
     )
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
 
-from gateway.core.charges import VersionKey, charges_of
+from gateway.core.charges import VersionKey, charges_of, feed_in_charge
 from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
 from gateway.core.fees import Facts
 from gateway.core.ledger import SettlementLine
 from gateway.core.rates import Cell, Rates
 from gateway.core.schedule import Schedule
-from gateway.core.tariff import ENERGY, Tariff
+from gateway.core.tariff import ENERGY, EXPORT, Tariff
 
 _NO_VERSION: Final = 0
 
@@ -54,6 +54,7 @@ class _Count:
     cells: dict[VersionKey, dict[Cell, int]] = field(default_factory=dict)
     charged: dict[VersionKey, dict[str, int]] = field(default_factory=dict)
     wh: dict[str, int] = field(default_factory=dict)
+    fed_wh: dict[VersionKey, int] = field(default_factory=dict)
 
 
 class _Course:
@@ -193,7 +194,12 @@ class EnergyReplay:
             raise ValueError("lines of one posting know different facts")
         period = course.schedule.labelled(lines[0].period)
         after = charges_of(
-            course.schedule.tariffs, count.cells, facts, period, course.stay.from_utc_ms
+            course.schedule.tariffs,
+            count.cells,
+            facts,
+            period,
+            course.stay.from_utc_ms,
+            fed_wh=count.fed_wh,
         )
         due: dict[VersionKey, dict[str, int]] = {}
         for key in after.keys() | count.charged.keys():
@@ -221,6 +227,7 @@ def _count(course: _Course, count: _Count, line: SettlementLine) -> list[str]:
         cells[cell] = cells.get(cell, 0) + wh
         blocks = by_block.setdefault((rates, cell.source), {})
         blocks[cell.block] = blocks.get(cell.block, 0) + wh
+    found += _count_fed(count, line)
     counter_wh = course.counter_wh(count)
     for (rates, source), blocks in by_block.items():
         before_wh = counter_wh.get(source, 0)
@@ -238,6 +245,18 @@ def _count(course: _Course, count: _Count, line: SettlementLine) -> list[str]:
     return found
 
 
+def _count_fed(count: _Count, line: SettlementLine) -> list[str]:
+    """Count what a line fed in; what is wrong with it."""
+    if not line.fed_wh:
+        return []
+    number = line.facts[0] if line.facts else _NO_VERSION
+    if number == _NO_VERSION or line.fed_wh < 0:
+        return [f"{line.fed_wh} Wh are fed in under no version"]
+    key = (line.tariff_id, number)
+    count.fed_wh[key] = count.fed_wh.get(key, 0) + line.fed_wh
+    return []
+
+
 def _cell_of(course: _Course, key: str) -> tuple[Rates, Cell]:
     """Raises KeyError, ValueError for a cell that no version has."""
     number, source, band, block = key.split("/")
@@ -248,8 +267,12 @@ def _cell_of(course: _Course, key: str) -> tuple[Rates, Cell]:
 
 
 def _with_energy(course: _Course, line: SettlementLine) -> SettlementLine:
-    """A line of an older program: its energy is priced, the rest is what it says."""
+    """A line of an older program, or after one: its energy is priced, the rest is what it says."""
     charges = {name: a for name, a in line.charges if not name.startswith(f"{ENERGY}:")}
+    if line.facts:
+        charges.pop(EXPORT, None)
+    if line.facts and line.fed_wh:
+        charges |= feed_in_charge(course.rates[line.facts[0]], line.fed_wh)
     for key, wh in line.cells:
         rates, cell = _cell_of(course, key)
         name = f"{ENERGY}:{cell.source}"

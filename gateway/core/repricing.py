@@ -25,7 +25,7 @@ from gateway.core.repricing_course import (
     rate_changes,
 )
 from gateway.core.schedule import Schedule
-from gateway.core.tariff import Tariff
+from gateway.core.tariff import EXPORT, Tariff
 
 # A pricer takes ten years at once; an old account is brought to the window in steps.
 _STEP_MS: Final = 365 * DAY_MS
@@ -36,7 +36,8 @@ class Settled:
     """What one posting settled at a point between two instants, and what it charged for it.
 
     `cells` are Wh by rate of the tariff in force, `charges` nano-units by (period, component).
-    `accrued_utc_ms` and `ended_utc_ms` are facts of the posting, 0 where it told none.
+    `accrued_utc_ms` and `ended_utc_ms` are facts of the posting, 0 where it told none. `fed` are Wh
+    that were fed in, by (period, version).
     """
 
     from_utc_ms: int
@@ -45,6 +46,7 @@ class Settled:
     charges: Mapping[tuple[str, str], int] = field(default_factory=dict)
     accrued_utc_ms: int = 0
     ended_utc_ms: int = 0
+    fed: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 Points = Callable[[], Sequence[CoursePoint]]
@@ -148,6 +150,7 @@ class Repricing:
             total: Counter[str] = Counter()
             for rate, wh in span.cells.items():
                 total[rate.source] += wh
+            total[EXPORT] += sum(span.fed.values())
             self._advance(total, from_ms, to_ms)
         else:
             for shares, begin_ms, end_ms in self._pieces(span, points, from_ms, to_ms):
@@ -187,7 +190,7 @@ class Repricing:
         if to_ms > self._window_utc_ms:
             self._mark()
         if self._marked:
-            self._energy_wh += sum(shares.values())
+            self._energy_wh += sum(wh for source, wh in shares.items() if source != EXPORT)
         for track in (self._now, self._draft):
             track.pricer.advance(shares, from_ms, to_ms)
 
@@ -235,6 +238,14 @@ class Repricing:
                 self._estimated_wh += _unknown_wh(course, only_draft, bounds, self._gap_ms)
             for index, wh in _spread(course, edges, rates, cells):
                 shares[index][source] = shares[index].get(source, 0) + wh
+        begun = [rate_at(self._now.schedule, self._sources[0], begin) for begin, _ in edges]
+        for (period, version), wh in span.fed.items():
+            # When it flowed no register of the telemetry tells: evenly in the time of its version.
+            places = [i for i, r in enumerate(begun) if (r.period, r.version) == (period, version)]
+            places = places or [0]
+            weights = [max(1, edges[index][1] - edges[index][0]) for index in places]
+            for index, part_wh in zip(places, parted(wh, weights), strict=True):
+                shares[index][EXPORT] = shares[index].get(EXPORT, 0) + part_wh
         return [(part, *edge) for part, edge in zip(shares, edges, strict=True)]
 
     def _unexplained(self) -> dict[tuple[str, str], int]:

@@ -172,6 +172,8 @@ BODIES: Final[Mapping[str, type[Body]]] = {kind.TYPE: kind for kind in get_args(
 MAX_DOCUMENT: Final = 64_000
 INT64_MAX: Final = 2**63 - 1
 DOCUMENT_FIELDS: Final = frozenset({"document", "terms"})
+SUMMARY_FIELDS: Final = frozenset({"replay"})
+MAX_SUMMARY: Final = 4_000
 ID_FIELDS: Final = frozenset(
     {
         "account_id",
@@ -284,6 +286,8 @@ def _type_name(annotation: object) -> str:
 
 def _text(name: str, value: object) -> str:
     limit = MAX_DOCUMENT if name in DOCUMENT_FIELDS else MAX_TEXT
+    if name in SUMMARY_FIELDS:
+        limit = MAX_SUMMARY
     if not isinstance(value, str) or len(value) > limit:
         raise RefusedError("REQUEST_FIELD", f"expected text of at most {limit} characters", name)
     if any("\ud800" <= letter <= "\udfff" for letter in value):

@@ -224,6 +224,18 @@ class Supply(SupplyMemory):
             )
         ]
 
+    def may_renew(self, *, closed: bool) -> bool:
+        """Whether an output may be held as it reads, where it would fall off by itself.
+
+        Only a command takes an output off: a cut that breaker, clock, RECOVERY or a start hold
+        back must not come by a timer, and no supply closes without its person. So a supply is held
+        closed unless a command moves it or a cut was sent and not proved; it is held open at an
+        enforced point only, where somebody answers for it.
+        """
+        if self.command is not None:
+            return False
+        return self.fault is not Fault.FAILED_TO_OPEN if closed else self.enforced
+
     # -- what to do ------------------------------------------------------------------------
 
     def wants(self, now_ns: int) -> bool | None:

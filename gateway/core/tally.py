@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from gateway.core.charges import (
     NOTHING_EARLIER,
     Earlier,
+    feed_in_charge,
     granted_by,
     rebates_nano,
     version_charges,
@@ -23,14 +25,21 @@ _NO_FACTS: Final = Facts(0)
 _OPEN_WH: Final = 2**62  # room of the last block: more than any meter counts
 
 
+class Flag(StrEnum):
+    """What is to be known of an allocation of energy."""
+
+    ESTIMATED_ALLOCATION = "ESTIMATED_ALLOCATION"
+    CLOCK_STEPPED = "CLOCK_STEPPED"
+
+
 @dataclass(frozen=True, slots=True)
 class Posting:
     """What one posting adds for one period and tariff version.
 
     `cells` are Wh, `charges` nano-units per component (`energy:<source>`, `fixed`, `minimum`,
-    `rebate:<name>`, `tax:<name>`, `contained:<name>`); zeros are left out. `flags` tell what is
-    estimated about it. `facts` is what was known of the period: with them and the counts up to
-    here `charges_of` gives the charges up to here.
+    `rebate:<name>`, `tax:<name>`, `contained:<name>`, `export`); zeros are left out. `fed_wh` is
+    what was fed in. `flags` tell what is estimated about it. `facts` is what was known of the
+    period: with them and the counts up to here `charges_of` gives the charges up to here.
     """
 
     period: str
@@ -40,6 +49,7 @@ class Posting:
     charges: tuple[tuple[str, int], ...]
     flags: tuple[str, ...] = ()
     facts: Facts = _NO_FACTS
+    fed_wh: int = 0
 
     @property
     def total_nano(self) -> int:
@@ -63,10 +73,13 @@ class Tally:
     __slots__ = (
         "earlier",
         "energy_nano",
+        "fed_nano",
+        "fed_wh",
         "fixed_nano",
         "flags",
         "minimum_nano",
         "posted_charges",
+        "posted_fed_wh",
         "posted_nano",
         "posted_wh",
         "rates",
@@ -80,13 +93,17 @@ class Tally:
         self.energy_nano = 0
         self.fixed_nano = 0
         self.minimum_nano = 0
+        self.fed_wh = self.posted_fed_wh = self.fed_nano = 0
         self.earlier = NOTHING_EARLIER
         self.posted_nano = 0
         self.posted_charges: dict[str, int] = {}
         self.flags: set[str] = set()
 
     def total_nano(self) -> int:
-        """F: everything charged in this tally, each tax floored on its own."""
+        """F but for what was fed in: everything charged in this tally, each tax floored on its own.
+
+        What was fed in counts as posted (`posted_nano`), so that no reading has to subtract it.
+        """
         rates = self.rates
         energy_nano, fixed_nano = self.energy_nano, self.fixed_nano
         if not rates.plain:
@@ -122,14 +139,17 @@ class Tally:
 
     def charges(self) -> dict[str, int]:
         """F by component."""
-        return version_charges(
+        charges = version_charges(
             self.rates, self.wh, self.fixed_nano, self.minimum_nano, self.earlier
         )
+        return charges | feed_in_charge(self.rates, self.fed_wh)
 
     @property
     def dirty(self) -> bool:
         """Whether there is something to post, be it two parts that cancel each other out."""
-        if self.wh != self.posted_wh or self.total_nano() != self.posted_nano:
+        if self.wh != self.posted_wh or self.fed_wh != self.posted_fed_wh:
+            return True
+        if self.total_nano() != self.posted_nano:
             return True
         if self.rates.plain:
             return False
@@ -139,7 +159,7 @@ class Tally:
     @property
     def posted(self) -> bool:
         """Whether something was posted."""
-        return bool(self.posted_charges) or any(self.posted_wh)
+        return bool(self.posted_charges or self.posted_fed_wh) or any(self.posted_wh)
 
     def later(self) -> Earlier:
         """What the next version of the period finds used up of rebates that count per period."""
@@ -162,10 +182,12 @@ class Tally:
             ),
             flags=tuple(sorted(self.flags)),
             facts=facts,
+            fed_wh=self.fed_wh - self.posted_fed_wh,
         )
         self.posted_wh = list(self.wh)
+        self.posted_fed_wh = self.fed_wh
         self.posted_charges = {name: amount for name, amount in charges.items() if amount}
-        self.posted_nano = sum(charges.values())
+        self.posted_nano = sum(charges.values()) + self.fed_nano
         self.flags.clear()
         return posting
 
@@ -178,6 +200,11 @@ class Tally:
         ]
         charges = [[name, amount_nano] for name, amount_nano in self.posted_charges.items()]
         return [period, self.rates.tariff.tariff_id, self.rates.tariff.version, cells, charges]
+
+    def fed_state(self, period: str) -> list[object]:
+        """What was fed in, and how much of it is posted, as JSON values."""
+        tariff = self.rates.tariff
+        return [period, tariff.tariff_id, tariff.version, self.fed_wh, self.posted_fed_wh]
 
     def unposted_state(self, period: str) -> list[object]:
         """What came since, as JSON values."""
@@ -203,6 +230,18 @@ class Tally:
             self.posted_charges = dict(line.charges)
             self.posted_nano = sum(self.posted_charges.values())
         self.flags.update(line.flags)
+
+    def feed(self, wh: int) -> None:
+        """Count energy that was fed in."""
+        worth_nano = wh * self.rates.feed_in_micro
+        self.fed_wh += wh
+        self.fed_nano += worth_nano
+        self.posted_nano += worth_nano
+
+    def load_fed(self, fed_wh: int, posted_wh: int) -> None:
+        """Add what was fed in, and how much of it is posted, of a saved state."""
+        self.feed(fed_wh)
+        self.posted_fed_wh += posted_wh
 
     def _unposted_cells(self) -> Iterator[tuple[Cell, int]]:
         for cell, wh, posted_wh in zip(self.rates.cells, self.wh, self.posted_wh, strict=True):

@@ -21,6 +21,7 @@ ENERGY: Final = "energy"
 FIXED: Final = "fixed"
 MINIMUM: Final = "minimum"
 REBATE: Final = "rebate"
+EXPORT: Final = "export"
 TAX_BASES: Final = (ENERGY, FIXED, MINIMUM, REBATE)
 REBATE_BASES: Final = (ENERGY, FIXED, MINIMUM)
 PPM: Final = 1_000_000
@@ -158,7 +159,8 @@ class Tariff:
     `fixed_fee_nano` falls due once a period, collected as `fee_collect` says. `minimum_nano` is
     what energy and fee of a period come to at least. Periods begin on the first of a month, or on
     day `period_day` of it (OPENING_DAY: the day on which the account was opened). Blocks count per
-    period, or with `blocks_by_occupancy` for as long as the account lasts.
+    period, or with `blocks_by_occupancy` for as long as the account lasts. A kWh that is fed in is
+    worth `feed_in_micro` (None: the tariff has no price for it, which is worth nothing).
     """
 
     tariff_id: str
@@ -176,6 +178,7 @@ class Tariff:
     calendar: TariffCalendar = TariffCalendar()
     period_day: int = CALENDAR_MONTH
     blocks_by_occupancy: bool = False
+    feed_in_micro: int | None = None
 
     def source(self, name: str) -> SourceTariff | None:
         """Prices of this source, or None when the tariff has none."""

@@ -2,8 +2,8 @@
 
 Prices are compared at every kind of day that may come, every minute of it and every cumulative Wh,
 taxes on top and rebates included; so a moved window or a lower block limit is seen like a higher
-price. Fee and minimum are compared beside them, and rebates of a fixed amount, which may shrink. A
-big rise needs a second person (domain.md section 4).
+price. Fee and minimum are compared beside them, rebates of a fixed amount, which may shrink, and
+the feed-in price, which may fall. A big rise needs a second person (domain.md section 4).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,14 +38,25 @@ _DAYS: Final = 366 + 365
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """One thing that costs more: where, and new over old. None: it cost nothing before."""
+    """One thing that costs more: where, and new over old. None: it cost nothing before.
+
+    `words` say it where it is none: something that is given, and less of it.
+    """
 
     where: str
     ratio: Fraction | None
+    words: str = ""
+
+    @property
+    def is_big(self) -> bool:
+        """Whether a second person has to decide on it."""
+        return self.ratio is None or self.ratio > SECOND_PERSON_ABOVE
 
     @property
     def text(self) -> str:
         """The rise in words, its percentage rounded up to a tenth."""
+        if self.words:
+            return f"{self.where}: {self.words}"
         if self.ratio is None:
             return f"{self.where}: was free, now costs something"
         tenths = -((1 - self.ratio) * 1_000 // 1)
@@ -69,6 +80,7 @@ def rises(old: Tariff, new: Tariff) -> tuple[Rise, ...]:
     )
     # What is no longer given is paid: the smaller rebate is to the larger as the old price.
     found.extend(_rise("rebates of a fixed amount shrink", new_rebate, old_rebate))
+    found.extend(_fall_of_feed_in(old.feed_in_micro or 0, new.feed_in_micro or 0))
     return tuple(sorted(found, key=cmp_to_key(_bigger_first)))
 
 
@@ -80,12 +92,28 @@ def biggest_rise(old: Tariff, new: Tariff) -> Rise | None:
 def needs_second_person(old: Tariff, new: Tariff) -> bool:
     """Whether something costs over half as much again, or something where it cost nothing."""
     rise = biggest_rise(old, new)
-    return rise is not None and (rise.ratio is None or rise.ratio > SECOND_PERSON_ABOVE)
+    return rise is not None and rise.is_big
+
+
+def is_bigger(one: Rise, other: Rise) -> bool:
+    """Whether a rise is bigger than another; what was free and now costs is the biggest of all."""
+    return _bigger_first(one, other) < 0
 
 
 def _rise(where: str, old: Fraction, new: Fraction) -> Iterator[Rise]:
     if new > old:
         yield Rise(where, new / old if old else None)
+
+
+def _fall_of_feed_in(old_micro: int, new_micro: int) -> Iterator[Rise]:
+    """What is paid for feed-in and falls: by so much of itself as a price rises, so that losing
+    more than half of it is a big rise, and all of it the biggest."""
+    if new_micro >= old_micro:
+        return
+    lost = Fraction(old_micro - new_micro, old_micro)
+    tenths = -(-lost * 1_000 // 1)
+    words = f"{format_scaled(int(tenths), 1)} % less" if new_micro else "is paid no more"
+    yield Rise("feed-in price", 1 + lost if new_micro else None, words)
 
 
 def _bigger_first(one: Rise, other: Rise) -> int:

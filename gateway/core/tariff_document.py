@@ -10,6 +10,7 @@
     generator: {price: "25.00"}
     fixed: {amount: "50.00", collect: period_close}
     taxes: [{name: VAT, rate_percent: "18", on: [energy, fixed]}]
+    feed_in: {price: "2.50"}
 
 or, under a source, by time of use (the band without `when` is the rest of the time):
 
@@ -41,7 +42,7 @@ __all__ = ["Problem", "TariffProblemsError", "tariff_from_document"]
 REQUIRED: Final = ("id", "name", "currency", "timezone", "effective_from", GRID)
 KNOWN: Final = (
     *REQUIRED, GENERATOR, "fixed", "taxes", "minimum", "rebates", "seasons", "holidays",
-    "period", "blocks_count",
+    "period", "blocks_count", "feed_in",
 )  # fmt: skip
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -84,6 +85,7 @@ class _Reader(RuleReader):
         minimum_nano = self.minimum(keys["minimum"]) if "minimum" in keys else 0
         rebates = self.rebates(keys["rebates"], priced) if "rebates" in keys else ()
         taxes = self.taxes(keys["taxes"], priced, sources) if "taxes" in keys else ()
+        feed_in_micro = self.feed_in(keys["feed_in"]) if "feed_in" in keys else None
         period_day = self.period(keys["period"]) if "period" in keys else CALENDAR_MONTH
         by_occupancy = "blocks_count" in keys and self.counts_by_occupancy(keys["blocks_count"])
         if self.problems or zone is None:
@@ -104,6 +106,7 @@ class _Reader(RuleReader):
             calendar=calendar,
             period_day=period_day,
             blocks_by_occupancy=by_occupancy,
+            feed_in_micro=feed_in_micro,
         )
 
     def zone(self, value: object) -> ZoneInfo | None:

@@ -129,6 +129,11 @@ class PriceReader(DocumentReader):
             prices_micro=tuple(_refine(row, limits) for row in rows.values()),
         )
 
+    def feed_in(self, value: object) -> int:
+        """What a kWh is worth that a customer feeds in: one price, at all times."""
+        keys = self.mapping("feed_in", value, ("price",), ("price",))
+        return self.price("feed_in.price", keys["price"]) if "price" in keys else 0
+
     def bands(self, place: str, value: object) -> tuple[_BandRows, tuple[Window, ...], str | None]:
         rows: _BandRows = {}
         windows: list[Window] = []

@@ -39,6 +39,8 @@ def tariff_to_document(tariff: Tariff, currency: Currency) -> dict[str, object]:
     document.update(_calendar_document(tariff.calendar))
     for source in tariff.sources:
         document[source.source] = _source_document(source, currency)
+    if tariff.feed_in_micro is not None:
+        document["feed_in"] = {"price": format_price(tariff.feed_in_micro, currency)}
     if tariff.fixed_fee_nano:
         document["fixed"] = {
             "amount": format_amount(tariff.fixed_fee_nano, currency),

@@ -46,11 +46,17 @@ class OpenAccount:
 
 @dataclass(frozen=True, slots=True)
 class PublishTariff:
-    """Publish a new immutable version of a tariff. `document` is its JSON text."""
+    """Publish a new immutable version of a tariff. `document` is its JSON text.
+
+    `replay` is the JSON text of what north counted for whoever asks: what accounts would have paid
+    under it lately. It is shown to a second person and decides nothing.
+    """
 
     TYPE: ClassVar[str] = "publish_tariff"
     ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
+    LATER: ClassVar[frozenset[str]] = frozenset({"replay"})
     document: str
+    replay: str = ""
 
 
 @dataclass(frozen=True, slots=True)

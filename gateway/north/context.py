@@ -22,6 +22,7 @@ from gateway.north.live import LiveMeters, MeterNow
 from gateway.north.outcomes import OutcomeWatch
 from gateway.north.reader import Reader
 from gateway.north.records import Records
+from gateway.north.replays import ReplayRunner
 from gateway.store.db import Connection, open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveRow
@@ -91,6 +92,8 @@ class NorthSettings:
     listen: tuple[Listen, ...]
     meters: tuple[MeterEntry, ...]
     blind_count: bool = True
+    # What counts a replay of tariffs (gateway/north/replays.py); without it none is counted.
+    replay_command: tuple[str, ...] = ()
 
     @property
     def north_path(self) -> Path:
@@ -122,6 +125,7 @@ class NorthContext:
         self.records = Records(self.ledger, self.north, settings.telemetry_dir, settings.currency)
         self.documents = DocumentReader(self.ledger, settings.currency)
         self.watch = OutcomeWatch(self.ledger)
+        self.replays = ReplayRunner(settings.replay_command, clock)
         self.hub = Hub(epoch)
         self.use(settings)
         self.started_utc_ms = clock.utc_ms()
@@ -184,6 +188,7 @@ class NorthContext:
     async def close(self) -> None:
         """Post the last denials, and let go of everything that reads."""
         self.hub.close()
+        await self.replays.close()
         await self.denial_post.post(last=True)
         await self.watch.close()
         self.ledger.close()

@@ -1,7 +1,7 @@
 """Control's records as the API pages through them: one short look at the ledger per call."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -222,6 +222,15 @@ class Records:
     async def tariff_versions(self, tariff_id: str) -> list[TariffVersion]:
         """All versions of a tariff, oldest first; empty when there is none."""
         return await self._ledger.read(lambda connection: read_tariff(connection, tariff_id))
+
+    async def newest_tariffs(self, tariff_ids: Collection[str]) -> dict[str, TariffVersion]:
+        """The newest version of each of these tariffs that was ever published."""
+
+        def look(connection: Connection) -> dict[str, TariffVersion]:
+            found = ((name, read_tariff(connection, name)) for name in tariff_ids)
+            return {name: versions[-1] for name, versions in found if versions}
+
+        return await self._ledger.read(look)
 
     async def tariff_drafts(self) -> Sequence[TariffDraft]:
         """Tariffs that wait for a second person, oldest first."""

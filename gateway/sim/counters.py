@@ -15,6 +15,7 @@ from gateway.sim.track import EnergyTrack
 KINDS = 10
 RIGHT: Phases = (1.0, 1.0, 1.0)
 IMPORT_T1 = 0
+EXPORT_T1 = 2
 
 
 class Counters:
@@ -34,6 +35,7 @@ class Counters:
         "_shares",
         "_touched_s",
         "_track",
+        "roof",
     )
 
     def __init__(
@@ -47,6 +49,8 @@ class Counters:
         boot_s: float,
     ) -> None:
         self._track = track
+        # What a roof feeds in: energy in the other direction, on the same registers' tariffs.
+        self.roof: EnergyTrack | None = None
         self._shares = shares
         self._refresh_s = refresh_s
         self._phase_s = phase_s
@@ -63,7 +67,7 @@ class Counters:
 
     def totals(self, at_s: float) -> tuple[float, ...]:
         """The ten counters of the whole meter as they were at an instant."""
-        if self._gains is not RIGHT:
+        if self._gains is not RIGHT or self.roof is not None:
             raw = self._raw(at_s)[:KINDS]
             return tuple(
                 (value + offset) % COUNTER_MODULUS_WH
@@ -134,8 +138,14 @@ class Counters:
         right = self._gains is RIGHT
         net, gross = (1.0, 1.0) if right else (sum(parts), sum(map(abs, parts)))
         total = _ten(first, second, net, gross)
-        phases = (value for part in parts for value in _ten(first, second, part, abs(part)))
-        return (*total, *phases)
+        phases = [value for part in parts for value in _ten(first, second, part, abs(part))]
+        found = [*total, *phases]
+        if self.roof is not None:
+            fed = [energy.active_wh for energy in self.roof.energy(at_s)]
+            for place, share in enumerate((1.0, *self._shares)):
+                for tariff in (0, 1):
+                    found[place * KINDS + EXPORT_T1 + tariff] += fed[tariff] * share
+        return tuple(found)
 
 
 def _ten(first: Energy, second: Energy, net: float, gross: float) -> tuple[float, ...]:

@@ -37,6 +37,7 @@ class FaultKind(StrEnum):
     IDENTITY = "identity"
     WORD_ORDER = "word_order"
     SWITCH_IGNORED = "switch_ignored"
+    REMOTE_TIMEOUT_IGNORED = "remote_timeout_ignored"
     MANUAL_OVERRIDE = "manual_override"
     WRITE_PROTECTED = "write_protected"
     PASSWORD = "password"  # noqa: S105 -- the name of a fault
@@ -50,6 +51,7 @@ class FaultKind(StrEnum):
     CONTACTOR_BYPASSED = "contactor_bypassed"
     AUXILIARY_BEHIND_CONTACTOR = "auxiliary_behind_contactor"
     TAPPED = "tapped"
+    ROOF = "roof"
 
 
 class Layer(StrEnum):
@@ -105,6 +107,9 @@ FAULTS: dict[FaultKind, FaultRule] = {
     FaultKind.IDENTITY: FaultRule(Layer.METER, "identifies itself as a PAC2200"),
     FaultKind.WORD_ORDER: FaultRule(Layer.METER, "registers of a value come low word first"),
     FaultKind.SWITCH_IGNORED: FaultRule(Layer.METER, "switching is acknowledged, nothing moves"),
+    FaultKind.REMOTE_TIMEOUT_IGNORED: FaultRule(
+        Layer.METER, "outputs do not fall off after their remote timeout"
+    ),
     FaultKind.MANUAL_OVERRIDE: FaultRule(
         Layer.METER, "the output is held by hand and does not follow", 1, "0 off, 1 on"
     ),
@@ -137,6 +142,12 @@ FAULTS: dict[FaultKind, FaultRule] = {
     ),
     FaultKind.TAPPED: FaultRule(
         Layer.METER, "a load hangs before the meter, seen by the feeder's check meter", 500, "W"
+    ),
+    FaultKind.ROOF: FaultRule(
+        Layer.METER,
+        "a roof behind the contactor feeds in; it counts as export, beside what the load takes",
+        2_000,
+        "W",
     ),
 }
 

@@ -134,22 +134,24 @@ class Image:
         meter = self._meter
         at_s = meter.counters.refreshed_s(t_s)
         if at_s != self._measured_s:
-            self._values = self._values_at(at_s, meter.track.power_w(at_s))
+            self._values = self._values_at(at_s, meter.net_w(at_s))
             self._measured_s = at_s
             meter.extremes.note((*self._values[:MAXIMA], neutral_current_a(self._values)))
         return self._values
 
     def _values_at(self, at_s: float, power_w: float) -> tuple[float, ...]:
-        """The 37 values for a power at an instant."""
+        """The 37 values for a power at an instant; negative: it is fed in."""
         meter = self._meter
         values = measure(
             voltage_v=meter.mains.voltage_v(at_s) if meter.energised else 0.0,
-            power_w=power_w,
+            power_w=abs(power_w),
             power_factor=meter.track.power_factor(at_s),
             shares=meter.options.shares,
             frequency_hz=meter.mains.frequency_hz(at_s),
         )
         gains, places = meter.current_gains, meter.current_places
+        if power_w < 0:
+            gains = (-gains[0], -gains[1], -gains[2])
         if gains == RIGHT and places == (0, 1, 2):
             return values
         return miswired(values, gains, places)

@@ -183,6 +183,11 @@ class Meter:
             bits |= PASSWORD_BIT
         return bits
 
+    def net_w(self, t_s: float) -> float:
+        """What the load takes at an instant less what a roof feeds in, in W."""
+        roof = self.counters.roof
+        return self.track.power_w(t_s) - (roof.power_w(t_s) if roof is not None else 0.0)
+
     @property
     def current_gains(self) -> Phases:
         """What each phase's current is multiplied by: 1 where the transformer is right."""
@@ -239,7 +244,8 @@ class Meter:
             else:
                 code = min(self._timeouts, key=self._timeouts.__getitem__)
                 del self._timeouts[code]
-                self._commanded[code] = False
+                if FaultKind.REMOTE_TIMEOUT_IGNORED not in self.faults:
+                    self._commanded[code] = False
                 self._settle(at_s)
 
     def set_load(self, t_s: float, curve: Curve) -> None:
@@ -373,7 +379,10 @@ class Meter:
             bounces=int(self.faults.amount(FaultKind.CONTACTOR_BOUNCES)),
             welded=FaultKind.CONTACTOR_WELDED in self.faults,
         )
-        self.track.change(t_s, conducting=self._powered and self._passes(), tariff=self.tariff)
+        flows = self._powered and self._passes()
+        self.track.change(t_s, conducting=flows, tariff=self.tariff)
+        if self.counters.roof is not None:
+            self.counters.roof.change(t_s, conducting=flows, tariff=self.tariff)
         self._next_s = min(self.contactor.next_s, *self._timeouts.values(), math.inf)
 
     def _note(self, t_s: float, part: Part, *, closed: bool) -> None:
@@ -388,6 +397,13 @@ class Meter:
             self.tap = EnergyTrack(steady_curve(0.0), start_wh=(0.0, 0.0), conducting=True)
         if self.tap is not None:
             self.tap.change(t_s, curve=steady_curve(tapped_w))
+        fed_w, roof = self.faults.amount(FaultKind.ROOF), self.counters.roof
+        if fed_w and roof is None:
+            flows = self.track.last.conducting
+            roof = EnergyTrack(steady_curve(0.0), start_wh=(0.0, 0.0), conducting=flows)
+            self.counters.roof = roof
+        if roof is not None:
+            roof.change(t_s, curve=steady_curve(fed_w, power_factor=1.0), tariff=self.tariff)
 
     def _follow_contactor(self, t_s: float) -> None:
         """The meter lives on what its own contactor lets through."""

@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 Outcome = list[Reply] | MeterError
 
 
-class _Job:
+class Job:
     """Requests that belong together; answered as one. `done` is None once nobody waits any more."""
 
     __slots__ = ("done", "missing", "replies", "requests", "sent")
@@ -65,6 +65,10 @@ class _Job:
         self.missing = len(requests)
         self.replies: list[Reply | None] = [None] * len(requests)
 
+    def withdraw(self) -> None:
+        """Give it up: what of it is not on the wire yet is not sent, and nobody is told."""
+        self.done = None
+
     def finish(self, outcome: Outcome) -> None:
         """Tell the one who waits, once."""
         done, self.done = self.done, None
@@ -75,7 +79,7 @@ class _Job:
 # Of a request on the wire: its job, its place there, itself, when it was sent, its deadline (both
 # in seconds of the event loop), when it was sent by the clock. A plain tuple: one is made for every
 # request.
-_InFlight = tuple[_Job, int, Request, float, float, int]
+_InFlight = tuple[Job, int, Request, float, float, int]
 
 
 class ModbusLink(asyncio.Protocol):
@@ -115,8 +119,8 @@ class ModbusLink(asyncio.Protocol):
         self._partial = b""
         self._transaction = 0
         self._in_flight: dict[int, _InFlight] = {}
-        self._urgent: list[_Job] = []
-        self._waiting: list[_Job] = []
+        self._urgent: list[Job] = []
+        self._waiting: list[Job] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
         self._fault: MeterError | None = None
@@ -142,21 +146,23 @@ class ModbusLink(asyncio.Protocol):
         that too much is queued here; nothing of it was sent.
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        job = _Job(requests, partial(_settle, future))
+        job = Job(requests, partial(_settle, future))
         self._enter(job, self._urgent if urgent else self._waiting)
         try:
             return await future
         finally:
             # Of an exchange whose caller gave up, nothing more is sent.
-            job.done = None
+            job.withdraw()
 
-    def begin(self, requests: Sequence[Request], done: Callable[[Outcome], None]) -> None:
+    def begin(self, requests: Sequence[Request], done: Callable[[Outcome], None]) -> Job:
         """As `exchange`, without a task: `done` is called once, from the event loop, with the end.
 
         What the exchange itself would refuse at once (a closed link, too much queued) is raised.
-        `done` must not raise.
+        `done` must not raise. What is returned may be withdrawn.
         """
-        self._enter(_Job(requests, done), self._waiting)
+        job = Job(requests, done)
+        self._enter(job, self._waiting)
+        return job
 
     def close(self) -> None:
         """Close at once; what waits fails with MeterUnreachableError."""
@@ -208,7 +214,7 @@ class ModbusLink(asyncio.Protocol):
         if not self._lost.done():
             self._lost.set_result(None)
 
-    def _enter(self, job: _Job, queue: list[_Job]) -> None:
+    def _enter(self, job: Job, queue: list[Job]) -> None:
         if self._fault is not None or self._transport is None:
             raise MeterUnreachableError(f"link is closed: {self._fault}")
         if len(self._waiting) + len(self._urgent) >= QUEUE_MAX:
@@ -234,7 +240,7 @@ class ModbusLink(asyncio.Protocol):
         if frames and self._transport is not None:
             self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
-    def _put_in_flight(self, job: _Job) -> bytes:
+    def _put_in_flight(self, job: Job) -> bytes:
         request = job.requests[job.sent]
         transaction = self._transaction = (self._transaction + 1) % TRANSACTIONS
         now_s = self._loop.time()

@@ -17,7 +17,7 @@ from gateway.core.errors import (
 )
 from gateway.core.reading import Lane, Reading
 from gateway.south.identity import Identity, read_identity, require
-from gateway.south.link import ModbusLink, Outcome, Reply, open_link
+from gateway.south.link import Job, ModbusLink, Outcome, Reply, open_link
 from gateway.south.modbus import Request, read_request, setting_request, write_request
 from gateway.south.models import meter_model
 from gateway.south.pacing import RoundTrips
@@ -95,6 +95,8 @@ class MeterClient:
         self._serial_number = endpoint.serial_number
         self._identity: Identity | None = None
         self._link: ModbusLink | None = None
+        self._renewal: Job | None = None
+        self._switching = 0
         self._connecting = asyncio.Lock()
 
     @property
@@ -210,11 +212,47 @@ class MeterClient:
         Raises MeterExceptionError when the meter refuses (0xF0: write protection), or any other
         MeterError. Source: PAC3220 EM p138-139.
         """
+        request = self._switch_request(closed=closed)
+        self._withdraw_renewal()
+        self._switching += 1
+        try:
+            link = await self._open_link()
+            await link.exchange((request,), urgent=True)
+        finally:
+            self._switching -= 1
+
+    def begin_renewal(self, *, closed: bool, done: Callable[[MeterError | None], None]) -> bool:
+        """Repeat the command that holds the supply as it reads, behind all that is queued.
+
+        False when a switch is under way: nothing is sent then. `done` is called once, from the
+        event loop, with None when the meter took it or the MeterError; never when a switch comes,
+        which takes the place of what is not on the wire yet. It must not raise.
+        Raises MeterUnreachableError when the connection is gone, MeterError when too much is
+        queued. Source: PAC3220 EM p131-132 (remote timeout), p138-139.
+        """
+        if self._switching:
+            return False
+        if self._link is None:
+            raise MeterUnreachableError("not connected")
+        self._withdraw_renewal()
+        request = self._switch_request(closed=closed)
+
+        def ended(outcome: Outcome) -> None:
+            self._renewal = None
+            done(outcome if isinstance(outcome, MeterError) else None)
+
+        self._renewal = self._link.begin((request,), ended)
+        return True
+
+    def _withdraw_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.withdraw()
+            self._renewal = None
+
+    def _switch_request(self, *, closed: bool) -> Request:
         on = closed == (self.endpoint.output_on == "connects")
         coding = self.model.outputs.switch
-        request = write_request(coding.address, coding.word(self._channel.code, on=on))
-        link = await self._open_link()
-        await link.exchange((request,), urgent=True)
+        return write_request(coding.address, coding.word(self._channel.code, on=on))
 
     async def acknowledge_diagnostics(self, mask: int) -> None:
         """Clear latched diagnostics bits.

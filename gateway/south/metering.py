@@ -54,6 +54,11 @@ class Metering(Protocol):
         """Bits by which the meter tells of itself."""
         ...
 
+    @property
+    def export_places(self) -> tuple[int, ...]:
+        """Where the export registers stand among the values; none where it has none."""
+        ...
+
     def names(self, lane: Lane) -> tuple[str, ...]:
         """Names of the values of one lane, in their order."""
         ...
@@ -81,6 +86,7 @@ class NodeModel:
     power: str = "active_power_total_w"
     change_counters: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    export_places: tuple[int, ...] = ()
 
     def names(self, lane: Lane) -> tuple[str, ...]:
         """All values come with every message; only the short lane has none."""

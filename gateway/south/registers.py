@@ -194,6 +194,10 @@ class SettingsSpec:
     tariff_use: int
 
 
+# The cumulative export registers (Wh), in the order of those of import.
+EXPORT_NAMES: Final = ("energy_export_t1_wh", "energy_export_t2_wh")
+
+
 @dataclass(frozen=True, slots=True)
 class MeterModel:
     """One meter model, complete. Raises ValueError when it contradicts itself.
@@ -253,6 +257,12 @@ class MeterModel:
         Those of the slow lane begin with those of the full lane.
         """
         return tuple(item.name for read in self.reads(lane) for item in self.tile(read))
+
+    @property
+    def export_places(self) -> tuple[int, ...]:
+        """Where the export registers stand in a reading of the full lane; none: it has none."""
+        names = self.names(Lane.FULL)
+        return tuple(names.index(name) for name in EXPORT_NAMES if name in names)
 
     def measurement(self, name: str) -> Measurement:
         """The measurement called `name`. Raises ValueError when there is none."""

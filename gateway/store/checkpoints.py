@@ -31,18 +31,22 @@ RegisterKey = tuple[str, str, str]
 @dataclass(frozen=True, slots=True)
 class Sums:
     """What a proof carries along: `balances` in nano-units by ledger account (none of zero), and
-    the last registers in Wh of every (meter, service point, account) that was ever settled.
+    the last registers in Wh of every (meter, service point, account) that was ever settled;
+    `export` are the last export registers of those that fed in and were paid for it.
     """
 
     balances: Mapping[str, int] = field(default_factory=dict)
     registers: Mapping[RegisterKey, tuple[int, ...]] = field(default_factory=dict)
+    export: Mapping[RegisterKey, tuple[int, ...]] = field(default_factory=dict)
 
     def packed(self) -> bytes:
         """Canonical JSON in zlib."""
-        body = {
+        body: dict[str, object] = {
             "balances": dict(self.balances),
-            "registers": [[*key, list(wh)] for key, wh in sorted(self.registers.items())],
+            "registers": _rows_of(self.registers),
         }
+        if self.export:
+            body["export"] = _rows_of(self.export)
         return zlib.compress(canonical_json(body), 6)
 
     @staticmethod
@@ -54,18 +58,29 @@ class Sums:
             if not stream.eof:
                 raise StoreCorruptError("the sums of a checkpoint do not end")
             body = mapping(text.decode())
-            balances, registers = body["balances"], body["registers"]
-            if not isinstance(balances, dict) or not isinstance(registers, list):
+            balances = body["balances"]
+            if not isinstance(balances, dict):
                 raise StoreCorruptError("the sums of a checkpoint have another shape")
             return Sums(
                 {as_text(name): as_int(nano) for name, nano in balances.items()},
-                {
-                    (as_text(meter), as_text(point), as_text(account)): tuple(map(as_int, wh))
-                    for meter, point, account, wh in registers
-                },
+                _registers_of(body["registers"]),
+                _registers_of(body.get("export", [])),
             )
         except (zlib.error, ValueError, KeyError, TypeError) as error:
             raise StoreCorruptError(f"the sums of a checkpoint cannot be read: {error}") from error
+
+
+def _rows_of(registers: Mapping[RegisterKey, tuple[int, ...]]) -> list[list[object]]:
+    return [[*key, list(wh)] for key, wh in sorted(registers.items())]
+
+
+def _registers_of(rows: object) -> dict[RegisterKey, tuple[int, ...]]:
+    if not isinstance(rows, list):
+        raise StoreCorruptError("the sums of a checkpoint have another shape")
+    return {
+        (as_text(meter), as_text(point), as_text(account)): tuple(map(as_int, wh))
+        for meter, point, account, wh in rows
+    }
 
 
 @dataclass(frozen=True, slots=True)

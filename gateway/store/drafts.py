@@ -10,7 +10,12 @@ from gateway.store.rows import as_int, as_text, document, mapping
 
 @dataclass(frozen=True, slots=True)
 class TariffDraft:
-    """A tariff that a first person wants to publish; `rise` says in words what rises most."""
+    """A tariff that a first person wants to publish.
+
+    `rise` says in words what rose most against version `follows`, the newest then (0: a program
+    before this one kept the draft). `replay` is what it would have come to in the days before, as
+    it was counted for the first person; empty where it was not.
+    """
 
     number: int
     tariff_id: str
@@ -18,6 +23,8 @@ class TariffDraft:
     rise: str
     utc_ms: int
     actor: str
+    follows: int
+    replay: Mapping[str, object]
 
 
 def draft_result(tariff_id: str, number: int, rise: str) -> dict[str, object]:
@@ -39,14 +46,24 @@ def put_draft(
     tariff_id: str,
     content: Mapping[str, object],
     rise: str,
+    follows: int,
     utc_ms: int,
     actor: str,
+    replay: Mapping[str, object] | None = None,
 ) -> int:
     """Keep a draft; its number."""
     row = connection.execute(
-        "INSERT INTO tariff_draft (tariff_id, document, rise, utc_ms, actor) "
-        "VALUES (?, ?, ?, ?, ?) RETURNING number",
-        (tariff_id, document(dict(content)), rise, utc_ms, actor),
+        "INSERT INTO tariff_draft (tariff_id, document, rise, utc_ms, actor, follows, replay) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number",
+        (
+            tariff_id,
+            document(dict(content)),
+            rise,
+            utc_ms,
+            actor,
+            follows,
+            document(dict(replay or {})),
+        ),
     ).fetchone()
     return as_int(row[0])
 
@@ -72,7 +89,8 @@ def decide_draft(
 def open_drafts(connection: sqlite3.Connection) -> list[TariffDraft]:
     """Drafts that wait for a second person, oldest first."""
     rows = connection.execute(
-        "SELECT number, tariff_id, document, rise, utc_ms, actor FROM tariff_draft "
+        "SELECT number, tariff_id, document, rise, utc_ms, actor, follows, replay "
+        "FROM tariff_draft "
         "WHERE number NOT IN (SELECT number FROM tariff_decision) ORDER BY number"
     )
     return [
@@ -83,6 +101,8 @@ def open_drafts(connection: sqlite3.Connection) -> list[TariffDraft]:
             as_text(row[3]),
             as_int(row[4]),
             as_text(row[5]),
+            as_int(row[6]),
+            mapping(row[7]),
         )
         for row in rows
     ]

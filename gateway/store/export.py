@@ -31,7 +31,8 @@ def export_lines(
     """The lines of an export, each with its newline; `connection` is in autocommit mode.
 
     First the site; then every transaction with its hash, and before the first that may use it each
-    tariff version with the price of each rate cell and each stay of an account at a point; at the
+    tariff version with the price of each rate cell (`version/feed_in`: of what is fed in) and each
+    stay of an account at a point; at the
     end the head and the balances as they
     are stored. Reads in slices like `verify_ledger`, so that it may run beside the writer; what is
     posted meanwhile is part of it. `progress` is called between two slices with the transactions
@@ -88,16 +89,19 @@ def _tariffs_beside(
 
 def _tariff_line(version: TariffVersion, currency: Currency) -> bytes:
     rates = rates_of(tariff_from_document(version.document, currency, version=version.version))
+    cells = {
+        cell.key: price_micro
+        for cell, price_micro in zip(rates.cells, rates.prices_micro, strict=True)
+    }
+    if rates.feed_in_micro:
+        cells[f"{version.version}/feed_in"] = rates.feed_in_micro
     return _line(
         {
             "tariff": version.tariff_id,
             "version": version.version,
             "effective_from_utc_ms": version.effective_from_utc_ms,
             "document": version.document,
-            "cells": {
-                cell.key: price_micro
-                for cell, price_micro in zip(rates.cells, rates.prices_micro, strict=True)
-            },
+            "cells": cells,
         }
     )
 

@@ -14,10 +14,12 @@ from gateway.core.errors import RefusedError, StoreCorruptError, StoreError
 from gateway.core.ledger import (
     GENESIS,
     Entry,
+    ExportRegisters,
     SettlementLine,
     Transaction,
     TransactionKind,
     chain_hash,
+    export_body,
     transaction_body,
     wallet,
 )
@@ -29,6 +31,7 @@ from gateway.store.rows import (
     document,
     integers,
     integers_of,
+    mapping,
     names_of,
     page_size,
     text_pairs,
@@ -198,7 +201,7 @@ def append_transaction(connection: sqlite3.Connection, transaction: Transaction)
     if transaction.settlements:
         connection.executemany(
             f"INSERT INTO settlement (seq, line, {_SETTLEMENT_COLUMNS}) "  # noqa: S608 - constants
-            f"VALUES ({', '.join('?' * 16)})",
+            f"VALUES ({', '.join('?' * 17)})",
             (
                 (seq, line, *_settlement_columns(settlement))
                 for line, settlement in enumerate(transaction.settlements, start=1)
@@ -334,7 +337,7 @@ def read_balances(connection: sqlite3.Connection) -> dict[str, int]:
 
 _SETTLEMENT_COLUMNS: Final = (
     "account_id, service_point_id, meter_id, tariff_id, period, from_utc_ms, to_utc_ms, "
-    "from_wh, to_wh, advance_wh, cells, charges, flags, facts"
+    "from_wh, to_wh, advance_wh, cells, charges, flags, facts, export"
 )
 
 
@@ -354,6 +357,7 @@ def _settlement_columns(line: SettlementLine) -> tuple[str | int | None, ...]:
         document(dict(line.charges)),
         document(list(line.flags)),
         document(list(line.facts)) if line.facts else None,
+        document(export_body(line.export)) if line.export is not None else None,
     )
 
 
@@ -373,6 +377,20 @@ def _settlement(columns: Sequence[object]) -> SettlementLine:
         charges=integers_of(columns[11]),
         flags=texts(columns[12]),
         facts=() if columns[13] is None else integers(columns[13]),
+        export=None if columns[14] is None else _export_registers(columns[14]),
+    )
+
+
+def _export_registers(text: object) -> ExportRegisters:
+    """Raises StoreCorruptError for what `export_body` never writes: the hash would not see it."""
+    body = mapping(text)
+    if sorted(body) != ["advance_wh", "flags", "from_wh", "to_wh"]:
+        raise StoreCorruptError(f"export registers are not what is written: {text!r:.80}")
+    return ExportRegisters(
+        integers(document(body["from_wh"])),
+        integers(document(body["to_wh"])),
+        integers(document(body["advance_wh"])),
+        texts(document(body["flags"])),
     )
 
 

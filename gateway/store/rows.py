@@ -8,6 +8,7 @@ from gateway.core.errors import StoreCorruptError
 from gateway.core.ledger import canonical_json
 
 PAGE_MAX: Final = 100
+_DECODER: Final = json.JSONDecoder()
 
 
 def page_size(limit: int) -> int:
@@ -43,11 +44,17 @@ def as_bytes(value: object) -> bytes:
 
 def parsed(column: object) -> object:
     """The JSON value of a TEXT column. Raises StoreCorruptError when it is none."""
+    text = as_text(column)
     try:
-        value: object = json.loads(as_text(column))
+        # As it was written there is nothing around the value; looking for that first takes
+        # twice as long as the short values of a settlement line.
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StoreCorruptError(f"expected JSON, found {column!r:.40}") from error
-    return value
+    found: object = value
+    return found
 
 
 def mapping(column: object) -> dict[str, object]:

@@ -15,6 +15,7 @@ from gateway.core.guard import GuardEvent
 from gateway.core.ledger import (
     GENESIS,
     Entry,
+    ExportRegisters,
     RebaseFlag,
     SettlementLine,
     Transaction,
@@ -24,10 +25,12 @@ from gateway.core.ledger import (
     transaction_body,
     wallet,
 )
+from gateway.core.tariff import EXPORT
 from gateway.store.audit import audit_body
 from gateway.store.checkpoints import (
     Checkpoint,
     KeyTrust,
+    RegisterKey,
     Sums,
     chain_problem,
     checkpoint_places,
@@ -57,6 +60,7 @@ REBASING: Final = frozenset(
         GuardEvent.METER_RESET.value,
         RebaseFlag.METER_REPLACED.value,
         RebaseFlag.RELEASED.value,
+        RebaseFlag.EXPORT_BEGUN.value,
     }
 )
 
@@ -227,11 +231,12 @@ class _LedgerProof:
         self._findings = findings
         self._sums = dict(sums.balances)
         self._registers = dict(sums.registers)
+        self._export = dict(sums.export)
 
     def sums(self) -> Sums:
         """What the entries and registers up to here add up to."""
         balances = {name: nano for name, nano in self._sums.items() if nano}
-        return Sums(balances, dict(self._registers))
+        return Sums(balances, dict(self._registers), dict(self._export))
 
     def take(
         self,
@@ -323,6 +328,31 @@ class _LedgerProof:
                 f"{list(before or ())}"
             )
         self._registers[key] = line.to_wh
+        if line.export is not None:
+            self._check_export(place, key, line.export)
+        if dict(line.charges).get(EXPORT) and not line.fed_wh:
+            self._findings.add(f"{place}: pays for energy that no export register shows")
+
+    def _check_export(self, place: str, key: RegisterKey, export: ExportRegisters) -> None:
+        from_wh, to_wh, advance_wh = export.from_wh, export.to_wh, export.advance_wh
+        if not len(from_wh) == len(to_wh) == len(advance_wh):
+            self._findings.add(f"{place}: its export registers differ in number")
+            return
+        if any(wh < 0 for wh in advance_wh):
+            self._findings.add(f"{place}: energy fed in is negative")
+        moved = tuple(b - a for a, b in zip(from_wh, to_wh, strict=True))
+        if moved != advance_wh and REBASING.isdisjoint(export.flags):
+            self._findings.add(
+                f"{place}: export registers moved by {list(moved)} Wh, fed in were "
+                f"{list(advance_wh)} Wh, and no flag says why"
+            )
+        before = self._export.get(key)
+        if before not in (None, from_wh) and RebaseFlag.EXPORT_BEGUN not in export.flags:
+            self._findings.add(
+                f"{place}: begins at export registers {list(from_wh)}, the line before it ended at "
+                f"{list(before or ())}"
+            )
+        self._export[key] = to_wh
 
     def _check_reversal(
         self, connection: sqlite3.Connection, seq: int, transaction: Transaction

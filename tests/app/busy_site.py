@@ -20,7 +20,9 @@ from gateway.core.requests import (
     PublishTariff,
     Recharge,
     RedeemVoucher,
+    ReleaseQuarantine,
     RemovePoint,
+    ReplaceMeter,
     ReverseTransaction,
     Role,
     Transfer,
@@ -52,6 +54,7 @@ HOME: Mapping[str, object] = {
     },
     "generator": {"price": "25.00"},
     "fixed": {"amount": "50.00", "collect": "daily"},
+    "feed_in": {"price": "3.100001"},
     "minimum": {"amount": "400.00"},
     "rebates": [{"name": "Lifeline", "per_kwh": "1.00", "upto_kwh": 5, "source": "grid"}],
     "taxes": [
@@ -63,6 +66,7 @@ HOME_2 = {
     **HOME,
     "effective_from": "2027-01-20T10:00:00+05:30",
     "grid": {"price": "4.25"},
+    "feed_in": {"price": "2.50"},
     "fixed": {"amount": "55.00", "collect": "daily"},
 }
 SHOP: Mapping[str, object] = {
@@ -85,6 +89,7 @@ class BusySite:
         self.site = site
         self._number = 0
         self._registers_wh = [1_000, 5_000]
+        self._export_wh = [40, 900]
 
     async def ask(self, body: Body, role: Role = Role.MANAGER) -> Mapping[str, object]:
         """Carry out a request; what it gave."""
@@ -96,12 +101,13 @@ class BusySite:
         assert outcome.code == "", outcome
         return outcome.result
 
-    async def use(self, wh: int, seconds: float, *, index: int = 0) -> None:
-        """Draw energy for a time, both meters being read, then sweep."""
+    async def use(self, wh: int, seconds: float, *, index: int = 0, fed_wh: int = 0) -> None:
+        """Draw energy for a time, or feed it in, both meters being read, then sweep."""
         self.site.clock.pass_s(seconds)
         self._registers_wh[index] += wh
+        self._export_wh[index] += fed_wh
         for each, registers_wh in enumerate(self._registers_wh):
-            self.site.read(registers_wh, index=each)
+            self.site.read(registers_wh, index=each, export_wh=self._export_wh[each])
         await self.site.sweeper.sweep()
 
     async def begin(self) -> None:
@@ -134,8 +140,8 @@ class BusySite:
         count = CloseShift(1, ("card", "counter"), (40 * NANO, 601 * NANO), "counted twice")
         await self.ask(count)
         for _ in range(18):
-            await self.use(2_003, DAY_S)
-            await self.use(97, 60, index=1)
+            await self.use(2_003, DAY_S, fed_wh=811)
+            await self.use(97, 60, index=1, fed_wh=13)
 
     async def vouchers(self) -> None:
         """One is redeemed, one taken back, one waits."""
@@ -173,6 +179,24 @@ class BusySite:
         await self.ask(AddPoint("asha", "flat-2", "home"))
         await self.use(61, 60, index=1)
 
+    async def sun(self) -> None:
+        """Feed-in alone, a jump of it that is released, and one that is not."""
+        await self.use(0, HOUR_S, fed_wh=5_003)
+        await self.site.books.post([0])
+        for accept in (True, False):
+            await self.use(1, 1, fed_wh=2_000)
+            await self.use(1, 1)
+            await self.ask(ReleaseQuarantine("flat-1", accept, "looked at the inverter"))
+            await self.use(1, 60, fed_wh=7)
+        await self.use(1, 60, index=1, fed_wh=9)
+        await self.ask(ReplaceMeter("flat-2", self._closing(), (12, 0), "broken display"))
+        self._registers_wh[1], self._export_wh[1] = 12, 3
+        await self.use(5, 60, index=1)
+        await self.use(5, 60, index=1, fed_wh=11)
+
+    def _closing(self) -> tuple[int, int]:
+        return self._registers_wh[1] + 2, 0
+
     async def live(self) -> None:
         """All of it."""
         await self.begin()
@@ -180,4 +204,5 @@ class BusySite:
         await self.vouchers()
         await self.credit()
         await self.moves()
+        await self.sun()
         await self.site.books.post([0, 1])

@@ -79,11 +79,14 @@ class HandClock:
 class ControlSite:
     """Stores and engine of a two-flat site; `restart` builds them anew from the files."""
 
-    def __init__(self, directory: Path, *, boot: str = "boot-1", more: str = "") -> None:
+    def __init__(
+        self, directory: Path, *, boot: str = "boot-1", more: str = "", export: str = "ignored"
+    ) -> None:
         self.directory = directory
         path = directory / "config.yaml"
         if not path.exists():
-            path.write_text(CONFIG + more, encoding="utf-8")
+            text = CONFIG.replace("p_max_w: 7360", f"p_max_w: 7360, export: {export}")
+            path.write_text(text + more, encoding="utf-8")
         self.config: Config = load_config(path)
         self.clock = HandClock()
         self.boot = boot
@@ -195,11 +198,24 @@ class ControlSite:
         self.boot = boot or self.boot
         self.open()
 
-    def read(self, wh: int, *, index: int = 0, closed: bool = True, clock_s: int = 0) -> None:
-        """A full reading now; the meter's own clock shows the true time unless given."""
+    def read(
+        self,
+        wh: int,
+        *,
+        index: int = 0,
+        closed: bool = True,
+        clock_s: int = 0,
+        export_wh: float = 1.0,
+    ) -> None:
+        """A full reading now; the meter's own clock shows the true time unless given.
+
+        `export_wh` is the first export register, all other values are 1.
+        """
         point = self.engine.points[index]
         sequence = max(point.last_sequence, point.last.sequence if point.last else 0) + 1
-        names = self.engine.polls.client(index).model.names(Lane.FULL)
+        model = self.engine.polls.client(index).model
+        values = [1.0] * len(model.names(Lane.FULL))
+        values[model.export_places[0]] = export_wh
         self.engine.on_reading(
             index,
             Reading(
@@ -212,7 +228,7 @@ class ControlSite:
                 current_a=10.0 if closed else 0.0,
                 power_w=2_300.0 if closed else 0.0,
                 meter_clock_s=clock_s or self.clock.now_ns // NS + START_MS // 1000 - 1_000,
-                values=(1.0,) * len(names),
+                values=tuple(values),
             ),
         )
 

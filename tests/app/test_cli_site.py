@@ -46,12 +46,10 @@ class Ended:
     err: str
 
 
-class Desk:
-    """A person's terminal at a running site."""
+class Terminal:
+    """A person's terminal on the machine of a running site."""
 
-    def __init__(self, site: Served, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.site = site
-        self.executor = site.executor
+    def __init__(self, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._config = config
         self._capsys = capsys
 
@@ -69,6 +67,15 @@ class Desk:
         status = await asyncio.to_thread(command)
         written = self._capsys.readouterr()
         return Ended(status, written.out, written.err)
+
+
+class Desk(Terminal):
+    """A terminal at a small site."""
+
+    def __init__(self, site: Served, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(config, capsys)
+        self.site = site
+        self.executor = site.executor
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def checked(file: Path, *words: str) -> Checked:
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The lines of an export of a site on which everything happened."""
-    site = ControlSite(tmp_path_factory.mktemp("busy"))
+    site = ControlSite(tmp_path_factory.mktemp("busy"), export="credited")
     try:
         asyncio.run(BusySite(site).live())
         assert site.proof().problems == ()
@@ -166,6 +166,49 @@ def registers(lines: list[Record]) -> str:
     return "begins at other registers than the line before ended"
 
 
+def exported(lines: list[Record]) -> list[Record]:
+    """The lines with export registers of the first flat."""
+    return [
+        line
+        for record in lines
+        for line in record.get("transaction", {}).get("settlements", ())
+        if "export" in line and line["meter"] == "flat-1"
+    ]
+
+
+def export_registers(lines: list[Record]) -> str:
+    """An export pair that begins and ends above where it was."""
+    pair = exported(lines)[1]["export"]
+    pair["from_wh"][0] += 1
+    pair["to_wh"][0] += 1
+    rehash(lines)
+    return "export: begins at other registers than the line before ended"
+
+
+def export_energy(lines: list[Record]) -> str:
+    """A Wh more between the same export registers, paid for."""
+    line = next(line for line in exported(lines) if not line["export"]["flags"])
+    line["export"]["advance_wh"][0] += 1
+    rehash(lines)
+    return "export: its registers moved otherwise than settled, and no flag says why"
+
+
+def export_credit(lines: list[Record]) -> str:
+    """More Wh on the export registers than are paid for."""
+    pair = exported(lines)[-1]["export"]
+    pair["advance_wh"][0] += 5
+    pair["to_wh"][0] += 5
+    rehash(lines)
+    return "its energy is not charged at the price of its rate"
+
+
+def export_for_nothing(lines: list[Record]) -> str:
+    """The export registers taken out of a line that pays for them."""
+    del next(line for line in exported(lines) if "export" in line["charges"])["export"]
+    rehash(lines)
+    return "its energy is not charged at the price of its rate"
+
+
 def fee(lines: list[Record]) -> str:
     """A fee that is charged and not taken from the wallet."""
     line = next(
@@ -261,6 +304,7 @@ def headless(lines: list[Record]) -> str:
 
 TAMPERED = (
     amount, unbalanced, price, energy, registers, fee, removed, swapped, truncated, shortened,
+    export_registers, export_energy, export_credit, export_for_nothing,
     balance, reversal, twice, second_price, unknown_rate, appended, headless,
 )  # fmt: skip
 

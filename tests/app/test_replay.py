@@ -40,7 +40,7 @@ KINDS = TransactionKind
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a site on which everything happened."""
-    site = ControlSite(tmp_path_factory.mktemp("busy"))
+    site = ControlSite(tmp_path_factory.mktemp("busy"), export="credited")
     asyncio.run(BusySite(site).live())
     site.crash()
     return site.directory
@@ -157,6 +157,11 @@ def rebate(made: Transactions) -> tuple[int, str]:
     return recharged(made, lambda line: with_charge(line, name, -NANO)), f"income:{name}"
 
 
+def feed_in(made: Transactions) -> tuple[int, str]:
+    """A credit of a rupee more for what was fed in."""
+    return recharged(made, lambda line: with_charge(line, "export", -NANO)), "income:export"
+
+
 def facts(made: Transactions) -> tuple[int, str]:
     """A fee for one day more than has passed, as the facts claim and the charge does not."""
 
@@ -265,8 +270,8 @@ def counted(made: Transactions) -> tuple[int, str]:
 
 
 FORGERIES = (
-    fee, tax, minimum, rebate, facts, recharge_taxes, order, paid, another, transferred, drawn,
-    collected, refunded, written_off, agreed, opened, redeemed, counted,
+    fee, tax, minimum, rebate, feed_in, facts, recharge_taxes, order, paid, another, transferred,
+    drawn, collected, refunded, written_off, agreed, opened, redeemed, counted,
 )  # fmt: skip
 
 
@@ -374,12 +379,17 @@ def test_a_tariff_that_was_changed_is_found(ledger: sqlite3.Connection) -> None:
     assert any(one.account == "income:energy:grid" for one in found[1:])
 
 
+def older(line: SettlementLine) -> SettlementLine:
+    """A line as an older program wrote it."""
+    return replace(line, facts=(), export=None)
+
+
 def test_what_cannot_be_computed_is_counted_by_name(
     ledger: sqlite3.Connection, tmp_path: Path
 ) -> None:
     """Lines of an older program and vouchers of another machine are no difference, nor proved."""
     made = [
-        replace(one, settlements=tuple(replace(line, facts=()) for line in one.settlements))
+        replace(one, settlements=tuple(map(older, one.settlements)))
         for one in transactions_of(ledger)
     ]
     forge(ledger, made)

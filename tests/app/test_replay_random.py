@@ -21,6 +21,7 @@ from gateway.core.requests import (
     OpenShift,
     Recharge,
     RedeemVoucher,
+    ReleaseQuarantine,
     RemovePoint,
     ReverseTransaction,
     Transfer,
@@ -60,7 +61,8 @@ class RandomSite(BusySite):
         if chance.random() < 0.4:
             seconds = chance.choice((30, HOUR_S, 5 * HOUR_S, 26 * HOUR_S, 80 * HOUR_S))
             wh = chance.randrange(1 + min(seconds, 20_000))
-            await self.use(wh, seconds, index=chance.randrange(2))
+            fed_wh = chance.choice((0, 0, wh // 3, 30_000))
+            await self.use(wh, seconds, index=chance.randrange(2), fed_wh=fed_wh)
             return
         if chance.random() < 0.05:
             self.site.restart(boot=chance.choice((None, f"boot-{chance.random()}")))
@@ -112,6 +114,7 @@ class RandomSite(BusySite):
             RedeemVoucher(*chance.choice(self._tokens or [(point, "0" * 20)])),
             CancelVoucher(point, chance.randint(1, 3), "wrong"),
             ChangeTariff(point, tariff),
+            ReleaseQuarantine(point, chance.random() < 0.5, "looked at"),
             AddPoint(account, point, tariff),
             RemovePoint(point),
             OpenAccount(f"new-{self._opened}", point, tariff, opening_balance_nano=nano),
@@ -130,7 +133,7 @@ class RandomSite(BusySite):
 def test_whatever_happens_follows(tmp_path: Path, seed: int) -> None:
     """Random requests, use, restarts and days: no difference, and nothing left out but debts whose
     bearer hung on use that was not posted."""
-    site = ControlSite(tmp_path)
+    site = ControlSite(tmp_path, export="credited")
 
     async def live() -> None:
         world = RandomSite(site, f"replay {seed}")

@@ -103,7 +103,9 @@ async def test_the_second_person_puts_it_in_force_to_the_last_nano(site: Control
     """After approval energy costs the new price from its beginning, over a restart too."""
     await drafted(site)
     await site.do(DecideTariff(1, True, "agreed"), key="second", actor="bert")
-    assert outcome_of(site, "second").result == {"tariff_id": "home", "version": 2, "draft": 1}
+    result = outcome_of(site, "second").result
+    assert (result["tariff_id"], result["version"], result["draft"]) == ("home", 2, 1)
+    assert "75 % more" in str(result["rise"])
     site.restart()
     await later(site, 1)
     assert await spent_nano(site) == 100 * 14_000_000
@@ -134,3 +136,47 @@ async def test_a_draft_whose_day_has_passed_is_judged_by_the_present(site: Contr
     await site.do(DecideTariff(1, True, "agreed"), key="late", actor="bert")
     assert outcome_of(site, "late").code == "TARIFF_RETROACTIVE"
     assert [draft.number for draft in open_drafts(site.file.connection)] == [1]
+
+
+async def test_a_version_in_between_is_what_a_draft_is_judged_against(site: ControlSite) -> None:
+    """8.00 became 12.00 since: 14.00 is no longer 75 % more, and the answer says what it is."""
+    await drafted(site)
+    await site.do(PublishTariff(dearer("12.00", effective_from="2027-01-19")), key="between")
+    await site.do(DecideTariff(1, True, "agreed"), key="second", actor="bert")
+    result = outcome_of(site, "second").result
+    assert (result["version"], result["rise"]) == (3, "grid energy: 16.7 % more")
+
+
+async def test_a_rise_that_grew_since_is_agreed_on_by_nobody(site: ControlSite) -> None:
+    """8.00 became 4.00 since: whoever approves has seen 75 %, and it would be 250 %. Refused, with
+    both figures; the draft waits to be refused, over a restart too."""
+    await drafted(site)
+    cheaper = {"effective_from": "2027-01-19", "generator": {"price": "4.00"}}
+    await site.do(PublishTariff(dearer("4.00", **cheaper)), key="between")
+    assert outcome_of(site, "between").result["version"] == 2
+    site.restart()
+    await later(site, 1)
+    await site.do(DecideTariff(1, True, "agreed"), key="second", actor="bert")
+    refused = outcome_of(site, "second")
+    assert refused.code == "RISE_GREW"
+    assert "Then grid energy: 75 % more, now grid energy: 250 % more" in refused.message
+    assert len(site.found.shelf.known("home")) == 2
+    await site.do(DecideTariff(1, False, "it grew"), key="no", actor="bert")
+    assert outcome_of(site, "no").result["accepted"] is False
+
+
+async def test_what_was_compared_stays_with_the_draft_and_decides_nothing(
+    site: ControlSite,
+) -> None:
+    """The second person finds the first one's figures; a text that is no summary is refused."""
+    await later(site, 1)
+    await site.open_flat(500_000_000_000)
+    replay = '{"compared": true, "pay_more": 3}'
+    await site.do(PublishTariff(dearer("14.00"), replay), key="rise")
+    assert outcome_of(site, "rise").result["replay"] == {"compared": True, "pay_more": 3}
+    (draft,) = open_drafts(site.file.connection)
+    assert (draft.replay, draft.follows) == ({"compared": True, "pay_more": 3}, 1)
+    await site.do(PublishTariff(dearer("9.00"), replay), key="small")
+    assert outcome_of(site, "small").result["replay"] == {"compared": True, "pay_more": 3}
+    await site.do(PublishTariff(dearer("9.50", effective_from="2027-02-01"), "[1]"), key="list")
+    assert outcome_of(site, "list").code == "REQUEST_FIELD"

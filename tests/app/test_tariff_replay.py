@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from gateway.app.cli import app
-from gateway.app.cli.tariff_replay import percent
 from gateway.app.paths import paths_of
+from gateway.app.replay_report import percent
 from gateway.app.tariff_file import tariff_of_file
 from gateway.app.tariff_replay import ReplayReport, ReplayWish, replay_tariff
 from gateway.core.errors import GatewayError, RefusedError

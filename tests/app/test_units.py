@@ -1,5 +1,6 @@
 """The units in systemd/: valid, tight, and working as they are under systemd's own manager."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -127,6 +128,27 @@ def has_readings(machine: UnitMachine) -> bool:
         "http://localhost/api/v1/measurements/latest",
     )
     return answer.stdout.count('"good"') == 2
+
+
+@pytest.mark.slow
+def test_a_replay_is_counted_behind_the_filter(machine: UnitMachine) -> None:
+    """North starts a process that reads control's stores and says that nobody is under a tariff."""
+    machine.until(lambda: has_readings(machine), "readings")
+    draft = {
+        "id": "villa",
+        "name": "Villa",
+        "currency": "INR",
+        "timezone": "Asia/Kolkata",
+        "effective_from": "2026-01-01",
+        "grid": {"price": "8.00"},
+    }
+    answer = machine.run(
+        *("curl", "--silent", "--unix-socket", "/run/prepaid-gateway/north/north.sock"),
+        *("--header", "content-type: application/json"),
+        *("--data", json.dumps({"document": draft})),
+        "http://localhost/api/v1/tariffs/replay",
+    )
+    assert json.loads(answer.stdout)["code"] == "NO_ACCOUNTS", answer.stdout
 
 
 @pytest.mark.slow

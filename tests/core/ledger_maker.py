@@ -9,6 +9,7 @@ from gateway.core.documents.rates import RateBook
 from gateway.core.documents.statement import Statement, StatementFold
 from gateway.core.ledger import (
     Entry,
+    ExportRegisters,
     SettlementLine,
     Transaction,
     TransactionKind,
@@ -54,6 +55,7 @@ class LedgerMaker:
         self.now_ms = self.start_ms
         self.line_from_ms = self.start_ms
         self.registers_wh = tuple(1_000 * (n + 1) for n in range(len(self.sources)))
+        self.export_wh = 70
         self.rates = RateBook(self.versions)
 
     def use(self, wh: Mapping[str, int], span_ms: int) -> None:
@@ -72,6 +74,11 @@ class LedgerMaker:
                 for source in self.sources
             )
             to_wh = tuple(a + b for a, b in zip(self.registers_wh, advance, strict=True))
+            fed_to_wh, facts = self.export_wh + posting.fed_wh, tuple[int, ...]()
+            export: ExportRegisters | None = None
+            if posting.fed_wh:
+                export = ExportRegisters((self.export_wh,), (fed_to_wh,), (posting.fed_wh,))
+                facts = (posting.tariff_version, *map(int, posting.facts))
             lines.append(
                 SettlementLine(
                     account_id=FLAT,
@@ -87,9 +94,11 @@ class LedgerMaker:
                     cells=tuple((cell.key, wh) for cell, wh in posting.cells),
                     charges=posting.charges,
                     flags=tuple(sorted(flags.union(posting.flags))),
+                    facts=facts,
+                    export=export,
                 )
             )
-            self.registers_wh = to_wh
+            self.registers_wh, self.export_wh = to_wh, fed_to_wh
         self.line_from_ms = self.pricer.label_utc_ms
         if with_other:
             lines.insert(0, OTHER)

@@ -27,7 +27,8 @@ class Story:
 
     `joined`: another tariff charged until the start, and the day of it. `counted` is what blocks
     had counted then, by (period, or nothing for all time; source); `opening` the day of the month
-    on which the account was opened, where that is not the start's.
+    on which the account was opened, where that is not the start's. `fed` is what was fed in, as
+    (Wh, from, to).
     """
 
     versions: tuple[Tariff, ...]
@@ -40,6 +41,7 @@ class Story:
     joined: bool = False
     opening: int | None = None
     counted: tuple[tuple[tuple[str, str], int], ...] = ()
+    fed: tuple[tuple[int, int, int], ...] = ()
 
 
 def opening_of(story: Story) -> int:
@@ -141,6 +143,24 @@ def counts(story: Story) -> list[Cut]:
                 )
                 booked = until_wh
     return found
+
+
+def worth_of_feed_in(story: Story) -> Charges:
+    """What was fed in, quarter hour by quarter hour, at the price of its time: given, no tax."""
+    worth: Charges = defaultdict(int)
+    opening = opening_of(story)
+    for wh, start_ms, end_ms in story.fed:
+        first = (start_ms // QUARTER_MS + 1) * QUARTER_MS
+        cuts = [start_ms, *range(first, end_ms, QUARTER_MS), end_ms]
+        booked = 0
+        for cut_ms, until_ms in pairwise(cuts):
+            until_wh = floor(Fraction(wh * (until_ms - start_ms), end_ms - start_ms))
+            tariff = version_at(story.versions, cut_ms)
+            label = period_of(tariff, local(tariff.zone, cut_ms).date(), opening)
+            price = tariff.feed_in_micro or 0
+            worth[label, tariff.version, "export"] -= (until_wh - booked) * price
+            booked = until_wh
+    return {key: amount for key, amount in worth.items() if amount}
 
 
 class Month:
@@ -291,7 +311,7 @@ def all_charges(story: Story) -> Charges:
             for name, amount in parts.items():
                 if amount:
                     charges[month.label, number, name] = amount
-    return charges
+    return charges | worth_of_feed_in(story)
 
 
 def counted_after(story: Story, other: Tariff, at_ms: int) -> dict[tuple[str, str], int]:

@@ -36,10 +36,14 @@ EMERGENCY = f"emergency:{FLAT}"
 def ledgers(draw: st.DrawFn) -> LedgerMaker:
     """A random world whose readings, postings, recharges and reversals became a ledger."""
     world: World = draw(worlds())
-    made = LedgerMaker(world.versions, world.start_ms, SOURCES)
+    prices = st.none() | st.integers(0, 9_000_000)
+    versions = [replace(version, feed_in_micro=draw(prices)) for version in world.versions]
+    made = LedgerMaker(versions, world.start_ms, SOURCES)
     recharges: list[int] = []
     for reading in world.readings:
-        made.use({"grid": reading.grid_wh, "generator": reading.generator_wh}, reading.span_ms)
+        wh = {"grid": reading.grid_wh, "generator": reading.generator_wh}
+        wh["export"] = draw(st.sampled_from([0, 0, 1, 4_321]))
+        made.use(wh, reading.span_ms)
         deed = draw(
             st.sampled_from(["settle", "settle", "recharge", "debt", "take", "reverse", ""])
         )
@@ -94,6 +98,12 @@ def test_statements_foot_and_join(made: LedgerMaker) -> None:
         for line in posted.lines
     )  # fmt: skip
     assert sum(statement.energy_wh for statement in statements) == used_wh
+    fed_wh = sum(line.fed_wh for posted in made.posted() for line in posted.lines)
+    assert sum(statement.fed_wh for statement in statements) == fed_wh
+    for statement in statements:
+        for line in statement.components:
+            if line.name == "export":
+                assert line.amount_nano == -line.fed_wh * (line.price_micro or 0)
 
 
 @settings(max_examples=80, deadline=None)

@@ -31,13 +31,17 @@ def settled_of(postings: Sequence[Posting], begun_ms: int, label_ms: int) -> Set
     """A posting round as its lines tell it."""
     cells: Counter[Rate] = Counter()
     charges: Counter[tuple[str, str]] = Counter()
+    fed: Counter[tuple[str, int]] = Counter()
     for posting in postings:
+        fed[posting.period, posting.tariff_version] += posting.fed_wh
         for cell, wh in posting.cells:
             cells[Rate(posting.period, cell.tariff_version, cell.source, cell.band)] += wh
         for component, amount in posting.charges:
             charges[posting.period, component] += amount
     facts = postings[-1].facts
-    return Settled(begun_ms, label_ms, cells, charges, facts.accrued_utc_ms, facts.ended_utc_ms)
+    return Settled(
+        begun_ms, label_ms, cells, charges, facts.accrued_utc_ms, facts.ended_utc_ms, fed
+    )
 
 
 def live(world: World, versions: Sequence[Tariff], *, often: bool) -> Lived:
@@ -59,9 +63,12 @@ def live(world: World, versions: Sequence[Tariff], *, often: bool) -> Lived:
         if reading.deed == "close":
             pricer.close_periods(end_ms)
             post()
-        pricer.advance(
-            (("grid", reading.grid_wh), ("generator", reading.generator_wh)), label_ms, end_ms
+        shares = (
+            ("grid", reading.grid_wh),
+            ("generator", reading.generator_wh),
+            ("export", reading.fed_wh),
         )
+        pricer.advance(shares, label_ms, end_ms)
         label_ms = end_ms
         had = points[-1][1]
         points.append(

@@ -243,3 +243,41 @@ def test_a_confirmation_lapses_over_a_start_with_a_clock_that_is_behind() -> Non
     again.observe(seen(62, closed=False, amps=0.0))
     assert again.wants(62 * NS) is None
     assert again.state(62 * NS) is ControlState.READY_FOR_RECONNECTION
+
+
+def test_an_output_is_held_as_it_reads_until_a_command_moves_it() -> None:
+    """A cut that is only due (held by breaker, RECOVERY, a start) does not come by a timer."""
+    supply = connected()
+    assert supply.may_renew(closed=True)
+    supply.block(Reason.CREDIT)
+    assert supply.may_renew(closed=True)
+    supply.order(0, close=False)
+    assert not supply.may_renew(closed=True)
+    assert not supply.may_renew(closed=False)
+    supply.drop()
+    assert supply.may_renew(closed=True)
+
+
+def test_a_cut_that_was_sent_and_not_proved_is_not_worked_against() -> None:
+    """FAILED_TO_OPEN: the output is let fall; paid again, it is held again."""
+    supply = connected()
+    supply.block(Reason.CREDIT)
+    supply.fault = Fault.FAILED_TO_OPEN
+    assert not supply.may_renew(closed=True)
+    supply.unblock(Reason.CREDIT)
+    supply.observe(seen(2))
+    assert supply.may_renew(closed=True)
+
+
+def test_an_open_output_is_held_open_where_supply_is_enforced() -> None:
+    """With or without a reason: nothing closes without its person. Elsewhere it may fall closed."""
+    supply = connected()
+    cut(supply)
+    assert supply.may_renew(closed=False)
+    supply.unblock(Reason.CREDIT)
+    assert supply.may_renew(closed=False)
+    supply.fault = Fault.FAILED_TO_CLOSE
+    assert supply.may_renew(closed=False)
+    supply.enforce(on=False)
+    assert not supply.may_renew(closed=False)
+    assert supply.may_renew(closed=True)

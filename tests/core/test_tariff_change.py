@@ -80,6 +80,12 @@ HALF = {"name": "Half", "percent": "50", "of": ["energy"]}
          Fraction(21, 20), "grid energy: 5 % more"),
         (tariff(generator={"price": "2"}), tariff(generator={"price": "4"}), Fraction(2),
          "generator energy"),
+        (tariff(feed_in={"price": "2"}), tariff(feed_in={"price": "1"}), Fraction(3, 2),
+         "feed-in price: 50 % less"),
+        (tariff(feed_in={"price": "2"}), tariff(feed_in={"price": "0.999999"}),
+         Fraction(3_000_001, 2_000_000), "feed-in price: 50.1 % less"),
+        (tariff(feed_in={"price": "2"}), tariff(), None, "feed-in price: is paid no more"),
+        (tariff(feed_in={"price": "2"}), tariff(feed_in={"price": "0"}), None, "is paid no more"),
     ],
 )  # fmt: skip
 def test_a_rise_is_found_wherever_it_hides(
@@ -98,6 +104,9 @@ def test_a_rise_is_found_wherever_it_hides(
     [
         (tariff(), tariff()),
         (tariff(grid={"price": "2"}), tariff()),
+        (tariff(), tariff(feed_in={"price": "2"})),
+        (tariff(feed_in={"price": "0"}), tariff()),
+        (tariff(feed_in={"price": "2"}), tariff(feed_in={"price": "3"})),
         (tariff(grid=blocks(90)), tariff(grid=blocks(100))),
         (tariff(), tariff(taxes=[{**VAT, "inclusive": True}])),
         (tariff(), tariff(grid={"bands": {"a": {"price": "1"}}})),

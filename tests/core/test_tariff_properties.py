@@ -53,6 +53,7 @@ PLACES = (
     ("Asia/Beirut", "2026-03-27T10:00:00+00:00"),
 )
 PRICES = st.integers(0, 30_000_000)
+FEED_IN = st.none() | PRICES
 FEES = st.just(0) | st.integers(1, 10**12)
 WAYS = st.sampled_from(["period_close", "month_start", "daily", "daily", "first_recharge"])
 MINUTES = st.integers(0, 95).map(lambda quarter: quarter * 15)
@@ -147,10 +148,12 @@ def rebate_rules(draw: st.DrawFn) -> tuple[Rebate, ...]:
 
 @dataclass(frozen=True)
 class Reading:
-    """Energy of both sources since the reading before, how long that took, and what came then."""
+    """Energy of both sources since the reading before, what was fed in, how long that took, and
+    what came then."""
 
     grid_wh: int
     generator_wh: int
+    fed_wh: int
     span_ms: int
     deed: str
 
@@ -193,6 +196,7 @@ def worlds(draw: st.DrawFn) -> World:
         calendar=calendar,
         period_day=period_day,
         blocks_by_occupancy=by_occupancy,
+        feed_in_micro=draw(FEED_IN),
     )
     versions = [first]
     for number, at_ms in enumerate(effective_ms[1:], start=2):
@@ -203,6 +207,7 @@ def worlds(draw: st.DrawFn) -> World:
             effective_from_utc_ms=at_ms,
             fixed_fee_nano=draw(FEES),
             minimum_nano=draw(FEES),
+            feed_in_micro=draw(FEED_IN),
         )
         if draw(st.booleans()):
             sources = tuple(draw(source_tariffs(name, calendar)) for name in SOURCES)
@@ -219,7 +224,7 @@ def worlds(draw: st.DrawFn) -> World:
     )
     wh = st.integers(0, 20) | st.integers(0, 40_000)
     deeds = st.sampled_from(["", "settle", "restore", "close", "recharge"])
-    readings = draw(st.lists(st.builds(Reading, wh, wh, spans, deeds), min_size=1, max_size=8))
+    readings = draw(st.lists(st.builds(Reading, wh, wh, wh, spans, deeds), min_size=1, max_size=8))
     return World(tuple(versions), start_ms, tuple(readings), draw(st.booleans()))
 
 
@@ -256,6 +261,7 @@ def play(
     pricer = Pricer(world.versions, start_utc_ms=world.start_ms, sources=SOURCES, counted=counted)
     postings: list[Posting] = []
     energy: list[tuple[int, int, int, int]] = []
+    fed: list[tuple[int, int, int]] = []
     recharges: list[int] = []
     label_ms = world.start_ms
     for reading in world.readings:
@@ -265,9 +271,14 @@ def play(
             charged = pricer.close_periods(end_ms)
             assert charged > 0 or pricer.running_nano() == before
             postings += settled(pricer)
-        shares = (("grid", reading.grid_wh), ("generator", reading.generator_wh))
+        shares = (
+            ("grid", reading.grid_wh),
+            ("generator", reading.generator_wh),
+            ("export", reading.fed_wh),
+        )
         pricer.advance(shares, label_ms, end_ms)
         energy.append((reading.grid_wh, reading.generator_wh, label_ms, end_ms))
+        fed.append((reading.fed_wh, label_ms, end_ms))
         label_ms = end_ms
         if reading.deed == "recharge":
             before = pricer.running_nano()
@@ -290,6 +301,7 @@ def play(
         label_ms,
         label_ms,
         world.ends,
+        fed=tuple(fed),
     )
     return pricer, postings, story
 
@@ -353,14 +365,23 @@ def test_every_posting_is_f_after_less_f_before(world: World) -> None:
     cells: dict[str, dict[tuple[str, int], dict[Cell, int]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(int))
     )
+    fed: dict[str, dict[tuple[str, int], int]] = defaultdict(lambda: defaultdict(int))
     known: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
     for posting in postings:
         key = ("home", posting.tariff_version)
         here = cells[posting.period]
         for cell, wh in posting.cells:
             here[key][cell] += wh
+        fed[posting.period][key] += posting.fed_wh
         period = labelled_period(zone, posting.period, opening if day < 0 else day)
-        after = charges_of(world.versions, here, posting.facts, period, world.start_ms)[
+        after = charges_of(
+            world.versions,
+            here,
+            posting.facts,
+            period,
+            world.start_ms,
+            fed_wh=fed[posting.period],
+        )[
             "home", posting.tariff_version
         ] if posting.charges else known[posting.period, posting.tariff_version]  # fmt: skip
         before = known[posting.period, posting.tariff_version]
@@ -376,6 +397,8 @@ def test_every_posting_is_f_after_less_f_before(world: World) -> None:
             for cell, wh in by_cell.items():
                 wh_by_source[cell.source] -= wh
     assert set(wh_by_source.values()) == {0}
+    posted_wh = sum(wh for by_version in fed.values() for wh in by_version.values())
+    assert posted_wh == sum(wh for wh, _, _ in story.fed)
 
 
 @settings(max_examples=30, deadline=None)
@@ -419,6 +442,7 @@ def test_a_random_tariff_survives_its_document(world: World) -> None:
         assert read.blocks_by_occupancy == written.blocks_by_occupancy
         assert read.fee_collect == written.fee_collect
         assert read.minimum_nano == written.minimum_nano
+        assert read.feed_in_micro == written.feed_in_micro
         assert read.calendar.holidays == written.calendar.holidays
         assert read.calendar.yearly_holidays == written.calendar.yearly_holidays
         assert set(read.calendar.seasons) == set(written.calendar.seasons)

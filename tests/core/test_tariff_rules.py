@@ -52,6 +52,7 @@ def test_a_tariff_with_every_rule_is_read_as_written_and_written_as_read() -> No
         blocks_count="occupancy",
         fixed={"amount": "50", "collect": "first_recharge"},
         minimum={"amount": "100"},
+        feed_in={"price": "2.500001"},
         rebates=[
             {"name": "Senior", "percent": "10", "of": ["fixed", "energy"]},
             {"name": "Relief", "amount": "20"},
@@ -72,6 +73,7 @@ def test_a_tariff_with_every_rule_is_read_as_written_and_written_as_read() -> No
     assert tariff.calendar.holidays == {date(2026, 1, 26), date(2026, 8, 15)}
     assert tariff.calendar.yearly_holidays == {(12, 25)}
     assert (tariff.period_day, tariff.blocks_by_occupancy) == (15, True)
+    assert tariff.feed_in_micro == 2_500_001
     assert (tariff.fee_collect, tariff.minimum_nano) == ("first_recharge", 100 * 10**9)
     assert tariff.rebates == (
         Rebate("Senior", rate_ppm=100_000, bases=("energy", "fixed")),
@@ -171,6 +173,13 @@ INSIDE = {**VAT, "inclusive": True}
         (base(rebates=[{"name": "A", "per_kwh": "1", "source": "sun"}]), "rebates[0].source",
          "no price here"),
         (base(rebates=[{"name": "A", "amount": "1"}] * 2), "rebates[1].name", "twice"),
+        (base(feed_in={"price": "-1"}), "feed_in.price", "negative"),
+        (base(feed_in={"price": "1.0000001"}), "feed_in.price", "finer"),
+        (base(feed_in={"price": "free"}), "feed_in.price", "no decimal"),
+        (base(feed_in={}), "feed_in.price", "is missing"),
+        (base(feed_in="2.50"), "feed_in", "expected keys"),
+        (base(feed_in={"price": "1", "blocks": []}), "feed_in.blocks", "unknown"),
+        (base(feed_in={"price": "1", "when": []}), "feed_in.when", "unknown"),
         (base(taxes=[{"name": "A", "on": ["energy"]}]), "taxes[0].rate_percent", "is missing"),
         (base(taxes=[{"name": "A", "rate_percent": "1"}]), "taxes[0].on", "is missing"),
         (base(taxes=[{**VAT, "per_kwh": "1"}]), "taxes[0].rate_percent", "give this or per_kwh"),

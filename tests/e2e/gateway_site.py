@@ -62,7 +62,8 @@ class Gateway:
     """One site in a directory of its own; `close` ends every process that it started.
 
     `supply` and `watch` are sections of the configuration, `load_w` what meters draw at first,
-    `meter_defaults` what the configuration says of every PAC3220.
+    `meter_defaults` what the configuration says of every PAC3220, `simulate` more options of the
+    simulator, `remote_timeout_s` what register 51718 holds at every meter.
     """
 
     def __init__(
@@ -74,7 +75,11 @@ class Gateway:
         supply: Mapping[str, object] = QUICK_SUPPLY,
         meter_defaults: Mapping[str, object] | None = None,
         watch: Mapping[str, object] | None = None,
+        simulate: tuple[str, ...] = (),
+        remote_timeout_s: int = 0,
     ) -> None:
+        self._simulate = simulate
+        self._remote_timeout_s = remote_timeout_s
         self._watch = dict(watch or {})
         self.directory = directory
         self.config = directory / "config.yaml"
@@ -100,8 +105,11 @@ class Gateway:
             *("simulate", "--meters", str(self._meters), "--port", str(self.meter_port)),
             *("--load-w", str(self._load_w), "--meters-file", str(meters_file)),
             *("--control-socket", str(self.simulator_socket)),
+            *self._simulate,
         )
         self.until(self.simulator_socket.exists, "the simulator")
+        for meter in self.ask("list")["meters"] if self._remote_timeout_s else ():
+            self.ask("setting", meter["id"], address=51718, value=self._remote_timeout_s)
         self.write_config()
         made = self.cli("init")
         assert made.returncode == 0, made.stderr
@@ -347,14 +355,14 @@ class Gateway:
 
     # -- accounts --------------------------------------------------------------------------
 
-    def open(self, meter: str, balance: str) -> None:
+    def open(self, meter: str, balance: str, *, tariff_id: str = "home") -> None:
         """Open an account with a balance at a meter's point and commission it."""
-        self.open_account(meter, balance)
+        self.open_account(meter, balance, tariff_id=tariff_id)
         self.call("POST", f"/meters/{meter}/commissioning", None, f"commission-{meter}")
 
-    def open_account(self, meter: str, balance: str) -> None:
+    def open_account(self, meter: str, balance: str, *, tariff_id: str = "home") -> None:
         """Open an account; a control that has just started may not trust its clock yet."""
-        body = {"id": meter, "tariff_id": "home", "opening_balance": balance}
+        body = {"id": meter, "tariff_id": tariff_id, "opening_balance": balance}
 
         def opened() -> bool:
             try:

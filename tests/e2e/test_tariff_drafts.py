@@ -25,6 +25,7 @@ def test_one_person_drafts_and_another_puts_it_in_force(site: Gateway) -> None:
     published = site.cli("tariff", "publish", str(file))
     assert published.returncode == 0, published.stderr
     assert published.stdout.startswith("NOT in force: grid energy: 75 % more.")
+    assert "no account is under tariff home yet" in published.stderr
     same = site.cli("tariff", "decide", "1", "--approve", "--reason", "sure")
     assert (same.returncode, same.stderr.partition(":")[0]) == (1, "SAME_PERSON")
 
@@ -36,6 +37,9 @@ def test_one_person_drafts_and_another_puts_it_in_force(site: Gateway) -> None:
     path, form = "/tariff-drafts/1/decision", {"accept": True, "reason": "agreed"}
     operator, manager = site.token("operator", "till"), site.token("manager", "second")
     assert site.http(operator, "POST", path, form, "decide-op")[0] == 403
+    # Counted by a process that north starts, and it has nobody to count for here.
+    status, problem = site.http(operator, "POST", "/tariffs/replay", {"document": DEARER}, "none")
+    assert (status, problem["code"]) == (409, "NO_ACCOUNTS")
     status, answer = site.http(manager, "POST", path, form, "decide-1")
     assert (status, answer["result"]["version"]) == (201, 2)
     shown = site.call("GET", "/tariffs/home")

@@ -30,8 +30,10 @@ def publish(
             tariff_id=tariff_id,
             content=document,
             rise=rise,
+            follows=len(read_tariff(connection, tariff_id)),
             utc_ms=now,
             actor=request.actor,
+            replay=json.loads(body.replay or "{}"),
         )
         return draft_result(tariff_id, number, rise)
     return _publish(connection, request, tariff_id, document, now)

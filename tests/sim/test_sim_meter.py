@@ -131,6 +131,20 @@ def test_the_remote_timeout_opens_a_silent_output() -> None:
     assert meter.journal.openings()[0].output_s == 50.0
 
 
+def test_a_planted_fault_takes_the_effect_of_the_remote_timeout() -> None:
+    """`remote_timeout_ignored`: the setting reads as written, the output stays on."""
+    meter = meter_of()
+    meter.set_setting(1.0, 51718, 30)
+    meter.add_fault(2.0, fault_named("remote_timeout_ignored"))
+    carry_out(meter, 10.0, SWITCH, ON)
+    meter.advance(100.0)
+    assert (meter.settings[51718], meter.outputs(0)) == (30, 1)
+    meter.clear_faults(101.0)
+    carry_out(meter, 110.0, SWITCH, ON)
+    meter.advance(141.0)
+    assert meter.outputs(0) == 0
+
+
 def test_a_restart_opens_outputs_and_latches_its_bit() -> None:
     """60001: silent while it starts, 0x800 until 60007 acknowledges it, counters kept."""
     meter = meter_of(start_wh=(500.0, 0.0))

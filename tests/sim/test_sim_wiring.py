@@ -142,3 +142,19 @@ async def test_cables_and_settings_are_changed_by_hand() -> None:
             with pytest.raises(RefusedError) as refused:
                 site.set_setting(first.id, address, value)
             assert refused.value.refusal_code == "SETTING"
+
+
+def test_a_roof_feeds_in_behind_the_contactor() -> None:
+    """4 kW beside a load of 3 kW: import counts on, export counts 4 kW, power reads -1 kW."""
+    meter = meter_of()
+    meter.add_fault(0.0, fault_named("roof", amount=4_000.0))
+    assert advance_wh(meter, 0, 0.2, 3_600.2) == pytest.approx(3_000.0)
+    assert advance_wh(meter, 2, 0.2, 3_600.2) == pytest.approx(4_000.0)
+    assert meter.net_w(1_800.0) == pytest.approx(-1_000.0)
+    by_phase = meter.counters.phases(3_600.0)[2::10]
+    assert by_phase == pytest.approx([2_000.0, 1_200.0, 800.0])
+    meter.switch(3_600.0, OUTPUTS[0], on=False)
+    meter.advance(3_610.0)
+    assert advance_wh(meter, 2, 3_610.0, 7_200.0) == 0
+    meter.clear_faults(7_200.0, FaultKind.ROOF)
+    assert meter.net_w(7_200.0) == 0

@@ -16,6 +16,7 @@ from gateway.core.errors import (
     MeterIdentityError,
     MeterProtocolError,
     MeterTimeoutError,
+    MeterUnreachableError,
 )
 from gateway.core.reading import Lane
 from gateway.south.meter import MeterClient, MeterEndpoint
@@ -167,6 +168,61 @@ async def test_switching_writes_register_60008(
         await client.switch(closed=closed)
     assert peer.writes == [(60008, word)]
     assert [pdu[0] for pdu in peer.requests].count(6) == 1
+
+
+async def test_a_renewal_repeats_the_command_behind_what_is_queued() -> None:
+    """The state that is held, once, after a poll that came before; the end is told."""
+    peer = Peer()
+    ended: list[object] = []
+    async with client_of(peer) as client:
+        await client.connect()
+        poll = asyncio.create_task(client.poll(Lane.FULL))
+        await asyncio.sleep(0)
+        assert client.begin_renewal(closed=True, done=ended.append)
+        await poll
+        assert peer.writes == []
+        await until(lambda: ended == [None])
+        assert peer.writes == [(60008, 0x0100)]
+        peer.refuses = {6: 0xF0}
+        assert client.begin_renewal(closed=True, done=ended.append)
+        await until(lambda: len(ended) == 2)
+    assert isinstance(ended[1], MeterExceptionError)
+
+
+async def test_a_switch_takes_the_place_of_a_renewal() -> None:
+    """A renewal that waits is never sent after a cut, and none begins while one is under way."""
+    peer = Peer()
+    ended: list[object] = []
+    async with client_of(peer) as client:
+        await client.connect()
+        peer.latency_s = 0.02
+        poll = asyncio.create_task(client.poll(Lane.FULL))
+        await asyncio.sleep(0)
+        assert client.begin_renewal(closed=True, done=ended.append)
+        cut = asyncio.create_task(client.switch(closed=False))
+        await asyncio.sleep(0)
+        assert not client.begin_renewal(closed=True, done=ended.append)
+        await asyncio.gather(poll, cut)
+        await client.poll(Lane.SHORT)
+    assert peer.writes == [(60008, 0x0000)]
+    assert ended == []
+
+
+async def test_a_renewal_that_is_lost_with_the_link_is_told() -> None:
+    """Without a connection it is refused at once; lost meanwhile, it ends with the error."""
+    peer = Peer()
+    ended: list[object] = []
+    async with client_of(peer) as client:
+        with pytest.raises(MeterUnreachableError):
+            client.begin_renewal(closed=True, done=ended.append)
+        await client.connect()
+        peer.latency_s = 0.2
+        assert client.begin_renewal(closed=True, done=ended.append)
+        client.abort()
+        await until(lambda: len(ended) == 1)
+        assert isinstance(ended[0], MeterUnreachableError)
+        with pytest.raises(MeterUnreachableError):
+            client.begin_renewal(closed=True, done=ended.append)
 
 
 async def test_write_protection_refuses_a_switch_and_says_so() -> None:

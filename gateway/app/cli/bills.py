@@ -181,7 +181,12 @@ def _rows(bill: Item, civil: Civil) -> Iterator[tuple[object, ...]]:
         yield (_late(line, label) + name, _kwh(line["energy_wh"]), price, line["shown"])
     for line in _items(bill, "charges"):
         name = str(line["name"]).replace(":", " ")
-        yield (_late(line, label) + name, "", "", line["shown"])
+        fed_wh = cast("int", line["fed_in_wh"])
+        if not fed_wh:
+            yield (_late(line, label) + name, "", "", line["shown"])
+            continue
+        worth = "no price" if line["price_per_kwh"] is None else f"{line['price_per_kwh']}/kWh"
+        yield (_late(line, label) + "fed in", _kwh(-fed_wh), worth, line["shown"])
     for line in _items(bill, "moved"):
         yield (_moved_text(line), "", "", line["shown"])
     if str(bill["rounding_shown"]).strip("-0."):
@@ -266,6 +271,8 @@ def _show_explained(item: Item, civil: Civil) -> None:
         begun, ended = civil.time(line["starts_at"]), civil.time(line["ends_at"])
         typer.echo(f"    {begun} to {ended}, period {line['period']}")
         typer.echo(f"    meter {line['meter_id']}: {_registers_text(line)}{_flags_text(line)}")
+        if (fed := cast("Item | None", line["feed_in"])) is not None:
+            typer.echo(f"    fed in: {_registers_text(fed, 'export T')}{_flags_text(fed)}")
         tariff = f"tariff {line['tariff_id']}, version {line['tariff_version']}"
         show_table(
             f"    {tariff}",
@@ -301,6 +308,11 @@ def _parts(line: Item) -> Iterator[tuple[object, ...]]:
             yield (part["cell"], f"{_kwh(part['energy_wh'])}, no price is known", part["amount"])
         else:
             yield (_rate_text(part), f"{_kwh(part['energy_wh'])} x {price}/kWh", part["amount"])
+    fed = cast("Item | None", line["feed_in"])
+    if fed is not None and fed["energy_wh"]:
+        price = fed["price_per_kwh"]
+        made = "no feed-in price" if price is None else f"x {price}/kWh, given"
+        yield ("fed in", f"{_kwh(fed['energy_wh'])} {made}", fed["amount"])
     for part in _items(line, "charges"):
         basis = cast("Item | None", part["basis"])
         made = f"in the period {part['after']}, before {part['before']}"
@@ -315,11 +327,11 @@ def _parts(line: Item) -> Iterator[tuple[object, ...]]:
     yield ("sum", "", line["amount"])
 
 
-def _registers_text(line: Item) -> str:
+def _registers_text(line: Item, name: str = "T") -> str:
     registers = (line["from_wh"], line["to_wh"], line["advance_wh"])
     columns = zip(*(cast("list[int]", wh) for wh in registers), strict=True)
     return "; ".join(
-        f"T{number} {low} to {high} Wh" + ("" if high - low == wh else f", settled {wh} Wh")
+        f"{name}{number} {low} to {high} Wh" + ("" if high - low == wh else f", settled {wh} Wh")
         for number, (low, high, wh) in enumerate(columns, start=1)
     )
 

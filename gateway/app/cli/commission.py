@@ -202,12 +202,14 @@ class _Session:
         from gateway.app.cli.serve import run_loop
         from gateway.app.commission.run import examine
         from gateway.app.commission.switchers import choose_switcher
+        from gateway.app.control.polls import fail_safe_of
 
         told: dict[str, _Told] = {}
 
         async def one(meter: "MeterConfig", free: "asyncio.Semaphore") -> None:
             async with free:
-                if wishes.fix:
+                # The proof of a fall-back sets a short time, too.
+                if wishes.fix or (wishes.with_load and fail_safe_of(meter) is not None):
                     await asyncio.to_thread(self._announce, meter)
                 choose = partial(choose_switcher, self.config, meter, self.clock)
                 examined = await examine(meter, self.clock, wishes, choose)

@@ -19,13 +19,13 @@ KeyOption = Annotated[
 ]
 
 
-def local_client(config: Path) -> "LocalClient":
+def local_client(config: Path, *, timeout_s: float | None = None) -> "LocalClient":
     """A client of the north process that serves this configuration."""
     from gateway.app.config import load_config
     from gateway.app.paths import paths_of
-    from gateway.north.client import LocalClient
+    from gateway.north.client import TIMEOUT_S, LocalClient
 
-    return LocalClient(paths_of(load_config(config)).socket)
+    return LocalClient(paths_of(load_config(config)).socket, timeout_s=timeout_s or TIMEOUT_S)
 
 
 def key_or_new(key: str | None) -> str:
@@ -36,10 +36,16 @@ def key_or_new(key: str | None) -> str:
 
 
 def ask(
-    config: Path, method: str, path: str, body: Mapping[str, object] | None, key: str | None
+    config: Path,
+    method: str,
+    path: str,
+    body: Mapping[str, object] | None,
+    key: str | None,
+    *,
+    timeout_s: float | None = None,
 ) -> dict[str, object]:
     """Ask the running north once for something; its answer. Raises StoreAwayError, RefusedError."""
-    with local_client(config) as north:
+    with local_client(config, timeout_s=timeout_s) as north:
         return north.call(method, path, body, key_or_new(key))
 
 

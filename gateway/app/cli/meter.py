@@ -267,3 +267,6 @@ def _tell_charged(answer: dict[str, object], title: str, *, as_json: bool) -> No
         return
     result = cast("dict[str, list[int]]", answer["result"])
     show_table(title, ("register", "charged Wh"), list(enumerate(result["charged_wh"], 1)))
+    if "credited_wh" in result:
+        rows = list(enumerate(result["credited_wh"], 1))
+        show_table("Fed in", ("export register", "credited Wh"), rows)

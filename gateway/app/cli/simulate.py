@@ -30,6 +30,9 @@ def simulate(
     check_meters: Annotated[
         bool, typer.Option("--check-meters", help="A check meter at the head of each feeder, too.")
     ] = False,
+    output_disconnects: Annotated[
+        bool, typer.Option("--output-disconnects", help="An active output takes supply away.")
+    ] = False,
     meters_file: Annotated[
         Path | None, typer.Option(help="Write the meters there as the gateway's meters_file.")
     ] = None,
@@ -41,6 +44,7 @@ def simulate(
     from gateway.app.clock import SystemClock, seeded
     from gateway.app.signals import stop_on_signals
     from gateway.sim.control import serve
+    from gateway.sim.meter import OutputOn
     from gateway.sim.site import Site, SiteOptions
 
     clock = SystemClock(speed, epoch_utc_ms)
@@ -51,6 +55,7 @@ def simulate(
         load_w=load_w,
         control_socket=control_socket,
         check_meters=check_meters,
+        output_on=OutputOn.DISCONNECTS if output_disconnects else OutputOn.CONNECTS,
     )
     if meters_file is not None:
         meters_file.write_text(Site(options, clock, seeded).meters_csv(), encoding="utf-8")

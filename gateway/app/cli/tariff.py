@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gateway.app.cli import tariff_replay
+from gateway.app.cli import tariff_publish, tariff_replay
 from gateway.app.cli.local import KeyOption, ask, is_pending, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(help="Tariffs.", no_args_is_help=True)
     group.command()(check)
-    group.command()(publish)
+    group.command()(tariff_publish.publish)
     group.command("list")(list_tariffs)
     group.command()(show)
     group.command()(drafts)
@@ -53,27 +53,6 @@ def check(file: FileArgument, config: ConfigOption, as_json: JsonOption = False)
     typer.echo(f"{file}: ok, tariff {tariff.tariff_id}")
     for table in tariff_tables(tariff, currency):
         show_table(table.title, table.columns, table.rows)
-
-
-def publish(
-    file: FileArgument, config: ConfigOption, key: KeyOption = None, as_json: JsonOption = False
-) -> None:
-    """Publish a tariff document as the next, immutable version.
-
-    Where its price rises by more than half it becomes a draft, and another manager decides.
-    """
-    document = read_tariff_file(file)
-    answer = ask(config, "POST", "/tariffs", document, key)
-    done = f"published {document.get('id')}"
-    if not is_pending(answer):
-        result = cast("dict[str, object]", answer["result"])
-        if "draft" in result:
-            done = (
-                f"NOT in force: {result['rise']}.\n"
-                f"Kept as draft {result['draft']}. Another manager decides: prepaid-gateway tariff "
-                f"decide {result['draft']} --approve (or --refuse) --reason WHY -c {config}"
-            )
-    tell(answer, done, as_json=as_json)
 
 
 def list_tariffs(config: ConfigOption, as_json: JsonOption = False) -> None:
@@ -163,6 +142,15 @@ def drafts(config: ConfigOption, as_json: JsonOption = False) -> None:
             for item in items
         ],
     )
+    currency = tariff_publish.site_currency(config)
+    for item in items:
+        number, now = item["number"], item["rise_now"]
+        if now not in (None, item["rise"]):
+            typer.echo(f"draft {number}: another version came since, now {now or 'nothing rises'}")
+        replay = cast("dict[str, object]", item["replay"])
+        words = tariff_publish.replay_words(replay, currency)
+        if words:
+            typer.echo(f"draft {number}, the 7 days before it was made: {words}")
 
 
 def decide(

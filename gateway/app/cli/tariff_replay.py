@@ -1,6 +1,5 @@
 """`tariff replay`: what accounts would have been charged under a draft."""
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -10,7 +9,7 @@ import typer
 from gateway.app.cli.output import ConfigOption, JsonOption, complain, show_json, show_table
 
 if TYPE_CHECKING:
-    from gateway.app.tariff_replay import AccountReplay, ReplayReport
+    from gateway.app.tariff_replay import ReplayReport
     from gateway.core.money import Currency
     from gateway.core.tariff import Tariff
 
@@ -49,6 +48,7 @@ def replay(
 
     from gateway.app.config import load_config
     from gateway.app.config_site import currency_of
+    from gateway.app.replay_report import report_json
     from gateway.app.tariff_file import tariff_of_file
     from gateway.app.tariff_replay import ReplayWish, replay_tariff
 
@@ -69,77 +69,37 @@ def replay(
         _show(report, draft, currency, site.timezone)
 
 
-def report_json(report: "ReplayReport", draft: "Tariff", currency: "Currency") -> dict[str, object]:
-    """The report for programs: amounts as exact decimal text, components of both tariffs."""
-    from gateway.core.money import format_amount
+def replay_row(
+    name: str, wh: int, charged: int, drafted: int, currency: "Currency"
+) -> tuple[str, ...]:
+    """A row of who pays what: kWh, both amounts (nano-units) as shown, difference and its share."""
+    from gateway.app.replay_report import percent
+    from gateway.core.money import display_amount
 
-    def parts(components: Mapping[str, int]) -> dict[str, str]:
-        return {name: format_amount(components[name], currency) for name in sorted(components)}
-
-    def row(item: "AccountReplay") -> dict[str, object]:
-        return {
-            "account_id": item.account_id,
-            "energy_wh": item.energy_wh,
-            "charged": format_amount(item.charged_nano, currency),
-            "draft": format_amount(item.draft_nano, currency),
-            "difference": format_amount(item.difference_nano, currency),
-            "difference_percent": percent(item.difference_nano, item.charged_nano),
-            "estimated_wh": item.estimated_wh,
-            "unexplained": format_amount(item.unexplained_nano, currency),
-            "charged_by_component": parts(item.charged),
-            "draft_by_component": parts(item.draft),
-        }
-
-    charged, drafted = _sums(report.accounts)
-    return {
-        "draft": draft.tariff_id,
-        "currency": currency.code,
-        "from": _moment(report.from_utc_ms).isoformat(),
-        "until": _moment(report.until_utc_ms).isoformat(),
-        "accounts": [row(item) for item in report.accounts],
-        "total": {
-            "energy_wh": sum(item.energy_wh for item in report.accounts),
-            "charged": format_amount(charged, currency),
-            "draft": format_amount(drafted, currency),
-            "difference": format_amount(drafted - charged, currency),
-            "difference_percent": percent(drafted - charged, charged),
-        },
-    }
-
-
-def percent(part_nano: int, whole_nano: int) -> str | None:
-    """A share in percent with its sign and a decimal, half away from zero; None of nothing."""
-    if whole_nano <= 0:
-        return None
-    tenths = (2_000 * abs(part_nano) + whole_nano) // (2 * whole_nano)
-    sign = "" if not tenths else "-" if part_nano < 0 else "+"
-    return f"{sign}{tenths // 10}.{tenths % 10}"
+    difference = display_amount(drafted - charged, currency)
+    if drafted > charged:
+        difference = f"+{difference}"
+    return (
+        name,
+        f"{wh // 1000}.{wh % 1000:03d}",
+        display_amount(charged, currency),
+        display_amount(drafted, currency),
+        difference,
+        percent(drafted - charged, charged) or "",
+    )
 
 
 def _show(report: "ReplayReport", draft: "Tariff", currency: "Currency", zone: str) -> None:
     from zoneinfo import ZoneInfo
 
-    from gateway.core.money import display_amount
-
-    def row(name: str, wh: int, charged: int, drafted: int) -> tuple[str, ...]:
-        difference = display_amount(drafted - charged, currency)
-        if drafted > charged:
-            difference = f"+{difference}"
-        return (
-            name,
-            f"{wh // 1000}.{wh % 1000:03d}",
-            display_amount(charged, currency),
-            display_amount(drafted, currency),
-            difference,
-            percent(drafted - charged, charged) or "",
-        )
+    from gateway.app.replay_report import sums
 
     rows = [
-        row(item.account_id, item.energy_wh, item.charged_nano, item.draft_nano)
+        replay_row(item.account_id, item.energy_wh, item.charged_nano, item.draft_nano, currency)
         for item in report.accounts
     ]
     total_wh = sum(item.energy_wh for item in report.accounts)
-    rows.append(row("all accounts", total_wh, *_sums(report.accounts)))
+    rows.append(replay_row("all accounts", total_wh, *sums(report.accounts), currency))
     code = currency.code
     columns = ("account", "kWh", f"charged, {code}", f"draft, {code}", f"difference, {code}", "%")
     begun, ended = (
@@ -172,10 +132,6 @@ def _show_doubts(report: "ReplayReport", currency: "Currency") -> None:
                 f"{format_amount(item.unexplained_nano, currency)} {currency.code} more than its "
                 "tariff gives for the same energy"
             )
-
-
-def _sums(accounts: Sequence["AccountReplay"]) -> tuple[int, int]:
-    return sum(item.charged_nano for item in accounts), sum(item.draft_nano for item in accounts)
 
 
 def _moment(utc_ms: int) -> datetime:

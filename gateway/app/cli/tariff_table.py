@@ -82,6 +82,9 @@ def _terms(tariff: Tariff, currency: Currency) -> Iterator[tuple[str, str]]:
     if tariff.minimum_nano:
         least = format_amount(tariff.minimum_nano, currency)
         yield "minimum charge", f"{least} {currency.code} of energy and fee a period"
+    if tariff.feed_in_micro is not None:
+        worth = format_price(tariff.feed_in_micro, currency)
+        yield "feed-in", f"{worth} {currency.code} per kWh, where a meter's export is credited"
 
 
 def _prices(source: SourceTariff, currency: Currency) -> TariffTable:

@@ -12,6 +12,7 @@ from gateway.app.commission.electrical import (
 from gateway.app.commission.findings import Check, Finding, failed, not_done, ok, warning
 from gateway.app.commission.survey import WRITE_PROTECTION, Survey
 from gateway.app.config import MeterConfig
+from gateway.app.control.polls import fail_safe_of
 from gateway.core.phases import OVERRANGE
 from gateway.south.models import meter_model
 from gateway.south.registers import MeterModel
@@ -181,24 +182,25 @@ def check_output(meter: MeterConfig, model: MeterModel, seen: Survey) -> Iterato
             "switches it too",
             "set the group to 0",
         )
-    timeout_s, policy = report.remote_timeout_s, meter.settings.fail_safe
+    yield check_remote_timeout(meter, report.remote_timeout_s)
+
+
+def check_remote_timeout(meter: MeterConfig, timeout_s: int | None) -> Finding:
+    """The output holds, or falls off, as `fail_safe` says."""
+    rule = fail_safe_of(meter)
+    policy = "hold_last" if rule is None else meter.settings.fail_safe
+    wanted_s = 0 if rule is None else rule.after_s
     if timeout_s is None:
-        yield not_done(Check.REMOTE_TIMEOUT, "this model does not tell its remote timeout")
-    elif policy != "hold_last":
-        yield failed(
-            Check.REMOTE_TIMEOUT,
-            f"fail_safe is {policy} (remote timeout {timeout_s} s): control does not repeat "
-            "commands, so the output would fall back while all is well",
-            "set fail_safe: hold_last and the timeout to 0",
-        )
-    elif timeout_s:
-        yield failed(
-            Check.REMOTE_TIMEOUT,
-            f"the output falls back {timeout_s} s after a command; fail_safe is {policy}",
-            "set the remote timeout to 0 at the meter, or with --fix",
-        )
-    else:
-        yield ok(Check.REMOTE_TIMEOUT, f"the output holds its last state, as fail_safe: {policy}")
+        return not_done(Check.REMOTE_TIMEOUT, "this model does not tell its remote timeout")
+    if timeout_s == wanted_s:
+        does = "holds its last state" if rule is None else f"falls off after {wanted_s} s"
+        return ok(Check.REMOTE_TIMEOUT, f"the output {does}, as fail_safe: {policy}")
+    does = f"falls back {timeout_s} s after a command" if timeout_s else "never falls off"
+    return failed(
+        Check.REMOTE_TIMEOUT,
+        f"the output {does}; fail_safe is {policy}",
+        f"set the remote timeout to {wanted_s} at the meter, or with --fix",
+    )
 
 
 def check_protection(seen: Survey) -> Iterator[Finding]:

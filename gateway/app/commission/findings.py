@@ -39,6 +39,7 @@ class Check(StrEnum):
     CONTACTOR = "CONTACTOR"
     SWITCH_OPEN = "SWITCH_OPEN"
     SWITCH_CLOSE = "SWITCH_CLOSE"
+    FALL_BACK = "FALL_BACK"
     UNPROVEN = "UNPROVEN"
     REFRESH = "REFRESH"
     ROUND_TRIP = "ROUND_TRIP"
@@ -51,8 +52,9 @@ NEVER_ACCEPTED: Final = frozenset(
     {Check.REACH, Check.IDENTITY, Check.AUXILIARY, Check.SWITCH_CLOSE}
 )
 
-# The switch proof: with one of these not done nobody saw the supply go and come back.
-SWITCH_PROOF: Final = (Check.SWITCH_OPEN, Check.SWITCH_CLOSE)
+# The switch proof: with one of these not done nobody saw the supply go and come back, or (with a
+# fail_safe policy) fall off by itself.
+SWITCH_PROOF: Final = (Check.SWITCH_OPEN, Check.SWITCH_CLOSE, Check.FALL_BACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,17 @@ def unproven(proof: Iterable[Finding]) -> tuple[Finding, ...]:
 
     A proof that was made and failed is a failure by its own name.
     """
-    if not any(each.check in SWITCH_PROOF and each.result is Result.NOT_DONE for each in proof):
+    missing = {each.check for each in proof if each.result is Result.NOT_DONE} & set(SWITCH_PROOF)
+    if not missing:
         return ()
+    if missing == {Check.FALL_BACK}:
+        return (
+            failed(
+                Check.UNPROVEN,
+                "nobody saw this output fall off: whether fail_safe works is not known",
+                'do what FALL_BACK says, or answer for it with --accept UNPROVEN --reason "..."',
+            ),
+        )
     return (
         failed(
             Check.UNPROVEN,

@@ -47,6 +47,11 @@ class Switcher(Protocol):
         """How, in words for the report."""
         ...
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether the meter itself is commanded, and control leaves the point alone."""
+        ...
+
     async def open(self) -> None:
         """Ask for the supply to open. Raises MeterError or RefusedError."""
         ...
@@ -68,6 +73,11 @@ class DirectSwitcher:
     def path(self) -> str:
         """How, in words for the report."""
         return "directly at the meter"
+
+    @property
+    def is_direct(self) -> bool:
+        """Always."""
+        return True
 
     async def open(self) -> None:
         """Command the output. Raises MeterError."""
@@ -126,7 +136,7 @@ async def prove_switching(
             await _watch(client, watched, clock)
     finally:
         # Also after Ctrl-C: a customer's supply is never left open.
-        back = await _to_the_end(_bring_back(client, switcher, watched, clock))
+        back = await to_the_end(_bring_back(client, switcher, watched, clock))
     return [*_opening(meter, watched, switcher), *_closing(watched, back)]
 
 
@@ -186,7 +196,7 @@ async def _bring_back(
     return None
 
 
-async def _to_the_end(work: Coroutine[None, None, T]) -> T:
+async def to_the_end(work: Coroutine[None, None, T]) -> T:
     """Await it to its end, also when the caller is cancelled meanwhile (which is raised then)."""
     task, cancelled = asyncio.ensure_future(work), None
     while not task.done():
@@ -349,7 +359,8 @@ async def fix_output(
 ) -> None:
     """Write the output's type of use and remote timeout where they differ; tell it to `done`.
 
-    Writes only what is given. A supply that the change opened is closed again on every way out.
+    Writes only what is given. A supply that the change opened is closed again on every way out,
+    and an output that is on begins its time anew.
     Raises a MeterError, RefusedError SETTING where a value does not read back and LEFT_OPEN where
     the supply could not be closed.
     """
@@ -373,9 +384,13 @@ async def fix_output(
                     "SETTING", f"{what} of output {channel.label} still reads {seen}"
                 )
             done.append(f"{what} of output {channel.label}: {now} -> {value}")
+        on_is_closed = client.endpoint.output_on == "connects"
+        if before.is_closed is on_is_closed and before.mode == client.model.outputs.switching_mode:
+            # A time that runs since an earlier command may be the old one.
+            await client.switch(closed=on_is_closed)
     finally:
         if before.is_closed:
-            await _to_the_end(_undo_opening(client, switcher, done))
+            await to_the_end(_undo_opening(client, switcher, done))
 
 
 async def _undo_opening(client: MeterClient, switcher: Switcher, done: list[str]) -> None:

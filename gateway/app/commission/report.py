@@ -13,6 +13,7 @@ from gateway.app.commission.findings import SWITCH_PROOF, Result
 from gateway.app.commission.run import ACCEPTED, PASSED, Examined
 from gateway.app.commission.survey import Survey
 from gateway.app.config import Config, MeterConfig
+from gateway.app.control.polls import fail_safe_of
 from gateway.app.paths import paths_of
 from gateway.app.regular import open_regular
 from gateway.app.site_key import KEY_NAME, PUBLIC_NAME, read_site_key, signature_fits
@@ -85,6 +86,9 @@ def _address(meter: MeterConfig) -> str:
 
 def _configured(meter: MeterConfig) -> dict[str, object]:
     settings = meter.settings
+    # Not with hold_last, where it means nothing: reports from before it was known stay good.
+    rule = fail_safe_of(meter)
+    fail_safe = {} if rule is None else {"fail_safe_after_s": rule.after_s}
     return {
         "serial_number": meter.serial_number,
         "ct_ratio": settings.ct_ratio,
@@ -94,6 +98,7 @@ def _configured(meter: MeterConfig) -> dict[str, object]:
         "contactor": settings.contactor,
         "feedback": settings.feedback,
         "fail_safe": settings.fail_safe,
+        **fail_safe,
         "sources": [settings.t1_source, settings.t2_source],
     }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.app.commission.checks import check_survey
+from gateway.app.commission.fall_back import prove_fall_back
 from gateway.app.commission.findings import (
     NEVER_ACCEPTED,
     Check,
@@ -25,6 +26,7 @@ from gateway.app.commission.proof import (
 )
 from gateway.app.commission.survey import Survey, survey, survey_client
 from gateway.app.config import MeterConfig
+from gateway.app.control.polls import fail_safe_of
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError, MeterExceptionError, MeterIdentityError, RefusedError
 from gateway.south.meter import MeterClient
@@ -152,17 +154,26 @@ async def _switching(
     client = survey_client(meter, clock)
     try:
         switcher = await choose(client)
-        return await prove_switching(meter, client, switcher, clock)
+        return await _proof(meter, client, switcher, clock)
     except RefusedError as error:
         return [not_done(Check.SWITCH_OPEN, f"{error.refusal_code}: {error.message}")]
     finally:
         await client.close()
 
 
+async def _proof(
+    meter: MeterConfig, client: MeterClient, switcher: Switcher, clock: Clock
+) -> list[Finding]:
+    proof = await prove_switching(meter, client, switcher, clock)
+    if not failures(proof, {}):
+        proof += await prove_fall_back(meter, client, switcher, clock)
+    return proof
+
+
 async def _fix(
     meter: MeterConfig, clock: Clock, choose: ChooseSwitcher, fixed: list[str]
 ) -> list[Finding]:
-    """Make the output a switching one that holds its state; `fixed` tells what was changed.
+    """Make the output a switching one that follows `fail_safe`; `fixed` tells what was changed.
 
     Another device than the configured one is left alone. Raises MeterError.
     """
@@ -173,7 +184,8 @@ async def _fix(
             return []  # found below by its name
         switcher = await choose(client)
         mode = client.model.outputs.switching_mode
-        timeout_s = 0 if meter.settings.fail_safe == "hold_last" else None
+        rule = fail_safe_of(meter)
+        timeout_s = 0 if rule is None else rule.after_s
         await fix_output(client, switcher, mode=mode, timeout_s=timeout_s, done=fixed)
     except MeterExceptionError:
         pass  # what refuses the change refuses switching too, and is found below by its name

@@ -57,6 +57,11 @@ class ControlSwitcher:
         """How it went."""
         return self._direct.path if self._is_direct else "through control"
 
+    @property
+    def is_direct(self) -> bool:
+        """Once control said that it leaves the point alone."""
+        return self._is_direct
+
     async def open(self) -> None:
         """Disconnect. Raises MeterError or RefusedError: SUPPLY_BLOCKED where a reason stands."""
         self._opening = asyncio.ensure_future(asyncio.to_thread(self._disconnect))

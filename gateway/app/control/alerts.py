@@ -7,6 +7,7 @@ from gateway.core.lowcredit import EVENT, LowCredit
 from gateway.core.point import Point, Step
 
 CUT_DEFERRED = "CUT_DEFERRED"
+FEED_IN_UNPRICED = "FEED_IN_UNPRICED"
 
 
 class EventLog(Protocol):
@@ -34,6 +35,23 @@ def tell_credit(log: EventLog, point: Point, step: Step) -> bool:
             available_nano=account.available_nano,
         )
     return bool(alerts) or step.kept_on
+
+
+def tell_feed_in(log: EventLog, point: Point, step: Step) -> None:
+    """Tell what the export registers of a reading mean, where feed-in is paid for."""
+    feed_in, meter_id = point.feed_in, point.terms.meter_id
+    if feed_in is None:
+        return
+    for event in step.export_events:
+        log.event(event, meter_id, "warning", register="export", held_wh=list(feed_in.held_wh))
+    pricer = point.pricer
+    if not step.fed_wh or pricer is None or pricer.pays_for_feed_in:
+        return
+    if feed_in.unpriced_under != point.tariff_id:
+        # Once for each tariff, until the process starts again.
+        feed_in.unpriced_under = point.tariff_id
+        account_id = point.account_id
+        log.event(FEED_IN_UNPRICED, meter_id, "warning", account=account_id, tariff=point.tariff_id)
 
 
 def tell_low(log: EventLog, account: Account, alerts: tuple[LowCredit, ...]) -> None:

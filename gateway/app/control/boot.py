@@ -13,6 +13,7 @@ from gateway.app.reload import check_removed
 from gateway.core.account import Account
 from gateway.core.clock import Clock
 from gateway.core.errors import ConfigurationError
+from gateway.core.export import ExportPolicy, FeedIn
 from gateway.core.guard import RegisterGuard
 from gateway.core.limiter import POWER_HOLDS_S, Limiter, LimiterRules, Limits
 from gateway.core.money import Currency
@@ -150,6 +151,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         stay = payers.get(name)
         payer = accounts.get(stay.account_id) if stay is not None else None
         _restore_point(point, kept, now)
+        _restore_feed_in(point, meter, kept)
         if stay is not None and payer is not None:
             _restore_payer(point, kept, stay, payer, shelf)
         else:
@@ -226,12 +228,6 @@ def build_point(meter: PointConfig, config: Config) -> Point:
         upstream=settings.contactor == "upstream",
         returns_by_itself=supply.returns_by_itself,
     )
-    guard = RegisterGuard(
-        p_max_w=settings.p_max_w,
-        modulus_wh=model.energy_modulus_wh,
-        refresh_s=model.refresh_s,
-        nvm_interval_s=model.nvm_interval_s,
-    )
     limiter = Limiter(
         LimiterRules(
             over_s=supply.limiter.over_s,
@@ -243,7 +239,26 @@ def build_point(meter: PointConfig, config: Config) -> Point:
         ),
         Limits(settings.limits_w(terms.sources), settings.limit_emergency_w),
     )
-    return Point(terms, guard, Supply(policy, limiter))
+    point = Point(terms, guard_of(meter), Supply(policy, limiter))
+    if ExportPolicy(settings.export) is ExportPolicy.CREDITED:
+        point.feed_in = _feed_in(meter, is_credited=True)
+    return point
+
+
+def guard_of(meter: PointConfig) -> RegisterGuard:
+    """A fresh guard for registers of this meter."""
+    model = metering(meter.model)
+    return RegisterGuard(
+        p_max_w=meter.settings.p_max_w,
+        modulus_wh=model.energy_modulus_wh,
+        refresh_s=model.refresh_s,
+        nvm_interval_s=model.nvm_interval_s,
+    )
+
+
+def _feed_in(meter: PointConfig, *, is_credited: bool) -> FeedIn:
+    places = metering(meter.model).export_places
+    return FeedIn(lambda: guard_of(meter), places, is_credited=is_credited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +322,19 @@ def _restore_point(point: Point, kept: _Kept | None, now: _Now) -> None:
     if kept is not None and "supply" in kept.posted:
         point.supply.restore(kept.posted["supply"], now.mono_ns, now.utc_ms)
         point.restore_deferral(kept.posted.get("deferral"))
+
+
+def _restore_feed_in(point: Point, meter: PointConfig, kept: _Kept | None) -> None:
+    """What was fed in since the last posting, also where it is no longer paid for from now on."""
+    running = None if kept is None else kept.running
+    if running is None or "feed_in" not in running:
+        return
+    point.feed_in = point.feed_in or _feed_in(meter, is_credited=False)
+    state = running["feed_in"]
+    # As long after the last good reading of import as it was.
+    behind_ns = running["guard"]["mono_ns"] - state["guard"]["mono_ns"]
+    base_ns = cast("int", point.guard.snapshot()["mono_ns"])
+    point.feed_in.restore(state, mono_ns=base_ns - behind_ns)
 
 
 def _restore_payer(

@@ -12,10 +12,11 @@ from typing import Final, Protocol, cast
 
 import structlog
 
-from gateway.app.control.alerts import tell_credit
+from gateway.app.control.alerts import tell_credit, tell_feed_in
 from gateway.app.control.governor import Governor, GovernorTerms
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.presence import Presence
+from gateway.app.control.renewals import Renewals
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
@@ -134,6 +135,7 @@ class Engine:
             chance=lambda: 0.0,
         )
         self._presence = Presence(self.points, polls, journal, clock)
+        self._renewals = Renewals(self.points, polls, journal, clock, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, tuple[str, bool, int]] = {}
         self._flat: set[int] = set()
@@ -144,11 +146,13 @@ class Engine:
         """Take one reading all the way; never raises for a meter's sake."""
         point = self.points[index]
         self._presence.answered(index)
+        self._renewals.see(index, reading, commanded=index in self.inherited)
         pending = point.supply.reconnection_pending
         try:
             step = point.on_reading(reading, rates_known=self.gate.knows_rates(reading))
         except (RefusedError, ValueError) as error:
             self._presence.unsettled(index, error)
+            self._renewals.renew(index, reading)
             return
         self._presence.settled(index)
         if index in self.inherited:
@@ -160,6 +164,7 @@ class Engine:
             self._newly_due(point)
         self.carry_out(index, step.orders)
         self.decide(index, due_ns=reading.mono_ns if step.newly_due else None)
+        self._renewals.renew(index, reading)
         self._plan_poll(index, reading, step)
         if step.posting_due or point.supply.reconnection_pending is not pending:
             self.due.add(index)
@@ -169,6 +174,13 @@ class Engine:
             self._journal.event(
                 event, point.terms.meter_id, "warning", registers_wh=list(reading.energy_wh)
             )
+        if step.fed_wh or step.export_events:
+            tell_feed_in(self._journal, point, step)
+            if Reason.CREDIT in point.supply.reasons or (
+                point.account and point.account.is_disabled
+            ):
+                # What lifts the credit gives supply back once it is posted.
+                self.due.add(index)
         if tell_credit(self._journal, point, step):
             self.due.add(index)
         self._journal.reading(index, point, reading, step)
@@ -383,6 +395,7 @@ class Engine:
             )
         else:
             point.supply.sent(self._clock.mono_ns())
+            self._renewals.switched(index, closed=order.close)
             if track.due_ns is not None and not order.close and order.attempt <= 1:
                 self.tallies.cut_write.observe((self._clock.mono_ns() - track.due_ns) / NS)
                 # How long the gateway itself took, for whoever looks at one late cut.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final
 
@@ -17,6 +18,18 @@ from gateway.south.poller import Poller, PollerOptions
 STOP_DEADLINE_S: Final = 3.0
 
 
+@dataclass(frozen=True, slots=True)
+class FailSafe:
+    """An output that falls off `after_s` after its last command.
+
+    `holds_closed` is what the supply is while the output is on; `poll_s` how often it is read.
+    """
+
+    holds_closed: bool
+    after_s: int
+    poll_s: float
+
+
 class PollGroup:
     """Pollers of all meters, addressed by meter index.
 
@@ -30,6 +43,8 @@ class PollGroup:
         self.pollers: Final[list[Poller]] = []
         self._places: dict[int, tuple[Poller, int]] = {}
         self._tariff_places = [tariff_place(meter.model) for meter in meters]
+        self.fail_safes: Final = tuple(fail_safe_of(meter) for meter in meters)
+        self.is_stopping = False
         self._on_reading: Callable[[int, Reading], None] | None = None
         self._on_failure: Callable[[int, MeterError], None] | None = None
         groups: dict[tuple[float, float], list[int]] = {}
@@ -87,6 +102,7 @@ class PollGroup:
 
     async def aclose(self) -> None:
         """Stop polling and close all connections."""
+        self.is_stopping = True
         await asyncio.gather(*(poller.aclose(STOP_DEADLINE_S) for poller in self.pollers))
 
     def _reading(self, indices: Sequence[int], place: int, reading: Reading) -> None:
@@ -114,6 +130,18 @@ def endpoint_of(meter: MeterConfig) -> MeterEndpoint:
         pipeline=settings.pipeline,
         serial_number=meter.serial_number,
     )
+
+
+def fail_safe_of(meter: MeterConfig) -> FailSafe | None:
+    """How a meter's output falls without the gateway; None where it holds its last state.
+
+    A check meter's output switches nothing.
+    """
+    settings = meter.settings
+    if settings.fail_safe == "hold_last" or meter.role == "check":
+        return None
+    closed = settings.fail_safe == "fail_disconnected"
+    return FailSafe(closed, settings.fail_safe_after_s, settings.poll_s)
 
 
 @cache

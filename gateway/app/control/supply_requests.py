@@ -107,8 +107,15 @@ class SupplyRequests:
     async def release_quarantine(self, body: wishes.ReleaseQuarantine, request: Request) -> None:
         """Decide on held energy. Refuses METER_UNKNOWN, NOTHING_HELD, ENERGY_RANGE."""
         index = self._desk.meter(body.meter_id)
-        advance_wh = self._desk.engine.points[index].release(accept=body.accept)
-        await self._desk.commit(request, lambda _: {"charged_wh": list(advance_wh)}, post=[index])
+        point = self._desk.engine.points[index]
+        held_wh = list(point.feed_in.held_wh) if point.feed_in is not None else []
+        advance_wh = point.release(accept=body.accept)
+        result: dict[str, object] = {"charged_wh": list(advance_wh)}
+        if held_wh:
+            result["credited_wh"] = [max(0, wh) if body.accept else 0 for wh in held_wh]
+        await self._desk.commit(request, lambda _: result, post=[index])
+        if point.account is not None and held_wh:
+            await self._desk.settle_supply(point.account)
 
     async def replace_meter(self, body: wishes.ReplaceMeter, request: Request) -> None:
         """Exchange a device. Refuses METER_UNKNOWN, NO_BASELINE, REPLACEMENT_REGISTERS."""

@@ -1,7 +1,7 @@
 """Once a second: judge the clock, let time pass, decide, commit the state of every meter."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -70,10 +70,24 @@ class Sweeper:
         if engine.gate.clock.trusted:
             self._pass_time()
         engine.decide_all()
-        due, engine.due = engine.due, set()
+        due, engine.due = engine.due | self._books.postponed, set()
         await self._books.sweep(due, self.site_facts())
+        await self._give_back(due)
         await self._display.flush()
         engine.tallies.sweep_time.observe((self._clock.mono_ns() - begun_ns) / 1e9)
+
+    async def _give_back(self, posted: Iterable[int]) -> None:
+        """Clear CREDIT where what was fed in, now posted, has lifted an account above it."""
+        engine = self._engine
+        for index in posted:
+            account = engine.points[index].account
+            if engine.points[index].feed_in is None or account is None or account.held:
+                continue
+            cleared = account.credited(self._books.label())
+            for other, point in enumerate(engine.points) if cleared else ():
+                if point in cleared:
+                    await self._books.keep(other)
+                    engine.decide(other)
 
     def site_facts(self) -> dict[str, object]:
         """What of the whole site must survive: breaker, feeders, the half hours under way."""

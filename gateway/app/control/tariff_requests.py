@@ -8,10 +8,10 @@ from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError
 from gateway.core.requests import Request
 from gateway.core.tariff import Tariff
-from gateway.core.tariff_change import biggest_rise, needs_second_person
+from gateway.core.tariff_change import Rise, biggest_rise, is_bigger
 from gateway.core.tariff_document import tariff_from_document
 from gateway.store.db import Connection
-from gateway.store.drafts import decide_draft, draft_result, open_drafts, put_draft
+from gateway.store.drafts import TariffDraft, decide_draft, draft_result, open_drafts, put_draft
 from gateway.store.registry import publish_tariff
 
 
@@ -38,10 +38,14 @@ class TariffRequests:
         desk = self._desk
         document = json_object(body.document, "TARIFF_INVALID")
         tariff = self._next(document)
+        # Shown to whoever decides; nothing is decided by it.
+        replay = json_object(body.replay, "REQUEST_FIELD") if body.replay else {}
+        facts = {"replay": replay} if replay else {}
         rise = self._rise(tariff)
-        if not rise:
-            await self._publish(tariff, document, request, {})
+        if rise is None or not rise.is_big:
+            await self._publish(tariff, document, request, facts)
             return
+        text = rise.text
         label = desk.books.label()
 
         def effect(connection: Connection) -> dict[str, object]:
@@ -49,18 +53,21 @@ class TariffRequests:
                 connection,
                 tariff_id=tariff.tariff_id,
                 content=document,
-                rise=rise,
+                rise=text,
+                follows=tariff.version - 1,
                 utc_ms=label,
                 actor=request.actor,
+                replay=replay,
             )
-            return draft_result(tariff.tariff_id, number, rise)
+            return {**draft_result(tariff.tariff_id, number, text), **facts}
 
         await desk.commit(request, effect)
 
     async def decide(self, body: wishes.DecideTariff, request: Request) -> None:
         """The second person's word on a draft.
 
-        Refuses DRAFT_UNKNOWN, SAME_PERSON, REASON_MISSING, and what publishing refuses.
+        What rises is judged again, against the newest version of this moment. Refuses
+        DRAFT_UNKNOWN, SAME_PERSON, REASON_MISSING, RISE_GREW, and what publishing refuses.
         """
         desk = self._desk
         drafts = await desk.books.commit(open_drafts)
@@ -91,7 +98,8 @@ class TariffRequests:
 
         if body.accept:
             tariff = self._next(draft.document)
-            await self._publish(tariff, draft.document, request, {"draft": body.draft}, decided)
+            facts = {"draft": body.draft, "rise": self._rise_now(draft, tariff)}
+            await self._publish(tariff, draft.document, request, facts, decided)
             return
 
         def effect(connection: Connection) -> dict[str, object]:
@@ -113,13 +121,31 @@ class TariffRequests:
         desk.shelf.check_next(tariff, label_utc_ms=desk.books.label(), users_sources=sources)
         return tariff
 
-    def _rise(self, tariff: Tariff) -> str:
-        """What rises so much that a second person decides; empty for nothing."""
+    def _rise(self, tariff: Tariff) -> Rise | None:
+        """What rises most against the newest version."""
         versions = self._desk.shelf.known(tariff.tariff_id)
-        if not versions or not needs_second_person(versions[-1], tariff):
+        return biggest_rise(versions[-1], tariff) if versions else None
+
+    def _rise_now(self, draft: TariffDraft, tariff: Tariff) -> str:
+        """What rises most under a draft now; empty for nothing.
+
+        Refuses RISE_GREW: two persons agree on what both have seen.
+        """
+        now = self._rise(tariff)
+        if now is None:
             return ""
-        rise = biggest_rise(versions[-1], tariff)
-        return "" if rise is None else rise.text
+        versions = self._desk.shelf.known(tariff.tariff_id)
+        if now.is_big and 0 < draft.follows < len(versions):
+            then = biggest_rise(versions[draft.follows - 1], tariff)
+            if then is not None and is_bigger(now, then):
+                raise RefusedError(
+                    "RISE_GREW",
+                    f"version {len(versions)} was published since draft {draft.number} was made. "
+                    f"Then {then.text}, now {now.text}: refuse the draft, and publish the "
+                    "document again",
+                    "draft",
+                )
+        return now.text
 
     async def _publish(
         self,

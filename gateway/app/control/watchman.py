@@ -13,12 +13,13 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from gateway.app.config import Config, PointConfig
+from gateway.app.control.boot import guard_of
 from gateway.app.control.feeder_watch import CHECK, FeederWatch, Teller
 from gateway.core.civil import local_time
 from gateway.core.errors import RefusedError
 from gateway.core.export import ExportCounter, ExportDay, ExportPolicy
 from gateway.core.figures import Value
-from gateway.core.guard import GuardEvent, RegisterGuard
+from gateway.core.guard import GuardEvent
 from gateway.core.interval import Interval
 from gateway.core.phases import phase_of
 from gateway.core.point import Point, Step
@@ -37,7 +38,6 @@ from gateway.store.watch import WatchKind, WatchState
 
 log = structlog.get_logger()
 
-EXPORT_NAMES: Final = ("energy_export_t1_wh", "energy_export_t2_wh")
 TOTAL_VA: Final = "apparent_power_total_va"
 # Conditions of transformers last minutes: a look now and then is enough, and costs a tenth.
 LOOK_EVERY_NS: Final = 10_000_000_000
@@ -63,7 +63,7 @@ class _Layout:
         names = model.names(Lane.SLOW)
         self.places: Final = {name: index for index, name in enumerate(names)}
         self.counters: Final = tuple(self.places[name] for name in model.change_counters)
-        self.export: Final = tuple(self.places[n] for n in EXPORT_NAMES if n in self.places)
+        self.export: Final = model.export_places
         self.power: Final = model.power
         bits = [one.mask for one in model.diagnostics if one.name == RESET_DIAGNOSTIC]
         self.reset_mask: Final = bits[0] if bits else 0
@@ -393,15 +393,7 @@ def alarms_export(meter: PointConfig) -> bool:
 
 
 def _export_counter(meter: PointConfig) -> ExportCounter:
-    model = metering(meter.model)
-    return ExportCounter(
-        RegisterGuard(
-            p_max_w=meter.settings.p_max_w,
-            modulus_wh=model.energy_modulus_wh,
-            refresh_s=model.refresh_s,
-            nvm_interval_s=model.nvm_interval_s,
-        )
-    )
+    return ExportCounter(guard_of(meter))
 
 
 def primary_of(ratio: str) -> float:

@@ -23,7 +23,8 @@ NUMBER_DIGITS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class ExactLine:
-    """A charge before rounding, by its name in the ledger; energy has `rate` and `wh` too."""
+    """A charge before rounding, by its name in the ledger; energy has `rate` and `wh` too, and
+    `export` (a credit) the Wh that were fed in."""
 
     component: str
     exact_nano: int
@@ -231,7 +232,8 @@ def charges_of(
         tallies.append((energy.period, rate.tariff_id, rate.version))
     for part in statement.components:
         if kind_of(part.name) not in {"tax", "contained"}:
-            lines.append(ExactLine(part.name, part.amount_nano, period=part.period))
+            line = ExactLine(part.name, part.amount_nano, wh=part.fed_wh, period=part.period)
+            lines.append(line)
             tallies.append((part.period, part.tariff_id, part.version))
     taxes: list[ExactTax] = []
     for part in statement.components:

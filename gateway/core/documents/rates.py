@@ -84,6 +84,11 @@ class RateBook:
         """The price under a key `version/source/band/block` of a settlement line."""
         return self._cells.get((tariff_id, key))
 
+    def feed_in_micro(self, tariff_id: str, version: int) -> int | None:
+        """What a kWh fed in is worth under a version; None where it has no price, or is unknown."""
+        tariff = self._versions.get(tariff_id, {}).get(version)
+        return None if tariff is None else tariff.feed_in_micro
+
     def tax(self, tariff_id: str, version: int, name: str) -> TaxTerms | None:
         """The rule of a tax; None where it is no plain rate on components, or unknown."""
         tariff = self._versions.get(tariff_id, {}).get(version)

@@ -15,8 +15,11 @@ from gateway.core.documents.periods import DocumentPeriod
 from gateway.core.documents.posted import Posted, wallet_nano
 from gateway.core.documents.rates import RateBook, RateCell
 from gateway.core.ledger import SettlementLine, TransactionKind, wallet
+from gateway.core.tariff import EXPORT
 
 ENERGY_PREFIX: Final = "energy:"
+# Period, tariff, version and name of a component.
+_Part = tuple[str, str, int, str]
 # Kind of a money line that no rule accounts for. A sound ledger has none.
 UNEXPLAINED: Final = "unexplained"
 
@@ -58,7 +61,8 @@ class ComponentLine:
     """A charge other than energy at a price: fee, tax, minimum, rebate (negative), credit.
 
     `name` is the component of plan and ledger, such as `fixed` or `tax:VAT`; `version` the tariff
-    version whose rules gave it, 0 where unknown.
+    version whose rules gave it, 0 where unknown. `export` is the credit for `fed_wh` that were fed
+    in, at `price_micro` a kWh (None: the version has no price for it).
     """
 
     period: str
@@ -66,6 +70,8 @@ class ComponentLine:
     version: int
     name: str
     amount_nano: int
+    fed_wh: int = 0
+    price_micro: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,11 @@ class Statement:
         return sum(line.wh for line in self.energy)
 
     @property
+    def fed_wh(self) -> int:
+        """All energy that was fed in and counted for the account."""
+        return sum(line.fed_wh for line in self.components)
+
+    @property
     def has_estimates(self) -> bool:
         """Whether the time of some energy is an estimate (domain.md section 3)."""
         return any(count.flag == "ESTIMATED_ALLOCATION" for count in self.flags)
@@ -202,7 +213,8 @@ class StatementFold:
         self._money: list[MoneyLine] = []
         self._money_at: dict[int, int] = {}
         self._energy: dict[tuple[str, str, str], EnergyLine] = {}
-        self._components: dict[tuple[str, str, int, str], int] = {}
+        self._components: dict[_Part, int] = {}
+        self._fed_wh: dict[_Part, int] = {}
         self._meters: dict[tuple[str, str], _Meter] = {}
         self._flags: dict[str, tuple[int, int]] = {}
 
@@ -240,9 +252,9 @@ class StatementFold:
             money=tuple(self._money),
             energy=tuple(sorted(self._energy.values(), key=_energy_order)),
             components=tuple(
-                ComponentLine(*key, amount_nano)
+                self._component(key, amount_nano)
                 for key, amount_nano in sorted(self._components.items(), key=_component_order)
-                if amount_nano
+                if amount_nano or key in self._fed_wh
             ),
             moved=tuple(line for line in map(self._moved_line, sorted(self._moved)) if line),
             meters=tuple(_registers(key, meter) for key, meter in sorted(self._meters.items())),
@@ -252,6 +264,12 @@ class StatementFold:
         )
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _component(self, part: _Part, amount_nano: int) -> ComponentLine:
+        if part not in self._fed_wh:
+            return ComponentLine(*part, amount_nano)
+        price_micro = self._rates.feed_in_micro(part[1], part[2])
+        return ComponentLine(*part, amount_nano, self._fed_wh[part], price_micro)
 
     def _moved_line(self, name: str) -> Moved | None:
         """One of the account's other ledger accounts; None while nothing ever was on it."""
@@ -313,6 +331,10 @@ class StatementFold:
             name = f"{ENERGY_PREFIX}{rate.source}"
             left_nano[name] = left_nano.get(name, 0) - wh * rate.price_micro
         version = self._rates.version_of(line)
+        if line.fed_wh:
+            fed = (line.period, line.tariff_id, version, EXPORT)
+            self._fed_wh[fed] = self._fed_wh.get(fed, 0) + line.fed_wh
+            self._components.setdefault(fed, 0)
         for name, amount_nano in left_nano.items():
             if amount_nano:
                 part = (line.period, line.tariff_id, version, name)
@@ -369,7 +391,7 @@ _COMPONENT_ORDER: Final = ("energy", "export", "contained", "fixed", "minimum", 
 
 
 def _component_order(
-    item: tuple[tuple[str, str, int, str], int],
+    item: tuple[_Part, int],
 ) -> tuple[str, str, int, int, str]:
     period, tariff_id, version, name = item[0]
     kind = name.partition(":")[0]

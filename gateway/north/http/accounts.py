@@ -173,6 +173,7 @@ class TransactionView(BaseModel):
     balance_after: str
     currency: str
     energy_wh: int
+    fed_in_wh: int
     request_key: str | None
     reverses: int | None
     reversed_by: int | None
@@ -386,6 +387,7 @@ def _transaction_view(seen: AccountTransaction, currency: Currency) -> Transacti
         balance_after=money(seen.balance_nano, currency),
         currency=currency.code,
         energy_wh=sum(sum(line.advance_wh) for line in seen.settlements),
+        fed_in_wh=sum(line.fed_wh for line in seen.settlements),
         request_key=seen.request_key,
         reverses=seen.reverses_seq,
         reversed_by=seen.reversed_by_seq,

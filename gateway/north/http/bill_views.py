@@ -77,7 +77,7 @@ class EnergyLineView(BaseModel):
 
 
 class ComponentLineView(BaseModel):
-    """A fee, tax, minimum or rebate that was charged."""
+    """A fee, tax, minimum or rebate that was charged, or (`export`) what was given for feed-in."""
 
     period: str
     tariff_id: str
@@ -85,6 +85,8 @@ class ComponentLineView(BaseModel):
     name: str
     amount: str = Field(description=AMOUNT)
     shown: str = Field(description=SHOWN)
+    fed_in_wh: int = Field(description="Energy that was fed in; 0 for every other charge")
+    price_per_kwh: str | None = Field(description="What a kWh fed in is worth; else None")
 
 
 class MovedView(BaseModel):
@@ -161,6 +163,7 @@ class BillView(BaseModel):
     closing_shown: str
     rounding_shown: str
     energy_wh: int
+    fed_in_wh: int
     estimated: bool
     money: list[MoneyLineView]
     energy: list[EnergyLineView]
@@ -211,6 +214,7 @@ def bill_view(found: MonthlyStatement, currency: Currency) -> BillView:
         closing_shown=display_amount(sheet.closing_nano, currency),
         rounding_shown=display_amount(sheet.rounding_nano, currency),
         energy_wh=statement.energy_wh,
+        fed_in_wh=statement.fed_wh,
         estimated=statement.has_estimates,
         meters=[_meter(meter) for meter in statement.meters],
         flags=[_flag(count) for count in statement.flags],
@@ -302,6 +306,10 @@ def _component(line: ComponentLine, shown: str, currency: Currency) -> Component
         name=line.name,
         amount=money(line.amount_nano, currency),
         shown=shown,
+        fed_in_wh=line.fed_wh,
+        price_per_kwh=None
+        if line.price_micro is None
+        else format_price(line.price_micro, currency),
     )
 
 

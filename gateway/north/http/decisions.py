@@ -51,7 +51,8 @@ async def release_quarantine(
 ) -> Response:
     """Decide on the energy that a meter holds; both ways it counts on from what it shows now.
 
-    The result's `charged_wh` is per register. Expires unexecuted after two minutes: what is held
+    The result's `charged_wh` is per register; `credited_wh`, per export register, is there where
+    energy that was fed in was held too. Expires unexecuted after two minutes: what is held
     then may be something else than what was decided on.
     """
     context = context_of(request)

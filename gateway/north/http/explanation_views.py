@@ -2,7 +2,14 @@
 
 from pydantic import BaseModel, Field
 
-from gateway.core.explain import Component, ExplainedLine, Explanation, PricedEnergy, shortfalls
+from gateway.core.explain import (
+    Component,
+    ExplainedLine,
+    Explanation,
+    PricedEnergy,
+    PricedFeedIn,
+    shortfalls,
+)
 from gateway.core.money import Currency, format_price, format_scaled
 from gateway.core.tariff import PERCENT_SCALE
 from gateway.north.http.bill_views import EntryView, entry_view
@@ -44,6 +51,21 @@ class PartView(BaseModel):
     basis: BasisView | None
 
 
+class FeedInView(BaseModel):
+    """Energy fed in: energy_wh x price_per_kwh / 1000 is given (`amount` is negative), exactly.
+
+    The export registers from and to; they move by other than `advance_wh` where `flags` say why.
+    """
+
+    from_wh: list[int]
+    to_wh: list[int]
+    advance_wh: list[int]
+    flags: list[str]
+    energy_wh: int
+    price_per_kwh: str | None = Field(description="None: the version has no feed-in price")
+    amount: str
+
+
 class LineView(BaseModel):
     """A settlement line: registers from and to, and what each of its charges is made of."""
 
@@ -60,6 +82,7 @@ class LineView(BaseModel):
     flags: list[str]
     energy: list[PricedView]
     charges: list[PartView]
+    feed_in: FeedInView | None = Field(description="None: the line has no export registers")
     amount: str
 
 
@@ -127,6 +150,7 @@ def _line(explained: ExplainedLine, currency: Currency) -> LineView:
         flags=list(line.flags),
         energy=[_priced(priced, currency) for priced in explained.energy],
         charges=[_part(component, currency) for component in explained.components],
+        feed_in=None if explained.feed_in is None else _feed_in(explained.feed_in, currency),
         amount=money(sum(amount for _, amount in line.charges), currency),
     )
 
@@ -143,6 +167,19 @@ def _priced(priced: PricedEnergy, currency: Currency) -> PricedView:
         energy_wh=priced.wh,
         price_per_kwh=format_price(rate.price_micro, currency) if rate else None,
         amount=money(priced.amount_nano, currency),
+    )
+
+
+def _feed_in(fed: PricedFeedIn, currency: Currency) -> FeedInView:
+    price = fed.price_micro
+    return FeedInView(
+        from_wh=list(fed.registers.from_wh),
+        to_wh=list(fed.registers.to_wh),
+        advance_wh=list(fed.registers.advance_wh),
+        flags=list(fed.registers.flags),
+        energy_wh=fed.wh,
+        price_per_kwh=None if price is None else format_price(price, currency),
+        amount=money(fed.amount_nano, currency),
     )
 
 

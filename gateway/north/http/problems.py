@@ -14,6 +14,7 @@ from starlette.responses import Response
 from ulid import ULID
 
 from gateway.core.errors import RefusedError, Retry, StoreAwayError, StoreError
+from gateway.core.tariff_document import TariffProblemsError
 from gateway.north.http.denied import note_refusal
 from gateway.north.http.forms import EXPECTED
 from gateway.north.wishes import AnsweredError
@@ -62,10 +63,12 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "POINT_FREE": 409,
     "REFUND_MISSING": 409,
     "SAME_TARIFF": 409,
+    "RISE_GREW": 409,
     "MIN_OFF_TIME": 409,
     "NO_BASELINE": 409,
     "NOTHING_HELD": 409,
     "NOTHING_SETTLED": 409,
+    "NO_ACCOUNTS": 409,
     "NOTHING_TO_CONFIRM": 409,
     "NOT_DISCONNECTED": 409,
     "NOT_ENFORCED": 409,
@@ -94,6 +97,9 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "STORE_AWAY": 503,
     "STORE_BUSY": 503,
     "BUSY": 503,
+    "REPLAY_BUSY": 503,
+    "REPLAY_FAILED": 503,
+    "REPLAY_TIMEOUT": 503,
     "CONTROL_AWAY": 503,
     "REQUEST_EXPIRED": 409,
     "PERIOD_INVALID": 400,
@@ -205,7 +211,21 @@ def refusal_response(error: RefusedError) -> Response:
     status = status_of(error.refusal_code)
     busy = status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE)
     retry = Retry.BACKOFF if busy else error.retry
-    return problem_response(error.refusal_code, error.message, retry=retry, place=error.place)
+    detail = error.message
+    places: tuple[ProblemPlace, ...] = ()
+    if isinstance(error, TariffProblemsError):
+        detail = "the document is no tariff"
+        places = tuple(
+            ProblemPlace(place=_printable(found.place), message=_printable(found.message))
+            for found in error.problems[:MAX_ERRORS]
+        )
+    return problem_response(
+        error.refusal_code,
+        detail,
+        retry=retry,
+        place=error.place,
+        errors=places,
+    )
 
 
 def install(app: FastAPI) -> None:

@@ -103,7 +103,7 @@ def model_response(
     model: BaseModel, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A model as JSON, with headers."""
-    body = orjson.dumps(model.model_dump(mode="json"))
+    body = orjson.dumps(model.model_dump(mode="json", by_alias=True))
     sent = {"cache-control": "no-store", **(headers or {})}
     return Response(body, status_code, sent, media_type="application/json")
 

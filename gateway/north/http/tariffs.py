@@ -1,5 +1,6 @@
 """Tariffs: immutable versions, published by request; a big rise waits for a second person."""
 
+import asyncio
 import json
 from typing import Annotated
 
@@ -8,7 +9,10 @@ from pydantic import BaseModel, Field, JsonValue, StrictBool
 from starlette.responses import Response
 
 from gateway.core.errors import RefusedError
+from gateway.core.money import Currency
 from gateway.core.requests import DecideTariff, PublishTariff
+from gateway.core.tariff_change import biggest_rise
+from gateway.core.tariff_document import tariff_from_document
 from gateway.north.http.auth import NOT_YET_BOUND, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
 from gateway.north.http.forms import (
@@ -30,6 +34,7 @@ from gateway.north.http.forms import (
     is_unchanged,
     rfc3339,
 )
+from gateway.north.http.replays import document_text, replay_first
 from gateway.north.http.results import RequestStatus, model_response, wish_response
 from gateway.north.wishes import submit
 from gateway.store.drafts import TariffDraft
@@ -76,7 +81,13 @@ class TariffDraftView(BaseModel):
 
     number: int
     tariff_id: str
-    rise: str = Field(description="What rises most, in words")
+    rise: str = Field(description="What rose most when it was drafted, in words")
+    rise_now: str | None = Field(
+        description="What rises most against the newest version of now; empty for nothing"
+    )
+    replay: dict[str, JsonValue] = Field(
+        description="Who would have paid more, as the first manager was shown; empty if not counted"
+    )
     drafted_at: str
     drafted_by: str = Field(description="Who may not be the one to approve it")
     document: dict[str, JsonValue]
@@ -145,27 +156,23 @@ async def show_tariff(
 async def publish_tariff(
     request: Request, caller: Caller, key: Key, document: Document
 ) -> Response:
-    """Publish a new version of a tariff.
+    """Publish a new version of a tariff, after the last 7 days were replayed under it.
 
-    Where its price rises by more than half, the result has `published` false and the number of a
-    `draft` that another manager decides on: nothing is in force until then.
-    With If-Match (the ETag of the version that was edited) it is refused when somebody else
-    published one meanwhile.
+    `replay` in the result says who would have paid more; the replay of the same document that was
+    asked for just before is taken. Where its price rises by more than half, the result has
+    `published` false and the number of a `draft` that another manager decides on: nothing is in
+    force until then. With If-Match (the ETag of the version that was edited) it is refused when
+    somebody else published one meanwhile.
     """
     context = context_of(request)
-    try:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        text.encode()
-    except ValueError as error:
-        detail = "NaN, infinity and lone surrogates are no JSON that others can read"
-        raise RefusedError("VALIDATION", detail, "body") from error
-    if "if-match" in request.headers and await context.records.request(key) is None:
-        # A repeat of a key is answered with what it did, not judged by what it changed.
-        versions = await context.records.tariff_versions(str(document.get("id", "")))
-        check_if_match(request, _tag(versions[-1]) if versions else None)
-    return wish_response(
-        await submit(context, caller, PublishTariff(text), key), context.settings.currency
-    )
+    text = document_text(document)
+    await _check_version(request, key, document)
+    replay = await replay_first(context, key, document)
+    if replay:
+        # That may have taken a while.
+        await _check_version(request, key, document)
+    body = PublishTariff(text, json.dumps(replay) if replay else "")
+    return wish_response(await submit(context, caller, body, key), context.settings.currency)
 
 
 @router.get(f"{PREFIX}/tariff-drafts", response_model=TariffDraftPage, **access(VIEWERS))
@@ -177,8 +184,14 @@ async def list_tariff_drafts(
     drafts = await context_of(request).records.tariff_drafts()
     rest = [draft for draft in drafts if draft.number > after]
     last = rest[limit - 1].number if len(rest) > limit else None
+    shown = rest[:limit]
+    newest = await context_of(request).records.newest_tariffs({draft.tariff_id for draft in shown})
+    currency = context_of(request).settings.currency
+    rises = await asyncio.to_thread(
+        lambda: [_rise_now(draft, newest.get(draft.tariff_id), currency) for draft in shown]
+    )
     return TariffDraftPage(
-        items=[_draft_view(draft) for draft in rest[:limit]],
+        items=[_draft_view(draft, rise) for draft, rise in zip(shown, rises, strict=True)],
         next_cursor=None if last is None else encode_cursor("tariff drafts", last),
     )
 
@@ -201,12 +214,35 @@ async def decide_tariff(
     return wish_response(await submit(context, caller, body, key), context.settings.currency)
 
 
-def _draft_view(draft: TariffDraft) -> TariffDraftView:
+async def _check_version(request: Request, key: str, document: Document) -> None:
+    """Raise PRECONDITION_FAILED when another version came since the one that was edited."""
+    records = context_of(request).records
+    if "if-match" in request.headers and await records.request(key) is None:
+        # A repeat of a key is answered with what it did, not judged by what it changed.
+        versions = await records.tariff_versions(str(document.get("id", "")))
+        check_if_match(request, _tag(versions[-1]) if versions else None)
+
+
+def _rise_now(draft: TariffDraft, newest: TariffVersion | None, currency: Currency) -> str | None:
+    """As control would judge it at this moment; None where it cannot be told."""
+    if newest is None:
+        return None
+    try:
+        old = tariff_from_document(newest.document, currency)
+        rise = biggest_rise(old, tariff_from_document(draft.document, currency))
+    except RefusedError:
+        return None
+    return "" if rise is None else rise.text
+
+
+def _draft_view(draft: TariffDraft, rise_now: str | None) -> TariffDraftView:
     return TariffDraftView.model_validate(
         {
             "number": draft.number,
             "tariff_id": draft.tariff_id,
             "rise": draft.rise,
+            "rise_now": rise_now,
+            "replay": draft.replay,
             "drafted_at": rfc3339(draft.utc_ms),
             "drafted_by": draft.actor,
             "document": draft.document,
