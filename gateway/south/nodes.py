@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.core.clock import Clock
 from gateway.core.errors import (
@@ -22,7 +22,6 @@ from gateway.core.errors import (
 from gateway.core.lease import Grant
 from gateway.core.node_message import (
     MESSAGE_BYTES_MAX,
-    NodeEvent,
     NodeLease,
     NodeResult,
     NodeTelemetry,
@@ -35,7 +34,8 @@ from gateway.core.node_message import (
 from gateway.core.node_order import Place
 from gateway.core.reading import Lane, Quality, Reading
 from gateway.core.sealing import Command, seal
-from gateway.south.node_device import SEQUENCE_JUMP, NodeDevice
+from gateway.south.node_device import SEQUENCE_JUMP, NodeDevice, reading_of
+from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
 
 NS: Final = 1_000_000_000
 TOPICS: Final = tuple(f"smartmeter/+/{kind}" for kind in ("telemetry", "status", "event", "result"))
@@ -46,87 +46,8 @@ WATCH_EVERY_S: Final = 1.0
 READ_GAP_NS: Final = NS // 2
 COMMAND_DEADLINE_S: Final = 4.0
 RELAY_EXPIRES_S: Final = 30
-# How long a message may have been under way where the node's clock does not tell.
-UNKNOWN_DELAY_NS: Final = 5 * NS
-CLOCK_MARGIN_NS: Final = 2 * NS
-DELAY_MAX_MS: Final = 3_600_000
 STOP_DEADLINE_S: Final = 3.0
 WAITING_MAX: Final = 1_000
-
-OnReading = Callable[[int, Reading], None]
-OnFailure = Callable[[int, MeterError], None]
-
-
-class Link(Protocol):
-    """The connection to the broker."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the broker was there a moment ago."""
-        ...
-
-    async def run(self) -> None:
-        """Keep the connection until cancelled."""
-        ...
-
-    async def publish(self, topic: str, payload: bytes, deadline_s: float) -> None:
-        """Hand over a message. Raises MeterUnreachableError, MeterTimeoutError."""
-        ...
-
-
-MakeLink = Callable[[Callable[[str, bytes, bool], None], Callable[[bool, str], None]], Link]
-
-
-class Registry(Protocol):
-    """Which devices are whose, as the gateway's records have it."""
-
-    def index_of(self, device_id: str) -> int | None:
-        """The point (among nodes) that an approved device serves; None for any other device."""
-        ...
-
-    def key_of(self, device_id: str) -> bytes:
-        """What seals commands to a device."""
-        ...
-
-    def order_of(self, device_id: str) -> tuple[int, int]:
-        """Boot and sequence kept from an earlier run; -1 where there are none."""
-        ...
-
-    def knock(self, device_id: str, firmware: str) -> None:
-        """A device that serves no point was heard."""
-        ...
-
-    def quarantine(self, device_id: str, reason: str) -> None:
-        """Two devices use this name."""
-        ...
-
-
-class Listener(Protocol):
-    """Who hears what nodes tell beside readings."""
-
-    def telemetry(self, index: int, told: NodeTelemetry) -> None:
-        """Telemetry in its order, just before its reading counts."""
-        ...
-
-    def event(self, index: int, event: NodeEvent) -> None:
-        """Something happened at a node."""
-        ...
-
-    def refused(self, index: int, error: MeterError) -> None:
-        """A node begins to send what cannot be read."""
-        ...
-
-    def broker(self, *, connected: bool, reason: str) -> None:
-        """The broker went or came."""
-        ...
-
-    def unix_s(self) -> int:
-        """The wall time that nodes may be set to; 0 while the gateway's own is in doubt."""
-        ...
-
-    async def before_close(self, index: int) -> None:
-        """A relay is about to be told to close: see that its lease allows it."""
-        ...
 
 
 class NodeGroup:
@@ -447,34 +368,7 @@ class NodeGroup:
 
     def _reading(self, index: int, told: NodeTelemetry, now_ns: int) -> Reading:
         sequence, self._sequences[index] = self._sequences[index], self._sequences[index] + 1
-        utc_ms = self._clock.utc_ms()
-        delay_ns = UNKNOWN_DELAY_NS
-        if told.node_ms is not None and abs(utc_ms - told.node_ms) <= DELAY_MAX_MS:
-            delay_ns = max(0, utc_ms - told.node_ms) * 1_000_000 + CLOCK_MARGIN_NS
-        energy_wh = told.energy_wh or 0
-        nothing = float("nan")
-        values = (
-            told.voltage_v,
-            told.current_a,
-            told.power_w,
-            told.power_factor,
-            told.frequency_hz,
-            float(energy_wh),
-            told.rssi_dbm,
-        )
-        return Reading(
-            sequence=sequence,
-            mono_ns=now_ns,
-            utc_ms=utc_ms,
-            lane=Lane.FULL,
-            energy_wh=(energy_wh,),
-            output_closed=told.relay_closed,
-            current_a=told.current_a,
-            power_w=told.power_w,
-            voltage_v=told.voltage_v,
-            values=tuple(nothing if value is None else value for value in values),
-            asked_ns=now_ns - delay_ns,
-        )
+        return reading_of(told, sequence, now_ns, self._clock.utc_ms())
 
     # -- presence --------------------------------------------------------------------------
 

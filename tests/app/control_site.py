@@ -11,9 +11,10 @@ from gateway.app.control.boot import provision, restore
 from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
+from gateway.app.control.governing import governor_of
 from gateway.app.control.keeper import TelemetryKeeper
-from gateway.app.control.polls import PollGroup
-from gateway.app.control.process import governor_of, shown_meters
+from gateway.app.control.nodes import meters_of, node_office_of
+from gateway.app.control.process import shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.till import counter_rules
@@ -120,7 +121,12 @@ class ControlSite:
             zone=zone,
             value_counts=[len(meter.value_names) for meter in meters],
         )
-        polls = PollGroup(config.meters, [1 for _ in config.meters], clock)
+        self.nodes = node_office_of(
+            config, writer, self.books, self.found.shelf, tell=self.display.event, clock=clock
+        )
+        polls, group = meters_of(
+            config, self.nodes, [1 for _ in config.points], clock, new_id=self._new_id
+        )
         breaker = MassCutBreaker(MassCutLimits())
         self.engine = Engine(
             self.found.points,
@@ -139,6 +145,8 @@ class ControlSite:
                 clock=clock,
             ),
         )
+        if group is not None:
+            self.nodes.serve(group, self.engine)
         if "supply" in self.found.site:
             kept = cast("dict[str, object]", self.found.site["supply"])
             self.engine.restore(kept, self.found.elapsed_ms)
@@ -178,6 +186,7 @@ class ControlSite:
             sweeper=self.sweeper,
             recovery=recovery,
             watchman=self.watchman,
+            nodes=self.nodes,
             display=self.display,
             ledger=self.own_ledger,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, cast
@@ -12,7 +12,6 @@ import structlog
 from ulid import ULID
 
 from gateway.app.checkpoints import key_trust
-from gateway.app.clock import seeded
 from gateway.app.config import Config
 from gateway.app.control.books import Books
 from gateway.app.control.boot import Restored, boot_id, provision, restore
@@ -20,16 +19,15 @@ from gateway.app.control.desk import Desk
 from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
 from gateway.app.control.gauges import Gauges
-from gateway.app.control.governor import Governor, GovernorTerms
+from gateway.app.control.governing import governor_of
 from gateway.app.control.inlet import Inlet
 from gateway.app.control.keeper import TelemetryKeeper
-from gateway.app.control.polls import PollGroup
+from gateway.app.control.nodes import NodeOffice, meters_of, node_office_of
 from gateway.app.control.prover import Prover, Site, whole_proof
 from gateway.app.control.pulse import pulse_of
 from gateway.app.control.reconfigure import Reconfiguration
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.storewatch import StoreWatch
-from gateway.app.control.supply_records import SupplyRecords, apply_limits
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tallies import Tallies
 from gateway.app.control.till import counter_rules
@@ -43,11 +41,8 @@ from gateway.app.site_key import load_site_key
 from gateway.app.timeservice import is_synchronised
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
-from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
-from gateway.core.point import Point
 from gateway.core.reading import Lane
-from gateway.core.shedding import ShedRules
 from gateway.south.metering import metering
 from gateway.store.board import BoardWriter
 from gateway.store.db import DirectoryOwner, open_writer, own_directory
@@ -55,8 +50,7 @@ from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveMeter, LiveTableWriter
 from gateway.store.reader import StoreReader
 from gateway.store.requests import RequestReader
-from gateway.store.supply_orders import read_supply_orders
-from gateway.store.writer import GroupCommitWriter, StoreWriter
+from gateway.store.writer import GroupCommitWriter
 
 log = structlog.get_logger()
 
@@ -211,7 +205,10 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     display = _display(config, books, opened, clock)
     _tell_unmetered(found, display)
     watchman = watchman_of(config, display, opened.writer, books)
-    engine = _engine(config, clock, opened, books, display, tallies=tallies)
+    nodes = node_office_of(
+        config, opened.writer, books, found.shelf, tell=display.event, clock=clock
+    )
+    engine = _engine(config, clock, opened, books, display, nodes=nodes, tallies=tallies)
     sweeper = Sweeper(
         engine,
         books,
@@ -242,6 +239,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         sweeper=sweeper,
         recovery=recovery,
         watchman=watchman,
+        nodes=nodes,
         display=display,
         ledger=own_ledger,
     )
@@ -277,23 +275,32 @@ def _engine(
     books: Books,
     display: Display,
     *,
+    nodes: NodeOffice,
     tallies: Tallies,
 ) -> Engine:
     """The engine as the ledger left it."""
     found = opened.found
+
+    def new_id() -> str:
+        return str(ULID.from_timestamp(clock.utc_ms() / 1000))
+
+    sequences = [point.last_sequence + 1 for point in found.points]
+    meters, group = meters_of(config, nodes, sequences, clock, new_id=new_id)
     engine = Engine(
         found.points,
-        PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
+        meters,
         display,
         _breaker(config, found, clock),
         clock,
-        new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
+        new_id=new_id,
         stagger_s=config.supply.stagger_s,
         tallies=tallies,
         governor=governor_of(
             config, opened.writer, found.points, books=books, display=display, clock=clock
         ),
     )
+    if group is not None:
+        nodes.serve(group, engine)
     if "supply" in found.site:
         engine.restore(cast("dict[str, object]", found.site["supply"]), found.elapsed_ms)
     engine.inherited.update(found.commands)
@@ -301,50 +308,6 @@ def _engine(
         if point.pricer is not None:
             engine.set_flat(index, flat=found.shelf.is_flat(point.tariff_id))
     return engine
-
-
-def governor_of(
-    config: Config,
-    writer: StoreWriter,
-    points: Sequence[Point],
-    *,
-    books: Books,
-    display: Display,
-    clock: Clock,
-) -> Governor:
-    """Limits, feeders, shedding and overrides as file and ledger have them."""
-    orders = writer.submit(read_supply_orders).result()
-    governor = Governor(
-        points,
-        display,
-        clock,
-        terms=governor_terms(config),
-        chance=seeded(f"reconnections {config.site.id} {clock.utc_ms()}").random,
-        overrides=orders.overrides,
-        records=SupplyRecords(books),
-    )
-    apply_limits(governor, {limits.service_point_id: limits for limits in orders.limits})
-    return governor
-
-
-def governor_terms(config: Config) -> GovernorTerms:
-    """What the configuration says of feeders, shedding and tampering."""
-    supply, shed = config.supply, config.supply.shed
-    return GovernorTerms(
-        feeder=FeederRules(
-            stagger_s=supply.stagger_s,
-            burst=supply.reconnect_burst,
-            jitter_s=supply.reconnect_jitter_s,
-            generator_hold_s=supply.generator_hold_s,
-        ),
-        shed=ShedRules(
-            over_s=shed.over_s, release_s=shed.release_s, margin_percent=shed.margin_percent
-        ),
-        priorities=tuple(meter.priority for meter in config.points),
-        capacities_w={feeder.id: feeder.capacity_w for feeder in config.feeders},
-        inrush_percent=supply.inrush_percent,
-        tamper_cuts=supply.tamper == "cut",
-    )
 
 
 def _display(config: Config, books: Books, opened: _Opened, clock: Clock) -> Display:
