@@ -81,7 +81,13 @@ class ControlSite:
     """Stores and engine of a two-flat site; `restart` builds them anew from the files."""
 
     def __init__(
-        self, directory: Path, *, boot: str = "boot-1", more: str = "", export: str = "ignored"
+        self,
+        directory: Path,
+        *,
+        boot: str = "boot-1",
+        more: str = "",
+        export: str = "ignored",
+        clock: HandClock | None = None,
     ) -> None:
         self.directory = directory
         path = directory / "config.yaml"
@@ -89,7 +95,7 @@ class ControlSite:
             text = CONFIG.replace("p_max_w: 7360", f"p_max_w: 7360, export: {export}")
             path.write_text(text + more, encoding="utf-8")
         self.config: Config = load_config(path)
-        self.clock = HandClock()
+        self.clock = clock or HandClock()
         self.boot = boot
         self.keys = 0
         self.actor = "anna"

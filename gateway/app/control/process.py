@@ -205,9 +205,8 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     display = _display(config, books, opened, clock)
     _tell_unmetered(found, display)
     watchman = watchman_of(config, display, opened.writer, books)
-    nodes = node_office_of(
-        config, opened.writer, books, found.shelf, tell=display.event, clock=clock
-    )
+    tell = display.event
+    nodes = node_office_of(config, opened.writer, books, found.shelf, tell=tell, clock=clock)
     engine = _engine(config, clock, opened, books, display, nodes=nodes, tallies=tallies)
     sweeper = Sweeper(
         engine,
