@@ -63,6 +63,10 @@ class NodeOrder:
         if session in self._former:
             return self._returned(mono_ns)
         if boot_id < self.boot_id or (boot_id == self.boot_id and seq < self.seq):
+            if session and self.session and session != self.session:
+                # Never the present session, and it speaks: of this boot or one before.
+                self._former.append(session)
+                return self._returned(mono_ns)
             return Place.OLDER
         if (boot_id, seq) == (self.boot_id, self.seq):
             return Place.DUPLICATE

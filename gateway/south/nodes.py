@@ -151,7 +151,7 @@ class NodeGroup:
         """
         device = self._device(index)
         if not device.has_relay:
-            raise NodeRefusedError("NO_RELAY", "this node has shown no relay")
+            raise MeterProtocolError("this node has shown no relay")
         try:
             async with asyncio.timeout(deadline_s):
                 if closed:

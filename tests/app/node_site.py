@@ -26,6 +26,7 @@ state_dir: state
 runtime_dir: run
 south: {{mqtt: {{host: 127.0.0.1, port: {port}}}}}
 supply: {{min_off_s: 0, verify_s: 5}}
+defaults: {{pzem-node: {{p_max_w: 400000}}}}
 meters:
   - {{id: flat-1, model: pzem-node}}
   - {{id: flat-2, model: pzem-node, device: node-2}}
@@ -138,7 +139,7 @@ class ScriptedNode:
             ticking = asyncio.create_task(self._tick())
             try:
                 async for message in client.messages:
-                    await self._command(cast("bytes", message.payload), retained=message.retain)
+                    await self._command(message.payload, retained=message.retain)
             finally:
                 ticking.cancel()
 
