@@ -16,8 +16,7 @@ import json
 import sys
 from typing import Any
 
-BEGUN = "EXPORT_BEGUN"
-REBASING = {"ROLLOVER", "REGISTER_REGRESSION", "METER_RESET", "RELEASED", "METER_REPLACED", BEGUN}
+REBASING = {"ROLLOVER", "REGISTER_REGRESSION", "METER_RESET", "RELEASED", "METER_REPLACED"}
 
 
 def add(sums: dict[str, int], name: str, amount: int) -> None:
@@ -100,7 +99,7 @@ class Check:
             add(energy, "energy:" + cell.split("/")[1], wh * self.prices[line["tariff"], cell])
         if fed := line.get("export"):
             price = self.prices.get((line["tariff"], f"{line['facts'][0]}/feed_in"), 0)
-            wh = self.moved(line, fed, place + "export: ", begun=BEGUN in fed["flags"])
+            wh = self.moved(line, fed, place + "export: ", begun="EXPORT_BEGUN" in fed["flags"])
             add(energy, "export", -wh * price)
         if energy != {n: a for n, a in line["charges"].items() if n[:6] in ("energy", "export")}:
             self.wrong(place + "its energy is not charged at the price of its rate")
@@ -111,7 +110,8 @@ class Check:
         key = (line["meter"], line["service_point"], line["account"], part is line)
         if min(advance) < 0 or not len(began) == len(ended) == len(advance):
             self.wrong(place + "its registers are not those of one meter, or ran backwards")
-        if [b - a for a, b in zip(began, ended)] != advance and not REBASING & set(part["flags"]):
+        free = REBASING & set(part["flags"]) or (begun and part is not line)
+        if [b - a for a, b in zip(began, ended)] != advance and not free:
             self.wrong(place + "its registers moved otherwise than settled, and no flag says why")
         if self.registers.get(key, began) != began and not begun:
             self.wrong(place + "begins at other registers than the line before ended")

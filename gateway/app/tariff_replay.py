@@ -113,6 +113,9 @@ class _Run:
         site = reader.read(read_site)
         self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
         self._shelf = TariffShelf((), self._currency)
+        self._opened_utc_ms = {
+            account.account_id: account.opened_utc_ms for account in reader.read(read_accounts)
+        }
         self._head_seq = reader.read(ledger_head).seq
         self._until_utc_ms = reader.read(last_posted_utc_ms)
         zone = zone_of(site.zone)
@@ -162,9 +165,8 @@ class _Run:
     def _stays(self) -> list[AccountPoint]:
         """The stays that were asked for and lasted into the window."""
         wish = self._wish
-        known = {account.account_id for account in self._reader.read(read_accounts)}
         for account_id in wish.accounts:
-            if account_id not in known:
+            if account_id not in self._opened_utc_ms:
                 raise RefusedError(
                     "ACCOUNT_UNKNOWN", f"there is no account {account_id}", "account"
                 )
@@ -205,6 +207,7 @@ class _Run:
             self._wish.draft,
             start_utc_ms=stay.from_utc_ms,
             joined=stay.joined,
+            opened_utc_ms=self._opened_utc_ms[stay.account_id],
             sources=sources,
             window_utc_ms=self._from_utc_ms,
             gap_ms=round(self._config.posting.gap_s * 1000),

@@ -40,15 +40,21 @@ class Account:
 
     `low_credit` alerts; days left are told to it by whoever forecasts. While `held` is above zero a
     request about this account is under way: nothing is posted in between, so that what it computed
-    is still true when it is committed.
+    is still true when it is committed. `recharged_utc_ms` is the label of a recharge until fees
+    that waited for it are charged, else None; `opened_utc_ms` that of the account's opening: the
+    periods of all its points begin on that day of the month.
     """
 
-    def __init__(self, account_id: str, credit: CreditBook | None = None) -> None:
+    def __init__(
+        self, account_id: str, credit: CreditBook | None = None, *, opened_utc_ms: int = 0
+    ) -> None:
         self.account_id = account_id
+        self.opened_utc_ms = opened_utc_ms
         self.credit = credit or CreditBook(account_id)
         self.low_credit = LowCreditWatch(self.credit.terms.low_credit)
         self.points: list[ChargedPoint] = []
         self.held = 0
+        self.recharged_utc_ms: int | None = None
         self._outbox: list[Transaction] = []
 
     def agree(self, terms: CreditTerms) -> None:
@@ -82,11 +88,13 @@ class Account:
         before it is committed."""
         made = Account(self.account_id, deepcopy(self.credit))
         made.low_credit.restore(self.low_credit.snapshot())
+        made.recharged_utc_ms = self.recharged_utc_ms
         return made
 
     def take_over(self, copy: "Account") -> None:
         """A copy's request was committed."""
         self.credit, self.low_credit = copy.credit, copy.low_credit
+        self.recharged_utc_ms = copy.recharged_utc_ms
 
     def received(self, transaction: Transaction, day: int, running_nano: int) -> None:
         """Money came in (or its reversal took it back, or a debt was given up): credit and alerts
@@ -97,6 +105,7 @@ class Account:
             self.credit.received(transaction.entries, day)
         own_nano = self.credit.own_nano(running_nano)
         if transaction.kind is TransactionKind.RECHARGE:
+            self.recharged_utc_ms = transaction.utc_ms
             self.low_credit.recharged(money_in_nano(transaction), own_nano)
         elif transaction.kind is not TransactionKind.REVERSAL:
             self.low_credit.credited(own_nano)
@@ -119,7 +128,6 @@ class Account:
         if self.credit.terms.payment_mode is PaymentMode.CREDIT:
             return int(not self.credit.is_exhausted(running_nano, utc_ms))
         if self.credit.invokes_itself(running_nano):
-            self.credit.is_invoked = True
             # A point that was cut before the loan was agreed has credit again too.
             self.credited(utc_ms)
         return self.credit.available_nano(running_nano)
@@ -139,8 +147,16 @@ class Account:
         return self.low_credit.observe(self.credit.own_nano(self.running_nano))
 
     def credited(self, utc_ms: int) -> list[ChargedPoint]:
-        """A committed posting lifted the credit: the points at which CREDIT was cleared by it."""
-        if self.credit.is_exhausted(self.running_nano, utc_ms):
+        """A committed posting lifted the credit, or other terms did: the points at which CREDIT was
+        cleared by it.
+
+        Automatic emergency credit is taken up here too: once all points are cut no reading judges
+        the credit any more.
+        """
+        running_nano = self.running_nano
+        if self.credit.invokes_itself(running_nano):
+            self.credit.is_invoked = True
+        if self.credit.is_exhausted(running_nano, utc_ms):
             return []
         return [point for point in self.points if point.supply.unblock(Reason.CREDIT)]
 
@@ -153,12 +169,18 @@ class Account:
 
     def snapshot(self) -> dict[str, object]:
         """What is not in the ledger's balances, as JSON values."""
-        return {**self.credit.snapshot(), "low_credit": self.low_credit.snapshot()}
+        return {
+            **self.credit.snapshot(),
+            "low_credit": self.low_credit.snapshot(),
+            "recharged_utc_ms": self.recharged_utc_ms,
+        }
 
     def restore(self, state: Mapping[str, object] | None) -> None:
         """Take up what `snapshot` kept beside the credit."""
-        kept = None if state is None else state.get("low_credit")
-        if kept is not None:
+        if state is None:
+            return
+        self.recharged_utc_ms = cast("int | None", state.get("recharged_utc_ms"))
+        if (kept := state.get("low_credit")) is not None:
             self.low_credit.restore(cast("Mapping[str, object]", kept))
 
     # -- what the rules post by themselves -------------------------------------------------

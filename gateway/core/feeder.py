@@ -5,8 +5,9 @@ and the head-room left by what is measured, plus what was closed and is not meas
 hold what a closing is expected to draw.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, cast
 
 from gateway.core.proof import NS
@@ -30,11 +31,15 @@ class FeederRules:
 
 @dataclass(slots=True)
 class Load:
-    """What a point draws as last seen, when, and whether it is shut off."""
+    """What a point draws as last seen, when, and whether it is shut off.
+
+    Before it was seen (`seen_ns` None) it is an assumption, which counts until `until_ns`.
+    """
 
     power_w: float = 0.0
     seen_ns: int | None = None
     is_open: bool = False
+    until_ns: int | None = None
 
 
 class Feeder:
@@ -64,10 +69,15 @@ class Feeder:
         load = self._loads.setdefault(point, Load())
         load.is_open = is_open
         load.seen_ns = now_ns
+        load.until_ns = None
         if is_open:
             load.power_w = 0.0
         elif power_w is not None:
             load.power_w = max(0.0, power_w)
+
+    def assume(self, point: int, power_w: float, *, until_ns: int | None = None) -> None:
+        """Count a point that was not read yet, until it is read, or until an instant at most."""
+        self._loads[point] = Load(power_w, until_ns=until_ns)
 
     def load_w(self, now_ns: int, *, without: frozenset[int] = frozenset()) -> float:
         """What flows, or will in a moment: measured, or expected of supplies that just closed."""
@@ -75,15 +85,8 @@ class Feeder:
         for point in tuple(self._loads.keys() | self._expected.keys()):
             if point in without:
                 continue
-            load = self._loads.get(point)
-            measured_w = load.power_w if load is not None else 0.0
-            total_w += max(measured_w, self._expected_w(point, now_ns))
+            total_w += max(self._last_w(point, now_ns), self._expected_w(point, now_ns))
         return total_w
-
-    def measured_w(self, point: int) -> float:
-        """What one point drew when it was last seen."""
-        load = self._loads.get(point)
-        return 0.0 if load is None else load.power_w
 
     def fresh_w(self, now_ns: int, max_age_s: float) -> dict[int, float]:
         """What each point draws, of those that were seen a moment ago: nobody is shed on less."""
@@ -148,7 +151,34 @@ class Feeder:
         self._held_until_ns = now_ns + left_ns("hold_ms")
         self._source = cast("str | None", kept["source"])
 
+    def loads(self, now_ns: int) -> dict[int, tuple[int, int, int]]:
+        """What each point counts with, for a start that has not read it yet: W as last seen, W that
+        its closing is expected to draw, and for how many more milliseconds. Assumptions are none.
+        """
+        assumed = {point for point, load in self._loads.items() if load.until_ns is not None}
+        return {
+            point: (
+                ceil(self._last_w(point, now_ns)),
+                ceil(self._expected_w(point, now_ns)),
+                max(0, self._expected.get(point, (0.0, 0))[1] - now_ns) // 1_000_000,
+            )
+            for point in sorted((self._loads.keys() | self._expected.keys()) - assumed)
+        }
+
+    def restore_load(self, point: int, kept: Sequence[int], now_ns: int, elapsed_ms: int) -> None:
+        """Count a point as `loads` had it `elapsed_ms` ago, until it is read."""
+        power_w, expected_w, left_ms = kept
+        self.assume(point, power_w)
+        if left_ms > elapsed_ms:
+            self._expected[point] = (expected_w, now_ns + (left_ms - elapsed_ms) * 1_000_000)
+
     # -- inside ------------------------------------------------------------------------------
+
+    def _last_w(self, point: int, now_ns: int) -> float:
+        load = self._loads.get(point)
+        if load is None or (load.until_ns is not None and now_ns >= load.until_ns):
+            return 0.0
+        return load.power_w
 
     def _filled(self, now_ns: int) -> float:
         """Tokens by now."""

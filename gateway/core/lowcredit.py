@@ -79,6 +79,11 @@ class LowCreditWatch:
         self._waiting = set(names)
         self._last_recharge_nano = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many thresholds the next look may arm."""
+        return len(self._waiting)
+
     def recharged(self, amount_nano: int, credit_nano: int) -> None:
         """A recharge led to this credit; shares count from its amount."""
         if amount_nano > 0:

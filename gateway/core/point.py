@@ -109,6 +109,7 @@ class Point:
         self.pricer = None
         self.tariff_id = ""
         self.supply.unblock(Reason.CREDIT)
+        self.posting_count += 1  # what sweeps have kept of the pricing so far is nobody's now
         self.begin_line()
 
     def begin_line(self) -> None:
@@ -485,10 +486,8 @@ class Point:
         """Whether a rate or period boundary lies behind the label: what it priced is posted."""
         if self.pricer is None:
             return False
-        boundary_utc_ms = self.pricer.next_boundary_utc_ms
-        crossed = 0 < self._boundary_utc_ms != boundary_utc_ms
-        self._boundary_utc_ms = boundary_utc_ms
-        return crossed
+        before_ms, self._boundary_utc_ms = self._boundary_utc_ms, self.pricer.next_boundary_utc_ms
+        return 0 < before_ms != self._boundary_utc_ms
 
 
 def _check_decision(advance_wh: Sequence[int]) -> None:

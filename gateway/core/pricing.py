@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from gateway.core.bands import band_run
-from gateway.core.civil import civil_day, date_of_day, zone_of
 from gateway.core.errors import RefusedError
 from gateway.core.period_books import MAX_STEP_MS, Counted, FeedLane, PeriodBooks
 from gateway.core.pricing_state import parse_state
 from gateway.core.rates import Cell
 from gateway.core.remaining import remaining_wh
-from gateway.core.schedule import Schedule, check_schedule
+from gateway.core.schedule import Schedule, check_schedule, day_of_month
 from gateway.core.tally import Flag, Lane, PeriodBook, Posting, Tally
 from gateway.core.tariff import EXPORT, Tariff
 
@@ -60,7 +59,7 @@ class Pricer:
         if counted is not None:
             opening_day, joined = counted.opening_day, True
         if opening_day is None and versions:
-            opening_day = _day_of_month(versions[0], start_utc_ms)
+            opening_day = day_of_month(versions[0], start_utc_ms)
         self._opening_day = opening_day or 1
         self._schedule = Schedule(versions, self._sources, self._opening_day)
         if versions[0].effective_from_utc_ms > start_utc_ms:
@@ -192,12 +191,15 @@ class Pricer:
     def recharged(self, utc_ms: int) -> bool:
         """The account was recharged: a fee that waits for the first recharge of a period is due.
 
-        Time passes up to then. True when something was charged.
+        Time passes up to then. A recharge of an earlier period, or before the account's start, was
+        none of this one. True when something was charged.
         """
         before_nano = self.running_nano()
         books = self._books
         if utc_ms - books.due_utc_ms <= MAX_STEP_MS:
             self.close_periods(utc_ms)
+        if utc_ms < max(books.start_utc_ms, books.unclosed.start_utc_ms):
+            return False
         book = books.book(books.unclosed)
         if not book.recharged:
             book.recharged = True
@@ -302,6 +304,7 @@ class Pricer:
             "closed_utc_ms": books.unclosed.start_utc_ms,
             "start_utc_ms": books.start_utc_ms,
             "accrued_utc_ms": books.accrued_utc_ms,
+            "opening_day": self._opening_day,
             "posted_nano": self._posted_nano,
             "posted": self._posted_snapshot,
             "unposted": [
@@ -316,7 +319,7 @@ class Pricer:
         if self._schedule.by_occupancy:
             state["occupancy_wh"] = [list(item) for item in books.occupancy_wh.items()]
         if books.joined:
-            state["joined"], state["opening_day"] = 1, self._opening_day
+            state["joined"] = 1
         fed = books.fed_state()
         if fed:
             state["fed"] = fed
@@ -352,7 +355,7 @@ class Pricer:
         if saved.opening_day is not None:
             opening_day = saved.opening_day
         if opening_day is None and start is not None and versions:
-            opening_day = _day_of_month(versions[0], start)
+            opening_day = day_of_month(versions[0], start)
         pricer = cls(
             versions, start_utc_ms=saved.label_utc_ms, sources=sources, opening_day=opening_day
         )
@@ -489,7 +492,3 @@ def _unusable(source: str, wh: int) -> Exception:
     if wh < 0:
         return ValueError(f"{wh} Wh of {source}: energy is never negative")
     return RefusedError("SOURCE_UNPRICED", f"this account has no source {source!r}", source)
-
-
-def _day_of_month(tariff: Tariff, utc_ms: int) -> int:
-    return date_of_day(civil_day(zone_of(tariff.zone), utc_ms)).day

@@ -13,13 +13,14 @@ reason in `unproved`.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core import requests as wishes
 from gateway.core.civil import local_time
-from gateway.core.credit import CATCH_UP_DAYS, CreditBook, CreditTerms, DebtKind, DebtTerms
+from gateway.core.credit import CATCH_UP_DAYS, CreditBook, CreditTerms
 from gateway.core.errors import GatewayError
 from gateway.core.ledger import (
     Entry,
@@ -29,8 +30,11 @@ from gateway.core.ledger import (
     merge_entries,
     settlement_of,
 )
+from gateway.core.provenance import debt_terms_of
 from gateway.core.replay_energy import EnergyReplay
-from gateway.core.replay_money import Money, NothingFollowsError, Sources
+from gateway.core.replay_money import Drawers, Money, NothingFollowsError, Sources
+from gateway.core.replay_times import SLACK_MS, decision_problems
+from gateway.core.shift import shift_of
 
 OLD_LINES: Final = "settlement lines of an older program: fees, rebates and taxes in them"
 UNREADABLE: Final = "requests that this program cannot read: what they made"
@@ -50,11 +54,14 @@ ALWAYS_POSTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was carried out; `body` None where this program cannot read it."""
+    """A request that was carried out, and who made it; `body` None where this program cannot read
+    it."""
 
     key: str
     utc_ms: int
     body: wishes.Body | None
+    actor: str = ""
+    role: str = ""
 
     @property
     def is_posted(self) -> bool:
@@ -105,6 +112,16 @@ class Replay:
     ) -> None:
         self._money = Money(sources)
         self._energy = EnergyReplay(sources.tariffs, sources.stays)
+        self._drawers = Drawers(sources.shift_of)
+        self._decisions = [
+            (asked.utc_ms, asked.body)
+            for asked in requests
+            if isinstance(asked.body, wishes.ReplaceMeter | wishes.ReleaseQuarantine)
+        ]
+        self._utc_ms = 0
+        for asked in requests:
+            if isinstance(asked.body, wishes.Recharge):
+                self._energy.recharged(asked.body.account_id, asked.utc_ms)
         self._requests = requests
         self._positions = {asked.key: at for at, asked in enumerate(requests)}
         self._next = 0
@@ -118,6 +135,9 @@ class Replay:
     def take(self, seq: int, transaction: Transaction) -> list[Difference]:
         """What the next transaction holds that does not follow."""
         found: list[Difference] = []
+        if transaction.utc_ms < self._utc_ms - SLACK_MS:
+            found.append(Difference(seq, f"its time is {self._utc_ms - transaction.utc_ms} ms ago"))
+        self._utc_ms = max(self._utc_ms, transaction.utc_ms)
         if transaction.kind is TransactionKind.SETTLEMENT:
             made = self._settlement(seq, transaction, found)
         elif transaction.request_key is not None:
@@ -130,19 +150,29 @@ class Replay:
             self.balances[name] = self.balances.get(name, 0) + entry.amount_nano
         if transaction.kind is not TransactionKind.SETTLEMENT:
             self._money.took(made)
+        if made.kind is TransactionKind.RECHARGE and "voucher" in dict(made.memo):
+            self._energy.recharged(made.account_id or "", made.utc_ms)
         return found
 
     def end(self) -> list[Difference]:
-        """After the last transaction: requests that were carried out and posted nothing."""
-        return self._pass(len(self._requests))
+        """After the last transaction: requests that were carried out and posted nothing, stays that
+        were not charged to their end."""
+        unpaid = [Difference(0, what) for what in self._energy.end()]
+        return [*self._pass(len(self._requests)), *unpaid]
 
     # -- consumption -----------------------------------------------------------------------
 
     def _settlement(
         self, seq: int, transaction: Transaction, found: list[Difference]
     ) -> Transaction:
-        computed = self._energy.take(transaction.settlements)
+        computed = self._energy.take(transaction.settlements, transaction.utc_ms)
         found += [Difference(seq, what) for what in computed.problems]
+        found += [
+            Difference(seq, what)
+            for what in decision_problems(
+                transaction.settlements, self._decisions, transaction.utc_ms
+            )
+        ]
         if computed.unproved:
             self.unproved[OLD_LINES] += computed.unproved
         for line, stored in zip(computed.lines, transaction.settlements, strict=True):
@@ -176,9 +206,18 @@ class Replay:
         self.unproved.update(self._money.notes)
         self._money.notes.clear()
         right = next((one for one in made if _holds_same(one, transaction)), made[0])
-        self._learn(self._requests[at])
-        # The memo tells the shift too, which is the till's.
-        return replace(right, memo=transaction.memo)
+        asked = self._requests[at]
+        if not -SLACK_MS <= transaction.utc_ms - asked.utc_ms <= SLACK_MS:
+            what = f"its time is {transaction.utc_ms}, its request was carried out {asked.utc_ms}"
+            found.append(Difference(seq, what))
+        original = self._money.sources.transaction_of(right.reverses_seq or 0)
+        taken_in = None if original is None else shift_of(original)
+        right = self._drawers.stamp(right, asked.actor, taken_in)
+        self._learn(asked)
+        if dict(right.memo) != dict(transaction.memo):
+            what = f"its memo is {dict(transaction.memo)}, {dict(right.memo)} follows"
+            found.append(Difference(seq, what))
+        return right
 
     def _pass(self, upto: int) -> list[Difference]:
         """Go past requests before a position; those that posted nothing although they had to."""
@@ -206,6 +245,7 @@ class Replay:
     def _learn(self, asked: Asked) -> None:
         """What a request agreed on, beside what it posted."""
         body = asked.body
+        self._drawers.learn(body, asked.actor)
         if isinstance(body, wishes.InvokeEmergency):
             self._money.credit(body.account_id).is_invoked = True
         elif isinstance(body, wishes.OpenAccount) and not body.terms:
@@ -223,7 +263,7 @@ class Replay:
             credit.is_invoked = credit.is_invoked or credit.terms.emergency_automatic
             credit.terms = terms
         elif isinstance(body, wishes.AddDebt):
-            self._money.credit(body.account_id).add_debt(_debt_terms(body))
+            self._money.credit(body.account_id).add_debt(debt_terms_of(body))
             day = local_time(self._money.sources.zone, asked.utc_ms).day
             # Days before it were collected, or there was nothing to collect.
             self._collected[body.account_id] = max(self._collected.get(body.account_id, 0), day)
@@ -320,17 +360,6 @@ _BY_ITSELF: Final[
 }
 
 
-def _debt_terms(body: wishes.AddDebt) -> DebtTerms:
-    kind = DebtKind(body.kind)
-    return DebtTerms(
-        debt_id=body.debt_id,
-        kind=kind,
-        share_ppm=body.share_ppm if kind is DebtKind.PAYMENT else 0,
-        daily_nano=body.daily_nano if kind is DebtKind.TIME else 0,
-        weekly_cap_nano=body.weekly_cap_nano or None,
-    )
-
-
 def _same_entries(one: Iterable[Entry], other: Iterable[Entry]) -> bool:
     return merge_entries(tuple(one)) == merge_entries(tuple(other))
 
@@ -383,11 +412,12 @@ def unasked_tariffs(
     requests: Iterable[Asked], versions: Iterable[tuple[str, int, Mapping[str, object]]]
 ) -> list[Difference]:
     """Tariff versions (id, number, document) whose document nobody asked to publish."""
-    asked_for = {
-        canonical_json(json.loads(asked.body.document))
-        for asked in requests
-        if isinstance(asked.body, wishes.PublishTariff)
-    }
+    asked_for: set[bytes] = set()
+    for asked in requests:
+        if isinstance(asked.body, wishes.PublishTariff):
+            # What is no document was never published.
+            with suppress(ValueError):
+                asked_for.add(canonical_json(json.loads(asked.body.document)))
     return [
         Difference(0, f"version {number} of tariff {tariff_id} is not one that was asked for")
         for tariff_id, number, document in versions

@@ -30,7 +30,7 @@ from gateway.core.ledger import (
     write_off_of,
 )
 from gateway.core.replay_energy import Stay
-from gateway.core.shift import Shift, cash_up, difference_of, shift_of
+from gateway.core.shift import Shift, cash_up, difference_of, money_taken, shift_of, stamped
 from gateway.core.tariff import Tariff
 
 
@@ -99,8 +99,9 @@ class Money:
         number = shift_of(transaction)
         if number is not None:
             self.shifts.setdefault(number, []).append(transaction)
-        if "closes_shift" in memo:
-            self.shifts.pop(int(memo["closes_shift"]), None)
+        closed = memo.get("closes_shift", "")
+        if closed.isdecimal():
+            self.shifts.pop(int(closed), None)
         for account_id in _customers(transaction):
             credit = self.credit(account_id)
             if transaction.kind in RECEIVED:
@@ -118,6 +119,38 @@ RECEIVED: Final = frozenset(
     }
 )
 _CUSTOMERS: Final = frozenset({"wallet", "emergency", "accumulated", "debt"})
+
+
+class Drawers:
+    """Which shift takes the money of a transaction, by who opened and closed one; given every
+    request in its order."""
+
+    def __init__(self, shift_of: Callable[[int], Shift | None]) -> None:
+        self._shift_of = shift_of
+        self._open: dict[int, str] = {}
+        self._count = 0
+
+    def learn(self, body: wishes.Body | None, actor: str) -> None:
+        """The next request was carried out."""
+        if isinstance(body, wishes.OpenShift):
+            self._count += 1
+            self._open[self._count] = actor
+        elif isinstance(body, wishes.CloseShift):
+            self._open.pop(body.shift_number, None)
+
+    def stamp(self, made: Transaction, actor: str, taken_in: int | None = None) -> Transaction:
+        """A transaction with its shift; `taken_in` is that of what it reverses."""
+        taken = money_taken(made)
+        if not taken or made.kind is TransactionKind.ADJUSTMENT:
+            return made
+        own = next((number for number, name in self._open.items() if name == actor), None)
+        if made.reverses_seq is not None:
+            if taken_in in self._open:
+                own = taken_in
+            elif own is not None:
+                shift = self._shift_of(own)
+                own = own if shift is None or shift.cash_provider in taken else None
+        return made if own is None else stamped(made, own)
 
 
 def _customers(transaction: Transaction) -> list[str]:
@@ -209,7 +242,11 @@ def _sale(money: Money, body: wishes.IssueVoucher, found: Transaction, when: Whe
     if memo.get("service_point") != point:
         raise NothingFollowsError("the voucher was asked for another service point")
     account_id = _holder(money, point, found.utc_ms)
-    named = (("voucher", memo.get("voucher", "")), ("service_point", point))
+    named = (
+        ("reference", body.payment_reference),
+        ("service_point", point),
+        ("voucher", memo.get("voucher", "")),
+    )
     return [voucher_sale_of(account_id, body.amount_nano, body.provider, memo=named, **when)]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
-from gateway.core.civil import DAY_MS, civil_day, date_of_day, zone_of
+from gateway.core.civil import DAY_MS
 from gateway.core.pricing import Counted, Posting, Pricer
 from gateway.core.repricing_course import (
     Course,
@@ -24,7 +24,7 @@ from gateway.core.repricing_course import (
     rate_at,
     rate_changes,
 )
-from gateway.core.schedule import Schedule
+from gateway.core.schedule import Schedule, day_of_month
 from gateway.core.tariff import EXPORT, Tariff
 
 # A pricer takes ten years at once; an old account is brought to the window in steps.
@@ -73,8 +73,9 @@ class Repricing:
 
     `versions` are those of its tariff, `draft` counts from the beginning of time. The window begins
     at `window_utc_ms`; what was settled before it, from `warm_utc_ms` on, only brings the periods
-    to where they were. `joined` as in `Pricer`. Energy between readings further apart than `gap_ms`
-    counts as estimated where the draft changes its rate in between.
+    to where they were. `joined` as in `Pricer`; `opened_utc_ms` is when the account was opened,
+    None where that is the start. Energy between readings further apart than `gap_ms` counts as
+    estimated where the draft changes its rate in between.
     """
 
     def __init__(
@@ -87,13 +88,23 @@ class Repricing:
         window_utc_ms: int,
         gap_ms: int,
         joined: bool = False,
+        opened_utc_ms: int | None = None,
     ) -> None:
         self._sources = tuple(dict.fromkeys(sources))
         always = replace(draft, version=1, effective_from_utc_ms=min(0, start_utc_ms))
         self._start_utc_ms = start_utc_ms
         self._window_utc_ms = max(window_utc_ms, start_utc_ms)
-        self._now = _Track(versions, start_utc_ms, self._sources, joined=joined)
-        self._draft = _Track((always,), start_utc_ms, self._sources, joined=joined)
+        opened = start_utc_ms if opened_utc_ms is None else opened_utc_ms
+        self._now, self._draft = (
+            _Track(
+                priced,
+                start_utc_ms,
+                self._sources,
+                opening_day=day_of_month(priced[0], opened),
+                joined=joined,
+            )
+            for priced in (versions, (always,))
+        )
         self._gap_ms = gap_ms
         self._begun = False
         # Of a stay that begins inside the window all counts.
@@ -255,11 +266,18 @@ class Repricing:
         priced = self._now.totals()
         found: dict[tuple[str, str], int] = {}
         for key in self._ledger.keys() | priced.keys():
-            if self._now.schedule.labelled(key[0]).end_utc_ms > since_ms:
-                difference = self._ledger[key] - priced[key]
-                if difference:
-                    found[key] = difference
+            difference = self._ledger[key] - priced[key]
+            if difference and self._ends_after(key[0], since_ms):
+                found[key] = difference
         return found
+
+    def _ends_after(self, label: str, utc_ms: int) -> bool:
+        """Whether a period of the ledger ends after an instant; one that is none of these periods
+        (an older program's) counts as that."""
+        try:
+            return self._now.schedule.labelled(label).end_utc_ms > utc_ms
+        except ValueError:
+            return True
 
 
 class _Track:
@@ -271,15 +289,19 @@ class _Track:
         start_utc_ms: int,
         sources: Sequence[str],
         *,
+        opening_day: int,
         joined: bool,
     ) -> None:
         self._versions = versions
         self._sources = sources
-        day = date_of_day(civil_day(zone_of(versions[0].zone), start_utc_ms)).day
         self.pricer = Pricer(
-            versions, start_utc_ms=start_utc_ms, sources=sources, opening_day=day, joined=joined
+            versions,
+            start_utc_ms=start_utc_ms,
+            sources=sources,
+            opening_day=opening_day,
+            joined=joined,
         )
-        self.schedule = Schedule(versions, sources, day)
+        self.schedule = Schedule(versions, sources, opening_day)
         self._totals: Counter[tuple[str, str]] = Counter()
         self._marked: Counter[tuple[str, str]] = Counter()
         self._mark_utc_ms = start_utc_ms

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from gateway.core.civil import Period, labelled_period, period_at, zone_of
+from gateway.core.civil import Period, civil_day, date_of_day, labelled_period, period_at, zone_of
 from gateway.core.errors import RefusedError
 from gateway.core.rates import Rates, rates_of
 from gateway.core.tariff import (
@@ -69,6 +69,11 @@ class Schedule:
         if index + 1 == len(self.rates):
             return NEVER_MS
         return self.rates[index + 1].tariff.effective_from_utc_ms
+
+
+def day_of_month(tariff: Tariff, utc_ms: int) -> int:
+    """The local day of the month of an instant, by the clock of a tariff."""
+    return date_of_day(civil_day(zone_of(tariff.zone), utc_ms)).day
 
 
 def check_schedule(versions: Sequence[Tariff], sources: Sequence[str]) -> tuple[Rates, ...]:

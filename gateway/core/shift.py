@@ -85,8 +85,8 @@ class Closing:
 
 def shift_of(transaction: Transaction) -> int | None:
     """The shift that a transaction belongs to, by its memo."""
-    number = dict(transaction.memo).get(SHIFT_MEMO)
-    return None if number is None else int(number)
+    number = dict(transaction.memo).get(SHIFT_MEMO, "")
+    return int(number) if number.isdecimal() else None
 
 
 def stamped(transaction: Transaction, number: int) -> Transaction:

@@ -5,13 +5,13 @@ writer. Memory grows with requests about money, not with settlement lines.
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from gateway.core.credit import CreditTerms
-from gateway.core.errors import RefusedError, StoreCorruptError
+from gateway.core.errors import GatewayError, RefusedError, StoreCorruptError
 from gateway.core.ledger import Transaction
 from gateway.core.money import Currency
 from gateway.core.replay import Asked, Difference, Replay, unasked_tariffs
@@ -27,10 +27,10 @@ from gateway.store.audit import audit_head
 from gateway.store.ledger import ChainHead, ledger_head, read_site, read_transaction
 from gateway.store.registry import TariffVersion, read_tariffs
 from gateway.store.rows import as_int, mapping
-from gateway.store.shifts import read_shift
+from gateway.store.shifts import read_payment, read_shift
 from gateway.store.verify import PROBLEMS_MAX, Progress, read_slice, slice_end
 
-# Requests that move money or decide on how it moves.
+# Requests that move money or decide on how it moves, and whose it is.
 READ: Final = frozenset(
     {
         "recharge",
@@ -47,6 +47,9 @@ READ: Final = frozenset(
         "redeem_voucher",
         "cancel_voucher",
         "close_shift",
+        "open_shift",
+        "replace_meter",
+        "release_quarantine",
     }
 )
 AUDIT_SLICE: Final = 1_000
@@ -100,6 +103,7 @@ def replay_ledger(connection: sqlite3.Connection, progress: Progress | None = No
                 stay.tariff_id,
                 stay.from_utc_ms,
                 joined=stay.joined,
+                to_utc_ms=stay.to_utc_ms,
             )
             for stay in all_points(connection)
         ]
@@ -111,16 +115,25 @@ def replay_ledger(connection: sqlite3.Connection, progress: Progress | None = No
     def terms(document: Mapping[str, object]) -> CreditTerms:
         return terms_from_document(document, currency, site.zone)
 
+    found = _Found()
     sources = Sources(
         zone=ZoneInfo(site.zone),
-        tariffs=_tariffs(versions, currency),
+        tariffs=_tariffs(versions, currency, found),
         stays=stays,
         transaction_of=lambda seq: _transaction(connection, seq),
         shift_of=lambda number: _shift(connection, number),
     )
-    replay, found = Replay(sources, requests, terms), _Found()
+    replay = Replay(sources, requests, terms)
     found.add(unasked_tariffs(requests, ((v.tariff_id, v.version, v.document) for v in versions)))
-    stored = _walk(connection, head.seq, replay, found, progress)
+    by_key = {asked.key: asked for asked in requests}
+
+    def take(seq: int, transaction: Transaction) -> None:
+        found.add(replay.take(seq, transaction))
+        asked = by_key.get(transaction.request_key or "")
+        if asked is not None:
+            found.add(_paid_by(connection, seq, asked))
+
+    stored = _walk(connection, head.seq, take, found, progress)
     found.add(replay.end())
     names = stored.keys() | replay.balances.keys()
     pairs = {name: (stored.get(name, 0), replay.balances.get(name, 0)) for name in sorted(names)}
@@ -137,11 +150,11 @@ def replay_ledger(connection: sqlite3.Connection, progress: Progress | None = No
 def _walk(
     connection: sqlite3.Connection,
     head_seq: int,
-    replay: Replay,
+    take: Callable[[int, Transaction], None],
     found: _Found,
     progress: Progress | None,
 ) -> dict[str, int]:
-    """Give every transaction to the replay; what the stored entries sum to."""
+    """Give every transaction to `take`; what the stored entries sum to."""
     sums: dict[str, int] = {}
     done = 0
 
@@ -163,17 +176,39 @@ def _walk(
             for entry in transaction.entries:
                 name = entry.ledger_account
                 sums[name] = sums.get(name, 0) + entry.amount_nano
-            found.add(replay.take(seq, transaction))
+            take(seq, transaction)
         done = last
         if progress is not None:
             progress(done, head_seq)
     return sums
 
 
-def _tariffs(versions: Sequence[TariffVersion], currency: Currency) -> dict[str, list[Tariff]]:
+def _paid_by(connection: sqlite3.Connection, seq: int, asked: Asked) -> list[Difference]:
+    """What the index of payments says of who took money, where the request says otherwise."""
+    payment = read_payment(connection, seq)
+    if payment is None or not payment.actor or not asked.actor:
+        return []
+    if (payment.actor, payment.role) == (asked.actor, asked.role):
+        return []
+    stored, made = f"{payment.actor} ({payment.role})", f"{asked.actor} ({asked.role})"
+    return [Difference(seq, f"the payment is {stored}'s, the request {made}'s")]
+
+
+def _tariffs(
+    versions: Sequence[TariffVersion], currency: Currency, found: _Found
+) -> dict[str, list[Tariff]]:
+    """Every version that can be read, by tariff; of another one `found` hears."""
     tariffs: dict[str, list[Tariff]] = {}
     for one in versions:
-        tariff = tariff_from_document(one.document, currency, version=one.version)
+        try:
+            tariff = tariff_from_document(one.document, currency, version=one.version)
+        except GatewayError as error:
+            what = f"version {one.version} of tariff {one.tariff_id} cannot be read: {error}"
+            found.add([Difference(0, what)])
+            continue
+        if tariff.effective_from_utc_ms != one.effective_from_utc_ms:
+            what = f"version {one.version} of tariff {one.tariff_id} has another date in its row"
+            found.add([Difference(0, what)])
         tariffs.setdefault(one.tariff_id, []).append(tariff)
     return tariffs
 
@@ -192,7 +227,14 @@ def _requests(connection: sqlite3.Connection, last_seq: int) -> list[Asked]:
             if record.get("result") != "executed" or "request" not in record:
                 continue
             if kind in READ or kind not in BODIES:
-                found.append(Asked(str(record["request"]), as_int(utc_ms), _body(kind, record)))
+                asked = Asked(
+                    str(record["request"]),
+                    as_int(utc_ms),
+                    _body(kind, record),
+                    str(record.get("actor", "")),
+                    str(record.get("role", "")),
+                )
+                found.append(asked)
     return found
 
 

@@ -92,6 +92,11 @@ def read_shift(connection: sqlite3.Connection, number: int) -> ShiftRecord | Non
     return next(iter(_shifts(connection, "WHERE s.number = ?", number)), None)
 
 
+def all_shifts(connection: sqlite3.Connection) -> list[ShiftRecord]:
+    """Every shift, oldest first."""
+    return _shifts(connection, "ORDER BY s.number")
+
+
 def open_shifts(connection: sqlite3.Connection) -> list[ShiftRecord]:
     """The shifts that nobody has closed, oldest first."""
     return _shifts(connection, "WHERE c.number IS NULL ORDER BY s.number")

@@ -6,12 +6,11 @@ Checkpoints are proved on the way; from a trusted one a later proof may go on.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.errors import StoreCorruptError
-from gateway.core.guard import GuardEvent
 from gateway.core.ledger import (
     GENESIS,
     Entry,
@@ -25,6 +24,7 @@ from gateway.core.ledger import (
     transaction_body,
     wallet,
 )
+from gateway.core.replay_times import REBASING
 from gateway.core.tariff import EXPORT
 from gateway.store.audit import audit_body
 from gateway.store.checkpoints import (
@@ -44,6 +44,7 @@ from gateway.store.ledger import (
     read_transaction,
     read_transactions,
 )
+from gateway.store.provenance import RowProof, payment_problem
 from gateway.store.rows import as_bytes, as_int, mapping
 from gateway.store.vouchers import voucher_problem
 
@@ -52,17 +53,7 @@ from gateway.store.vouchers import voucher_problem
 SLICE: Final = 250
 SLICE_LINES: Final = 2_000
 PROBLEMS_MAX: Final = 100
-# With one of these a line's registers may move by other than what was settled.
-REBASING: Final = frozenset(
-    {
-        GuardEvent.ROLLOVER.value,
-        GuardEvent.REGISTER_REGRESSION.value,
-        GuardEvent.METER_RESET.value,
-        RebaseFlag.METER_REPLACED.value,
-        RebaseFlag.RELEASED.value,
-        RebaseFlag.EXPORT_BEGUN.value,
-    }
-)
+_EXPORT_REBASING: Final = REBASING | {RebaseFlag.EXPORT_BEGUN.value}
 
 Progress = Callable[[int, int], None]
 
@@ -104,6 +95,11 @@ class _Findings:
         self.count += 1
         if len(self.words) < PROBLEMS_MAX:
             self.words.append(problem)
+
+    def add_all(self, problems: Iterable[str]) -> None:
+        """Each of them."""
+        for problem in problems:
+            self.add(problem)
 
 
 def verify_ledger(
@@ -150,14 +146,15 @@ def verify_ledger(
             if done and whole:
                 proof.check_balances(connection, head.seq)
             if done and since is None:
-                problem = voucher_problem(connection)
-                if problem is not None:
-                    findings.add(problem)
+                findings.add_all(filter(None, [voucher_problem(connection)]))
         finally:
             connection.execute("ROLLBACK")
         if progress is not None:
             progress(proof.seq, head.seq)
-    end, audit_records = _verify_audit(connection, audit_start, findings)
+    row_proof = RowProof(connection) if since is None else None
+    end, audit_records = _verify_audit(connection, audit_start, findings, row_proof)
+    if row_proof is not None:
+        findings.add_all(row_proof.problems(proof.settled()))
     return VerifyReport(
         transactions=proof.transactions,
         audit_records=audit_records,
@@ -238,6 +235,10 @@ class _LedgerProof:
         balances = {name: nano for name, nano in self._sums.items() if nano}
         return Sums(balances, dict(self._registers), dict(self._export))
 
+    def settled(self) -> set[tuple[str, str]]:
+        """Meter and point of every line."""
+        return {(meter_id, point_id) for meter_id, point_id, _ in self._registers}
+
     def take(
         self,
         connection: sqlite3.Connection,
@@ -260,6 +261,10 @@ class _LedgerProof:
                 self._check_line(connection, seq, line)
             if transaction.reverses_seq is not None:
                 self._check_reversal(connection, seq, transaction)
+            if transaction.kind is not TransactionKind.SETTLEMENT:
+                problem = payment_problem(connection, seq, transaction)
+                if problem is not None:
+                    self._findings.add(problem)
         self.transactions += 1
         self.seq, self.link = seq, link
 
@@ -341,7 +346,7 @@ class _LedgerProof:
         if any(wh < 0 for wh in advance_wh):
             self._findings.add(f"{place}: energy fed in is negative")
         moved = tuple(b - a for a, b in zip(from_wh, to_wh, strict=True))
-        if moved != advance_wh and REBASING.isdisjoint(export.flags):
+        if moved != advance_wh and _EXPORT_REBASING.isdisjoint(export.flags):
             self._findings.add(
                 f"{place}: export registers moved by {list(moved)} Wh, fed in were "
                 f"{list(advance_wh)} Wh, and no flag says why"
@@ -434,7 +439,10 @@ def _alone(
 
 
 def _verify_audit(
-    connection: sqlite3.Connection, start: ChainHead, findings: _Findings
+    connection: sqlite3.Connection,
+    start: ChainHead,
+    findings: _Findings,
+    row_proof: RowProof | None,
 ) -> tuple[ChainHead, int]:
     head, records = start, 0
     while True:
@@ -449,6 +457,8 @@ def _verify_audit(
                 findings.add(f"audit records {head.seq + 1} to {seq - 1} are missing")
             elif not _audit_link_fits(head.hash, seq, utc_ms, body, link):
                 findings.add(f"audit record {seq}: its hash does not fit its content")
+            if row_proof is not None:
+                row_proof.record(as_int(seq), as_int(utc_ms), body)
             head = ChainHead(as_int(seq), as_bytes(link))
             records += 1
 

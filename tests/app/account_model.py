@@ -41,6 +41,7 @@ TARIFFS: Mapping[str, Mapping[str, Any]] = {
         },
         "generator": {"price": "20.00"},
         "fixed": {"amount": "31.00", "collect": "month_start"},
+        "period": {"day": "opening"},
         "taxes": [{"name": "duty", "rate_percent": "7", "on": ["energy"]}],
     },
 }

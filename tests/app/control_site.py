@@ -156,6 +156,7 @@ class ControlSite:
             kept = cast("dict[str, object]", self.found.site["supply"])
             self.engine.restore(kept, self.found.elapsed_ms)
         self.engine.inherited.update(self.found.commands)
+        self.engine.due.update(self.found.owing)
         self.sweeper = Sweeper(
             self.engine,
             self.books,

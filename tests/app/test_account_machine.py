@@ -44,6 +44,7 @@ from gateway.core.switching import Reason
 from gateway.store.ledger import ledger_head
 from tests.app.account_model import FRIENDLY, TARIFFS, Customer, Stay
 from tests.app.account_world import NANO, POINTS, AccountWorld
+from tests.core.slow_tariff import opening_of
 
 # Power is not what fails here: a disk in memory is quicker to sync.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -86,8 +87,10 @@ class Accounts(RuleBasedStateMachine):
     def stay(self, name: str, index: int, tariff: str) -> None:
         """A point's energy is a customer's from now on."""
         now_ms = self.world.now_ms
-        stay = Stay(index, tariff, now_ms, now_ms, now_ms)
-        self.world.customers[name].stays.append(stay)
+        stays = self.world.customers[name].stays
+        # The periods of an account are those of its first point.
+        opening = opening_of(stays[0].story(self.world.found_versions)) if stays else None
+        stays.append(Stay(index, tariff, now_ms, now_ms, now_ms, opening=opening))
 
     # -- accounts ----------------------------------------------------------------------------
 

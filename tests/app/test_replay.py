@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,11 @@ from gateway.core.ledger import (
 )
 from gateway.core.replay import OLD_LINES
 from gateway.core.replay_money import FOREIGN_VOUCHER
+from gateway.core.shift import cash_up, money_taken, shift_of
 from gateway.store.ledger import append_transaction, ledger_head, read_transactions
 from gateway.store.replay import ReplayReport, replay_ledger
+from gateway.store.rows import document
+from gateway.store.shifts import Payment, all_shifts, record_payment, shift_transactions
 from gateway.store.verify import verify_ledger
 from tests.app.busy_site import NANO, BusySite
 from tests.app.control_site import ControlSite
@@ -70,12 +73,41 @@ def unlock(connection: sqlite3.Connection) -> None:
 
 
 def forge(connection: sqlite3.Connection, transactions: Sequence[Transaction]) -> None:
-    """Write the ledger anew: its chain, sums and balances hold."""
+    """Write the ledger anew: its chain, sums and balances hold, and so do rows that repeat it."""
     unlock(connection)
+    known = {
+        (key, kind): row
+        for key, kind, *row in connection.execute(
+            "SELECT t.request_key, t.kind, p.actor, p.role, p.day FROM payment p "
+            "JOIN ledger_transaction t USING (seq)"
+        )
+    }
+    connection.execute("DELETE FROM payment")
     for table in ("entry", "settlement", "ledger_transaction", "balance"):
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of tables
     for transaction in transactions:
-        append_transaction(connection, transaction)
+        seq = append_transaction(connection, transaction)
+        taken = money_taken(transaction)
+        if taken and transaction.kind is not KINDS.ADJUSTMENT:
+            key = (transaction.request_key, transaction.kind.value)
+            actor, role, day = known.get(key, ("anna", "manager", "2027-01-15"))
+            provider, reference = next(iter(taken)), dict(transaction.memo).get("reference", "")
+            amount_nano, shift = sum(taken.values()), shift_of(transaction)
+            paid = Payment(seq, actor, role, day, provider, reference, amount_nano, shift)
+            record_payment(connection, paid)
+    for record in all_shifts(connection):
+        if record.closing is not None:
+            number = record.shift.number
+            counted = {
+                one.provider: one.counted_nano
+                for one in record.closing.means
+                if one.counted_nano is not None
+            }
+            means = cash_up(record.shift, shift_transactions(connection, number), counted)
+            connection.execute(
+                "UPDATE shift_closing SET means = ? WHERE number = ?",
+                (document([asdict(one) for one in means]), number),
+            )
 
 
 def first(
@@ -325,7 +357,13 @@ def test_a_recharge_that_nobody_asked_for_is_found(ledger: sqlite3.Connection) -
     paid_at = first(made, KINDS.RECHARGE, "wallet:bela")
     credit = (Entry("wallet:asha", NANO), Entry("cash:bank", -NANO))
     for key in ("no such request", made[first(made, KINDS.TRANSFER, "wallet:bela")].request_key):
-        free = replace(made[paid_at], account_id="asha", entries=credit, request_key=key)
+        free = replace(
+            made[paid_at],
+            account_id="asha",
+            entries=credit,
+            request_key=key,
+            utc_ms=made[-1].utc_ms,
+        )
         made.append(free)
     forge(ledger, made)
     assert verify_ledger(ledger).problems == ()
@@ -379,19 +417,17 @@ def test_a_tariff_that_was_changed_is_found(ledger: sqlite3.Connection) -> None:
     assert any(one.account == "income:energy:grid" for one in found[1:])
 
 
-def older(line: SettlementLine) -> SettlementLine:
-    """A line as an older program wrote it."""
-    return replace(line, facts=(), export=None)
+def older(made: Transaction) -> Transaction:
+    """A transaction with its lines as an older program wrote them."""
+    lines = (replace(line, facts=(), export=None) for line in made.settlements)
+    return replace(made, settlements=tuple(lines))
 
 
 def test_what_cannot_be_computed_is_counted_by_name(
     ledger: sqlite3.Connection, tmp_path: Path
 ) -> None:
     """Lines of an older program and vouchers of another machine are no difference, nor proved."""
-    made = [
-        replace(one, settlements=tuple(map(older, one.settlements)))
-        for one in transactions_of(ledger)
-    ]
+    made = [older(one) for one in transactions_of(ledger)]
     forge(ledger, made)
     report = replay_ledger(ledger)
     assert (report.proved, report.balances) == (True, {})

@@ -129,3 +129,18 @@ def test_a_generator_hold_survives_a_restart() -> None:
     assert not again.source_seen("generator", 900 * NS, is_generator=True)
     assert not again.has_turn(939 * NS)
     assert again.has_turn(940 * NS)
+
+
+def test_what_was_seen_and_just_closed_counts_after_a_restart_until_it_is_read() -> None:
+    """As long as it takes for what was seen; what a closing was expected to draw for its time."""
+    one = feeder(capacity_w=5_000)
+    one.seen(0, 0, 1_200.4, is_open=False)
+    one.closing(1, 2_000.0, 0)
+    again = feeder(capacity_w=5_000)
+    for point, load in one.loads(10 * NS).items():
+        again.restore_load(point, load, 500 * NS, 5_000)
+    assert again.load_w(500 * NS) == 3_201.0
+    assert again.fresh_w(500 * NS, 1e9) == {}, "nobody is shed on it"
+    assert again.load_w(515 * NS) == 1_201.0
+    again.seen(0, 516 * NS, 100.0, is_open=False)
+    assert again.load_w(516 * NS) == 100.0

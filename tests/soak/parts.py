@@ -5,10 +5,14 @@ seed and the number alone, so a failure is seen again by running its numbers. It
 AssertionError where a promise is broken and returns counts that are added up.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 Figures = Mapping[str, int]
 Run = Callable[[int, int, int, Path], Figures]
@@ -76,6 +80,19 @@ def replays(seed: int, start: int, count: int, directory: Path) -> Figures:
     return replay(seed, start, count, directory)
 
 
+def fuzz(seed: int, start: int, count: int, directory: Path) -> Figures:
+    """Promise 18: requests of every kind, valid and hostile, and control killed in their midst."""
+    from tests.app.fuzz_world import run_fuzz
+
+    # In a process of its own: what control logs of every request would be all there is to read.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    found: Counter[str] = Counter()
+    for number in range(start, start + count):
+        counted = run_fuzz(f"{seed} {number}", STEPS_OF_FUZZ, directory / str(number)).counted
+        found.update({name: counted[name] for name in FUZZ_TOLD})
+    return found
+
+
 def growth(seed: int, start: int, count: int, directory: Path) -> Figures:
     """Promise 14: a working gateway does not grow."""
     from tests.soak.growth import watch
@@ -85,11 +102,14 @@ def growth(seed: int, start: int, count: int, directory: Path) -> Figures:
 
 KILLS_AT_ONCE: Final = 50
 STORIES_AT_ONCE: Final = 10
+STEPS_OF_FUZZ: Final = 250
+FUZZ_TOLD: Final = ("executed", "refused", "repeats", "kills", "restarts", "cuts for credit")
 PARTS: Final = (
     Part("powercuts", 1, 10_000, 250, "power cuts", power_cuts),
     Part("kills", 2, 1_000, KILLS_AT_ONCE, "kills", kills, alone=True),
     Part("money", 3, 1_000, 10, "meter-years", money),
     Part("accounts", 3, 500, 5, "tens of stories", accounts),
+    Part("fuzz", 18, 1_000, 10, "sites", fuzz),
     Part("replays", 7, 1_000_000, 5_000, "requests", replays),
     Part("frames", 13, 10_000_000, 250_000, "frames", frames),
     Part("growth", 14, 60, 60, "minutes", growth, alone=True),

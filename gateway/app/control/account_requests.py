@@ -12,6 +12,7 @@ from gateway.core.errors import RefusedError
 from gateway.core.ledger import closing_of, opening_of
 from gateway.core.pricing import Pricer
 from gateway.core.requests import Request
+from gateway.core.schedule import day_of_month
 from gateway.core.terms_document import terms_from_document, terms_to_document
 from gateway.store.accounts import AccountPoint, add_point, end_point, points_of, put_terms
 from gateway.store.db import Connection
@@ -84,8 +85,9 @@ class AccountRequests:
                 append_transaction(connection, opening)
             return {"account_id": body.account_id}
 
-        await desk.commit(request, effect)
-        account = Account(body.account_id, CreditBook(body.account_id, terms))
+        await desk.commit(request, effect, made={"utc_ms": label})
+        credit = CreditBook(body.account_id, terms)
+        account = Account(body.account_id, credit, opened_utc_ms=label)
         account.credit.apply(opening.entries)
         desk.accounts[body.account_id] = account
         await self._begin(index, account, body.tariff_id, pricer)
@@ -112,7 +114,7 @@ class AccountRequests:
         await desk.settle_supply(account)
 
     async def add_point(self, body: wishes.AddPoint, request: Request) -> None:
-        """Let an account pay for another point too.
+        """Let an account pay for another point too; its periods are those of the account.
 
         Refuses ACCOUNT_UNKNOWN, POINT_UNKNOWN, POINT_TAKEN, TARIFF_UNKNOWN, CLOCK_UNTRUSTED,
         METER_AWAY.
@@ -121,14 +123,14 @@ class AccountRequests:
         account = desk.account(body.account_id)
         index = self._free_point(body.service_point_id)
         desk.check_readable(index)
-        label, pricer = self._pricer(index, body.tariff_id)
+        label, pricer = self._pricer(index, body.tariff_id, opened_utc_ms=account.opened_utc_ms)
         stay = AccountPoint(body.account_id, body.service_point_id, body.tariff_id, label)
 
         def effect(connection: Connection) -> dict[str, object]:
             add_point(connection, stay)
             return {"account_id": body.account_id, "service_point_id": body.service_point_id}
 
-        await desk.commit(request, effect)
+        await desk.commit(request, effect, made={"utc_ms": label})
         await self._begin(index, account, body.tariff_id, pricer)
 
     async def remove_point(self, body: wishes.RemovePoint, request: Request) -> None:
@@ -157,7 +159,8 @@ class AccountRequests:
                 update_account(connection, account.account_id, service_point_id=left[0])
             return {"service_point_id": body.service_point_id}
 
-        committed = desk.submit(request, effect, posting=self._last_posting([index], label))
+        posting = self._last_posting([index], label)
+        committed = desk.submit(request, effect, posting=posting, made={"utc_ms": label})
         desk.engine.points[index].detach_account()
         await committed
         await desk.enforce(index)
@@ -192,7 +195,7 @@ class AccountRequests:
             save_point_states(connection, states)
             return {"service_point_id": body.service_point_id, "tariff_id": body.tariff_id}
 
-        await desk.submit(request, effect, posting=posting)
+        await desk.submit(request, effect, posting=posting, made={"utc_ms": label})
         self._desk.engine.set_flat(index, flat=desk.shelf.is_flat(body.tariff_id))
         await desk.books.keep(index)
         # What was paid ahead may have been given back.
@@ -244,7 +247,7 @@ class AccountRequests:
             close_account(connection, body.account_id, utc_ms=label)
             return facts
 
-        committed = desk.submit(request, effect, posting=posting)
+        committed = desk.submit(request, effect, posting=posting, made={"utc_ms": label})
         desk.accounts.pop(body.account_id)
         for index in indices:
             desk.engine.points[index].detach_account()
@@ -272,17 +275,25 @@ class AccountRequests:
             raise RefusedError("POINT_FREE", f"no account pays for {name}", "service_point_id")
         return point.account
 
-    def _pricer(self, index: int, tariff_id: str, *, goes_on: bool = False) -> tuple[int, Pricer]:
+    def _pricer(
+        self, index: int, tariff_id: str, *, goes_on: bool = False, opened_utc_ms: int | None = None
+    ) -> tuple[int, Pricer]:
         """A pricer for a point from now on, and when that is; it `goes_on` from the present one.
 
-        Raises RefusedError where the tariff does not fit, before anything is written.
+        `opened_utc_ms` is when its account was opened, None for now. Raises RefusedError where the
+        tariff does not fit, before anything is written.
         """
         point = self._desk.engine.points[index]
         start_utc_ms = max(self._desk.books.label(), point.label_utc_ms)
         versions = self._desk.shelf.versions(tariff_id)
         counted = point.pricer.counted if goes_on and point.pricer is not None else None
+        since_utc_ms = start_utc_ms if opened_utc_ms is None else opened_utc_ms
         pricer = Pricer(
-            versions, start_utc_ms=start_utc_ms, sources=point.terms.sources, counted=counted
+            versions,
+            start_utc_ms=start_utc_ms,
+            sources=point.terms.sources,
+            opening_day=day_of_month(versions[0], since_utc_ms),
+            counted=counted,
         )
         return start_utc_ms, pricer
 

@@ -19,11 +19,12 @@ class EventLog(Protocol):
 
 
 def tell_credit(log: EventLog, point: Point, step: Step) -> bool:
-    """Tell what a settled reading means for its account; True when something was told, which must
-    outlive the process."""
+    """Tell what a settled reading means for its account; True when something was told, or a new
+    threshold was armed, which must outlive the process."""
     account = point.account
     if account is None or not step.settled:
         return False
+    waiting = account.low_credit.waiting
     alerts = account.alerts()
     tell_low(log, account, alerts)
     if step.kept_on:
@@ -34,7 +35,7 @@ def tell_credit(log: EventLog, point: Point, step: Step) -> bool:
             point=point.terms.service_point_id,
             available_nano=account.available_nano,
         )
-    return bool(alerts) or step.kept_on
+    return bool(alerts) or step.kept_on or account.low_credit.waiting != waiting
 
 
 def tell_feed_in(log: EventLog, point: Point, step: Step) -> None:

@@ -19,10 +19,13 @@ from gateway.core.limiter import POWER_HOLDS_S, Limiter, LimiterRules, Limits
 from gateway.core.money import Currency
 from gateway.core.point import Point, PointTerms, Slept
 from gateway.core.pricing import Pricer
+from gateway.core.provenance import ASSIGN_METER
+from gateway.core.schedule import day_of_month
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
 from gateway.south.metering import metering
 from gateway.store.accounts import AccountPoint, load_credit, open_points
+from gateway.store.audit import append_audit
 from gateway.store.commands import (
     RequestCursor,
     SwitchAction,
@@ -58,7 +61,7 @@ class Restored:
     """What a start found: points by meter index, tariffs, unfinished commands, cursor, site.
 
     `accounts` are the open ones by id; `unmetered` those of whose points one has no meter in the
-    configuration.
+    configuration. `owing` are points that a fee came to with this start: it is to be posted.
     """
 
     points: tuple[Point, ...]
@@ -71,6 +74,7 @@ class Restored:
     elapsed_ms: int
     last_utc_ms: int
     unmetered: tuple[str, ...]
+    owing: frozenset[int]
 
 
 def boot_id() -> str:
@@ -110,11 +114,10 @@ def provision(connection: Connection, config: Config, utc_ms: int) -> None:
         put_service_point(connection, point)
         current = assignment_of(connection, meter.meter_id)
         if current is None:
-            registers = len(metering(meter.model).energy_import)
-            assign_meter(
-                connection,
-                MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, (0,) * registers),
-            )
+            registers = (0,) * len(metering(meter.model).energy_import)
+            stay = MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, registers)
+            assign_meter(connection, stay)
+            append_audit(connection, utc_ms=utc_ms, body=_assigned(stay))
         elif current.service_point_id != meter.service_point_id:
             problems.append(
                 f"{meter.place}: service_point: meter {meter.meter_id} stays at "
@@ -122,6 +125,21 @@ def provision(connection: Connection, config: Config, utc_ms: int) -> None:
             )
     if problems:
         raise ConfigurationError(tuple(problems))
+
+
+def _assigned(stay: MeterAssignment) -> dict[str, object]:
+    """The audit record of a meter that is given its point; no request asks for it."""
+    return {
+        "actor": "control",
+        "action": ASSIGN_METER,
+        "object": stay.meter_id,
+        "made": {
+            "meter_id": stay.meter_id,
+            "service_point_id": stay.service_point_id,
+            "opening_wh": list(stay.opening_wh),
+            "utc_ms": stay.from_utc_ms,
+        },
+    }
 
 
 def admit(connection: Connection, running: Config, fresh: Config, utc_ms: int) -> None:
@@ -144,6 +162,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     running = cast("Mapping[str, Any]", registers.body["points"]) if registers else {}
     now = _Now(clock, this_boot)
     points: list[Point] = []
+    owing: set[int] = set()
     for meter in config.points:
         point = build_point(meter, config)
         name = meter.service_point_id
@@ -153,7 +172,8 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         _restore_point(point, kept, now)
         _restore_feed_in(point, meter, kept)
         if stay is not None and payer is not None:
-            _restore_payer(point, kept, stay, payer, shelf)
+            if _restore_payer(point, kept, stay, payer, shelf):
+                owing.add(len(points))
         else:
             # An account ended, and perhaps the process with it: its credit blocks nobody else.
             point.supply.unblock(Reason.CREDIT)
@@ -161,6 +181,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         points.append(point)
     last_utc_ms = cast("int", registers.body["label_ms"]) if registers else 0
     for account in accounts.values():
+        account.recharged_utc_ms = None
         # The recharge was committed, the end of its effect perhaps not. A notice that had run out
         # has done so also where the clock starts in the past.
         account.credited(max(now.utc_ms, last_utc_ms))
@@ -181,6 +202,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         elapsed_ms=max(0, clock.utc_ms() - registers.utc_ms) if registers else 0,
         last_utc_ms=last_utc_ms,
         unmetered=_unmetered(payers.values(), config),
+        owing=frozenset(owing),
     )
 
 
@@ -196,7 +218,9 @@ def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Ac
         if record.status is AccountStatus.CLOSED:
             continue
         credit = load_credit(connection, record, currency, balances)
-        account = accounts[record.account_id] = Account(record.account_id, credit)
+        account = accounts[record.account_id] = Account(
+            record.account_id, credit, opened_utc_ms=record.opened_utc_ms
+        )
         account.restore(load_account_state(connection, record.account_id))
     return accounts
 
@@ -339,8 +363,11 @@ def _restore_feed_in(point: Point, meter: PointConfig, kept: _Kept | None) -> No
 
 def _restore_payer(
     point: Point, kept: _Kept | None, stay: AccountPoint, payer: Account, shelf: TariffShelf
-) -> None:
-    """Go on charging a point's energy to the account that pays for it."""
+) -> bool:
+    """Go on charging a point's energy to the account that pays for it.
+
+    True when the last recharge makes a fee due: it was committed, and the process died before that.
+    """
     pricing = kept.running["pricing"] if kept is not None and kept.running is not None else {}
     versions: Sequence[Any] = shelf.versions(stay.tariff_id)
     sources = point.terms.sources
@@ -354,10 +381,15 @@ def _restore_payer(
     else:
         # The process died between opening the account and its first record: from here on.
         pricer = Pricer(
-            versions, start_utc_ms=stay.from_utc_ms, sources=sources, joined=stay.joined
+            versions,
+            start_utc_ms=stay.from_utc_ms,
+            sources=sources,
+            opening_day=day_of_month(versions[0], payer.opened_utc_ms),
+            joined=stay.joined,
         )
         point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
+    return payer.recharged_utc_ms is not None and pricer.recharged(payer.recharged_utc_ms)
 
 
 def _slept(kept: _Kept, running: Mapping[str, Any], now: _Now) -> Slept | None:

@@ -120,7 +120,8 @@ class CounterRequests:
                 "opened_utc_ms": utc_ms,
             }
 
-        await desk.commit(request, effect)
+        made = {"utc_ms": utc_ms, "cash_provider": desk.till.rules.cash_provider}
+        await desk.commit(request, effect, made=made)
         for shift in opened:
             self._open[shift.number] = shift
             log.info("shift.opened", number=shift.number, drawer=shift.drawer, by=request.actor)
@@ -140,7 +141,9 @@ class CounterRequests:
         utc_ms = desk.books.label()
 
         await desk.commit(
-            request, lambda connection: count_and_close(connection, body, request, utc_ms=utc_ms)
+            request,
+            lambda connection: count_and_close(connection, body, request, utc_ms=utc_ms),
+            made={"utc_ms": utc_ms},
         )
         self._ended(body.shift_number, request)
 

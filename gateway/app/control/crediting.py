@@ -65,6 +65,7 @@ def _charge_waiting_fee(desk: Desk, account: Account) -> None:
     for index in indices:
         pricer = desk.engine.points[index].pricer
         is_charged |= pricer is not None and pricer.recharged(label)
+    account.recharged_utc_ms = None
     if is_charged:
         desk.books.post(indices)
 

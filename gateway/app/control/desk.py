@@ -67,18 +67,33 @@ class Desk:
 
     # -- commits ---------------------------------------------------------------------------
 
-    async def commit(self, request: Request, effect: Effect, *, post: Iterable[int] = ()) -> None:
+    async def commit(
+        self,
+        request: Request,
+        effect: Effect,
+        *,
+        post: Iterable[int] = (),
+        made: Mapping[str, object] | None = None,
+    ) -> None:
         """Commit an effect and its outcome, and with them the postings and states of `post`.
+
+        `made` is what rows hold of it that the request does not say: the audit record tells it, so
+        that `ledger verify` can compare (`gateway/core/provenance.py`).
 
         An effect that may refuse must not be given points to post: their charges would have left
         the wallets in memory already. Raises RefusedError, StoreError.
         """
         chosen = tuple(post)
         posting = self.books.posting(chosen) if chosen else None
-        await self.submit(request, effect, posting=posting)
+        await self.submit(request, effect, posting=posting, made=made)
 
     def submit(
-        self, request: Request, effect: Effect, *, posting: Operation[None] | None = None
+        self,
+        request: Request,
+        effect: Effect,
+        *,
+        posting: Operation[None] | None = None,
+        made: Mapping[str, object] | None = None,
     ) -> "asyncio.Future[None]":
         """As `commit`, without waiting: what the caller changes in memory before it awaits the
         future belongs to the same instant. `posting` is one of `Books.posting`; with it the effect
@@ -90,7 +105,10 @@ class Desk:
             if posting is not None:
                 posting(connection)
             record_outcome(connection, replace(outcome, result=effect(connection)))
-            append_audit(connection, utc_ms=outcome.utc_ms, body=_audit(request, "executed"))
+            body = _audit(request, "executed")
+            if made is not None:
+                body["made"] = dict(made)
+            append_audit(connection, utc_ms=outcome.utc_ms, body=body)
 
         def counted(done: "asyncio.Future[None]") -> None:
             if not done.cancelled() and done.exception() is None:

@@ -1,4 +1,4 @@
-"""The governor of a site, from configuration and ledger."""
+"""The governor as configuration and ledger have it."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ from gateway.app.clock import seeded
 from gateway.app.config import Config
 from gateway.app.control.books import Books
 from gateway.app.control.display import Display
+from gateway.app.control.feeder_watch import CHECK
 from gateway.app.control.governor import Governor, GovernorTerms
 from gateway.app.control.supply_records import SupplyRecords, apply_limits
 from gateway.core.clock import Clock
@@ -57,4 +58,5 @@ def governor_terms(config: Config) -> GovernorTerms:
         capacities_w={feeder.id: feeder.capacity_w for feeder in config.feeders},
         inrush_percent=supply.inrush_percent,
         tamper_cuts=supply.tamper == "cut",
+        checks=frozenset(i for i, meter in enumerate(config.points) if meter.role == CHECK),
     )

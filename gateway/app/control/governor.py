@@ -31,6 +31,9 @@ log = structlog.get_logger()
 INFERENCE: Final = "inference"
 # A second manager has to agree within this.
 RESTORATION_VALID_NS: Final = 600 * NS
+# So long after a start a meter of which nothing is kept counts although it was not read: by then
+# every meter that answers was.
+UNREAD_NS: Final = 120 * NS
 
 
 class EventLog(Protocol):
@@ -68,7 +71,8 @@ class GovernorTerms:
     """What the configuration says. `priorities` by point index, `capacities_w` by feeder.
 
     A reconnection is expected to draw what flowed before, or `inrush_percent` of the point's limit.
-    `tamper_cuts` opens supply where tampering is inferred; otherwise it is only an alarm.
+    `tamper_cuts` opens supply where tampering is inferred; otherwise it is only an alarm. `checks`
+    are meters at the head of a feeder: what they see is what the others draw, once more.
     """
 
     feeder: FeederRules = field(default_factory=FeederRules)
@@ -77,6 +81,7 @@ class GovernorTerms:
     capacities_w: Mapping[str, int] | None = None
     inrush_percent: int = 30
     tamper_cuts: bool = False
+    checks: frozenset[int] = frozenset()
 
 
 class Governor:
@@ -121,6 +126,11 @@ class Governor:
         self._told = [set(point.supply.blocks.held_back) for point in self.points]
         self._overloaded: set[str] = set()
         self._restoration_asked: tuple[str, int, int] | None = None
+        until_ns = clock.mono_ns() + UNREAD_NS
+        for index, point in enumerate(self.points):
+            if index not in terms.checks:
+                feeder = self.feeders[point.terms.feeder]
+                feeder.assume(index, self.expected_w(index), until_ns=until_ns)
 
     # -- readings ------------------------------------------------------------------------------
 
@@ -132,7 +142,8 @@ class Governor:
             return
         source = self._source_of(index, step, register)
         feeder = self.feeders[point.terms.feeder]
-        feeder.seen(index, seen.mono_ns, seen.power_w, is_open=seen.output_closed is False)
+        if index not in self.terms.checks:
+            feeder.seen(index, seen.mono_ns, seen.power_w, is_open=seen.output_closed is False)
         is_generator = source != point.terms.sources[0]
         if feeder.source_seen(source, seen.mono_ns, is_generator=is_generator):
             self._events.event("GENERATOR_HOLD", point.terms.feeder, "notice", source=source)
@@ -419,6 +430,11 @@ class Governor:
         sheds = {name: shedder.snapshot(names) for name, shedder in self.shedders.items()}
         return {
             "feeders": {name: one.snapshot(now_ns) for name, one in self.feeders.items()},
+            "loads": {
+                names[index]: load
+                for feeder in self.feeders.values()
+                for index, load in feeder.loads(now_ns).items()
+            },
             "sheds": {name: shed for name, shed in sheds.items() if shed is not None},
             "restoring": sorted(names[index] for index in self.restoring),
             "restoration_asked": None
@@ -433,6 +449,11 @@ class Governor:
         for name, feeder in self.feeders.items():
             if name in feeders:
                 feeder.restore(feeders[name], now_ns, elapsed_ms)
+        # Snapshots of older programs have none.
+        loads = cast("Mapping[str, Sequence[int]]", kept.get("loads", {}))
+        for index, point in enumerate(self.points):
+            if (load := loads.get(point.terms.service_point_id)) is not None:
+                self.feeders[point.terms.feeder].restore_load(index, load, now_ns, elapsed_ms)
         sheds = cast("Mapping[str, Mapping[str, object]]", kept["sheds"])
         for name, shedder in self.shedders.items():
             if name in sheds:

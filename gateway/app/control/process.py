@@ -303,6 +303,7 @@ def _engine(
     if "supply" in found.site:
         engine.restore(cast("dict[str, object]", found.site["supply"]), found.elapsed_ms)
     engine.inherited.update(found.commands)
+    engine.due.update(found.owing)
     for index, point in enumerate(found.points):
         if point.pricer is not None:
             engine.set_flat(index, flat=found.shelf.is_flat(point.tariff_id))

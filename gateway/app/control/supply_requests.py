@@ -135,7 +135,7 @@ class SupplyRequests:
             assign_meter(connection, stay)
             return {"charged_wh": list(advance_wh)}
 
-        await desk.commit(request, effect, post=[index])
+        await desk.commit(request, effect, post=[index], made={"utc_ms": label})
 
     async def confirm_clock(self, body: wishes.ConfirmClock, request: Request) -> None:
         """A person says that the wall clock is right."""
