@@ -270,6 +270,22 @@ async def test_a_frozen_broker_is_noticed_and_a_cut_waits_for_it(
     site.crash()
 
 
+async def test_control_stops_in_time_beside_a_frozen_broker(
+    broker: OpenBroker, tmp_path: Path
+) -> None:
+    """A goodbye that nobody takes is waited for no longer than a supervisor waits."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            await served(site)
+            broker.signal(signal.SIGSTOP)
+            begun_ns = site.clock.mono_ns()
+        assert site.clock.mono_ns() - begun_ns < 8 * NS
+        broker.signal(signal.SIGCONT)
+    site.crash()
+
+
 async def test_a_gateway_that_dies_in_a_command_looks_before_it_repeats(
     broker: OpenBroker, tmp_path: Path
 ) -> None:
