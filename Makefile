@@ -7,6 +7,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOCK := requirements/dev.txt
 RUN_LOCK := requirements/run.txt
+# MicroPython for the firmware's tests: one npm package, installed into .venv like everything else.
+NPM_DIR := requirements/micropython
 
 # What both locks share: every pin with its hashes, no host named.
 COMPILE := --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -68,6 +70,7 @@ lock: $(STAMP) ## write the locks in requirements/ anew (UPGRADE=1 takes newer v
 		$(if $(UPGRADE),--upgrade) --output-file $(LOCK)
 	@$(BIN)/uv pip compile pyproject.toml --extra north $(COMPILE) \
 		--constraint $(LOCK) --upgrade --output-file $(RUN_LOCK)
+	@.ci/npm install --prefix $(NPM_DIR) --package-lock-only --omit-lockfile-registry-resolved --silent
 
 package: $(STAMP) ## wheel, offline wheelhouse and Debian package into dist/
 	@$(BIN)/python packaging/build.py
@@ -79,6 +82,6 @@ clean: ## remove caches and build results (.venv stays)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-$(STAMP): $(LOCK) pyproject.toml
-	@.ci/setup $(LOCK)
+$(STAMP): $(LOCK) pyproject.toml $(NPM_DIR)/package-lock.json
+	@.ci/setup $(LOCK) $(NPM_DIR)
 	@touch $(STAMP)

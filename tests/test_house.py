@@ -40,6 +40,14 @@ IMPURE: Final = frozenset(
     | {"random", "secrets", "select", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile"}
     | {"threading", "time", "urllib"}
 )
+# The node's application gets everything else through its board (docs/developer.md).
+FIRMWARE_LIBRARIES: Final = frozenset(
+    {"asyncio", "binascii", "deflate", "gc", "hashlib", "json", "node", "struct"}
+)
+# Two files know which interpreter they run on; the first chooses between these only.
+FIRMWARE_PORT: Final = "node/port.py"
+PORTED: Final = frozenset({"micropython", "zlib"})
+FIRMWARE_BOARD: Final = "node/board_esp32.py"
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -80,6 +88,15 @@ def import_problems(path: str, tree: ast.AST) -> Iterator[str]:
             yield f"{place}: core imports the standard library only, not {library}"
 
 
+def firmware_problems(path: str, tree: ast.AST) -> Iterator[str]:
+    """What is wrong with the imports of one file of firmware-micropython/node/."""
+    for line, name in imports(tree):
+        library = name.split(".", maxsplit=1)[0]
+        allowed = library in FIRMWARE_LIBRARIES or (path == FIRMWARE_PORT and library in PORTED)
+        if not allowed:
+            yield f"firmware-micropython/{path}:{line}: {name} belongs behind the board"
+
+
 def length_problems(path: str, source: str, tree: ast.AST) -> Iterator[str]:
     """Files and functions that hold a second idea, as their length tells."""
     lines = source.count("\n")
@@ -95,13 +112,16 @@ def length_problems(path: str, source: str, tree: ast.AST) -> Iterator[str]:
 def problems(root: Path) -> list[str]:
     """Everything wrong in the tree under `root`."""
     found: list[str] = []
-    for top in ("gateway", "tests", "bench"):
+    for top in ("gateway", "tests", "bench", "firmware-micropython"):
         for path in sorted((root / top).rglob("*.py")):
             source = path.read_text(encoding="utf-8")
             tree = ast.parse(source)
             relative = path.relative_to(root).as_posix()
             if top == "gateway":
                 found += import_problems(relative.removeprefix("gateway/"), tree)
+            below = relative.removeprefix("firmware-micropython/")
+            if below != relative and below.startswith("node/") and below != FIRMWARE_BOARD:
+                found += firmware_problems(below, tree)
             found += length_problems(relative, source, tree)
     return found
 
@@ -162,6 +182,19 @@ def test_an_allowed_import_is_left_alone(tmp_path: Path, path: str, source: str)
     planted.parent.mkdir(parents=True)
     planted.write_text(source + "\n")
     assert problems(tmp_path) == []
+
+
+@pytest.mark.parametrize("source", ["import machine", "import os", "import time", "import gateway"])
+def test_the_node_reaches_outside_through_its_board_only(tmp_path: Path, source: str) -> None:
+    """What would not run on all three interpreters is refused, but in the board's own file."""
+    node = tmp_path / "firmware-micropython" / "node"
+    node.mkdir(parents=True)
+    (node / "board_esp32.py").write_text(source + "\n")
+    (node / "port.py").write_text("from micropython import const\nfrom node import frames\n")
+    assert problems(tmp_path) == []
+    (node / "app.py").write_text(f"import json\n{source}\n")
+    (found,) = problems(tmp_path)
+    assert "node/app.py:2" in found
 
 
 def test_a_planted_length_is_found(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What set-up and continuous integration rely on: the lock, the scripts, what may not be named."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "requirements" / "dev.txt"
+NPM_LOCK = ROOT / "requirements" / "micropython" / "package-lock.json"
 PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
@@ -41,6 +43,18 @@ def test_the_lock_holds_every_dependency() -> None:
     assert sorted(wanted - locked) == []
 
 
+def test_the_lock_of_npm_names_no_host_and_hashes_everything() -> None:
+    """MicroPython for the firmware's tests is pinned as the Python packages are."""
+    text = NPM_LOCK.read_text(encoding="utf-8")
+    assert "://" not in text
+    packages = json.loads(text)["packages"]
+    wanted = packages.pop("")["dependencies"]
+    assert {f"node_modules/{name}": version for name, version in wanted.items()} == {
+        path: package["version"] for path, package in packages.items()
+    }
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+
+
 def test_make_lists_its_commands() -> None:
     """`make` alone says what there is and changes nothing."""
     make = shutil.which("make")
@@ -58,6 +72,7 @@ def test_continuous_integration_runs_make_test() -> None:
     assert "- run: .ci/run" in (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert os.access(ROOT / ".ci" / "setup", os.X_OK)
+    assert os.access(ROOT / ".ci" / "npm", os.X_OK)
 
 
 def test_every_bench_is_listed() -> None:

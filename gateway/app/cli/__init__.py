@@ -22,6 +22,7 @@ from gateway.app.cli import (
     counter,
     demo,
     device,
+    firmware,
     masscut,
     meter,
     operations,
@@ -84,6 +85,7 @@ for _group in (
     counter,
     voucher,
     supply,
+    firmware,
 ):
     _group.register(app)
 

@@ -1,0 +1,95 @@
+"""Overload and voltage: delay, hold, window and lock-out, by example."""
+
+from node import settings
+from node.trips import Trips
+
+
+def rules(**changed):
+    """Rules with an overload limit of 1,000 W and voltage from 190 to 250 V."""
+    chosen = {"limit_w": 1_000, "voltage_low_dv": 1_900, "voltage_high_dv": 2_500}
+    chosen.update(changed)
+    return Trips(settings.changed(settings.defaults(), chosen))
+
+
+def test_without_limits_nothing_trips():
+    """The defaults have none."""
+    free = Trips(settings.defaults())
+    for now_s in range(0, 1_000, 10):
+        assert free.check(now_s, 10_000_000, 1) == []
+
+
+def test_an_overload_trips_after_its_delay():
+    """30 s without a pause, above and not at the limit."""
+    trips = rules()
+    for now_s in range(100):
+        assert trips.check(now_s, 10_000, 2_300) == []
+    assert trips.check(100, 10_001, 2_300) == []
+    assert trips.check(129, 10_001, 2_300) == []
+    assert trips.check(130, 10_001, 2_300) == ["overload"]
+    assert trips.check(131, 0, 2_300) == []
+    assert trips.reasons == ["overload"]
+
+
+def test_a_pause_or_a_silence_starts_the_delay_anew():
+    """Doubt never cuts."""
+    for gap in (0, None):
+        trips = rules()
+        trips.check(0, 20_000, 2_300)
+        trips.check(29, gap, 2_300)
+        trips.check(30, 20_000, 2_300)
+        assert trips.check(59, 20_000, 2_300) == []
+        assert trips.check(60, 20_000, 2_300) == ["overload"]
+
+
+def test_supply_returns_after_the_hold_and_locks_out_at_the_fourth_trip():
+    """120 s each; four within 30 minutes stay until a command."""
+    trips, now_s = rules(), 0
+    for count in range(1, 5):
+        trips.check(now_s, 20_000, 2_300)
+        assert trips.check(now_s + 30, 20_000, 2_300) == ["overload"]
+        assert trips.overload.locked == (count == 4)
+        trips.check(now_s + 149, 0, 2_300)
+        assert trips.reasons == ["overload"]
+        trips.check(now_s + 150, 0, 2_300)
+        assert trips.reasons == ([] if count < 4 else ["overload"])
+        now_s += 200
+    trips.check(now_s + 100_000, 0, 2_300)
+    assert trips.reasons == ["overload"]
+    trips.reset()
+    assert trips.reasons == []
+
+
+def test_trips_far_apart_lock_out_nobody():
+    """The window of 30 minutes goes on with the time."""
+    trips = rules()
+    for now_s in range(0, 10_000, 700):
+        trips.check(now_s, 20_000, 2_300)
+        assert trips.check(now_s + 30, 20_000, 2_300) == ["overload"]
+        trips.check(now_s + 200, 0, 2_300)
+    assert trips.reasons == []
+
+
+def test_voltage_must_be_good_for_all_of_its_hold():
+    """It is measured before the relay: a bad value while open starts the hold anew."""
+    for bad in (1_899, 2_501):
+        trips = rules()
+        trips.check(0, 0, bad)
+        assert trips.check(5, 0, bad) == ["voltage"]
+        trips.check(100, 0, bad)
+        trips.check(219, 0, 2_300)
+        assert trips.reasons == ["voltage"]
+        trips.check(220, 0, 2_300)
+        assert trips.reasons == []
+
+
+def test_a_lease_may_only_lower_the_limit():
+    """0 is no limit of the lease."""
+    trips = rules()
+    trips.limit(0)
+    trips.limit(2_000)
+    assert trips.overload.high == 10_000
+    trips.limit(500)
+    assert trips.overload.high == 5_000
+    free = Trips(settings.defaults())
+    free.limit(500)
+    assert free.overload.high == 5_000
