@@ -14,7 +14,7 @@ import structlog
 
 from gateway.app.control.alerts import tell_credit, tell_feed_in
 from gateway.app.control.governor import Governor, GovernorTerms
-from gateway.app.control.polls import PollGroup
+from gateway.app.control.group import Meters
 from gateway.app.control.presence import Presence
 from gateway.app.control.renewals import Renewals
 from gateway.app.control.tallies import Tallies
@@ -103,7 +103,7 @@ class Engine:
     def __init__(
         self,
         points: Sequence[Point],
-        polls: PollGroup,
+        polls: Meters,
         journal: Journal,
         breaker: MassCutBreaker,
         clock: Clock,
@@ -155,15 +155,17 @@ class Engine:
             self._renewals.renew(index, reading)
             return
         self._presence.settled(index)
-        if index in self.inherited:
+        if index in self.inherited and not reading.late:
             self._reconcile(index, reading)
-        self.governor.on_reading(index, step, self.polls.register_of(index, reading))
+        if not reading.late:
+            self.governor.on_reading(index, step, self.polls.register_of(index, reading))
         # What an override or friendly hours hold back is no cut, now or when it is let go.
         falls_due = step.newly_due and Reason.CREDIT in point.supply.reasons
         if falls_due and not step.deferred and self.gate.recovery is None:
             self._newly_due(point)
         self.carry_out(index, step.orders)
-        self.decide(index, due_ns=reading.mono_ns if step.newly_due else None)
+        due_ns = reading.mono_ns if step.newly_due and not reading.late else None
+        self.decide(index, due_ns=due_ns)
         self._renewals.renew(index, reading)
         self._plan_poll(index, reading, step)
         if step.posting_due or point.supply.reconnection_pending is not pending:
@@ -206,6 +208,9 @@ class Engine:
         self.governor.vouch(index, now_ns)
         close = point.supply.wants(now_ns)
         if close is None or self.gate.blocker() is not None:
+            return
+        if not self.polls.can_switch(index):
+            self._presence.uncut(index, point.supply.reasons)
             return
         if close:
             if not self.governor.may_close(index, now_ns):
