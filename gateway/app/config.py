@@ -1,6 +1,6 @@
 """The configuration in force: YAML and CSV read, every problem found at once, defaults resolved."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +34,11 @@ from gateway.app.config_place import (
 from gateway.app.config_problems import Finder, problems_of
 from gateway.app.config_section import FeederEntry
 from gateway.app.config_site import SiteSection
-from gateway.app.config_types import NODE_MODEL, may_be_file
+from gateway.app.config_types import may_be_file
 from gateway.app.config_watch import WatchSection
 from gateway.app.config_yaml import Document, as_text, read_document
 from gateway.core.shedding import PRIORITY_DEFAULT
+from gateway.south.metering import NODE_MODEL
 from gateway.south.models import meter_model, model_names
 
 # The output falls off without the gateway: what it does to the supply while on is the contrary.
@@ -47,6 +48,12 @@ FAIL_SAFE_POLLS: Final = 6
 _FAIL_SAFE_KEYS: Final = ("fail_safe", "output_on", "output", "fail_safe_after_s", "poll_s")
 _SETTINGS: Final = frozenset(MeterSettings.model_fields)
 _BUILT_IN: Final = MeterSettings()
+# A 100 A transformer at 230 V; telemetry comes every ten seconds and whenever something changes.
+_NODE_BUILT_IN: Final = MeterSettings(p_max_w=23_000, poll_s=10.0)
+NODE_SETTINGS: Final = frozenset(
+    {"p_max_w", "starting_current_a", "confirm", "t1_source", "limit_t1_w", "limit_emergency_w"}
+)
+_NOT_OF_NODES: Final = _SETTINGS - NODE_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +77,27 @@ class MeterConfig:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """One ESP32 node. `place` is where the file names it."""
+    """One ESP32 node with its defaults resolved. `place` is where the file names it.
 
-    node_id: str
+    `device` is the device id that the file gives; empty where a person approves one for it (its
+    own id is taken without asking).
+    """
+
+    meter_id: str
     model: str
     label: str
     feeder: str
     service_point_id: str
     account_id: str
     critical: bool
+    settings: MeterSettings
     place: Place = field(compare=False)
+    device: str = ""
+    role: str = "supply"
+    priority: int = PRIORITY_DEFAULT
+
+
+PointConfig = MeterConfig | NodeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +129,11 @@ class Config:
     meters_file: Path | None = None
     feeders: tuple[FeederEntry, ...] = ()
 
+    @property
+    def points(self) -> tuple[PointConfig, ...]:
+        """Everything that is metered, in the order of control: meters, then nodes."""
+        return (*self.meters, *self.nodes)
+
 
 def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
     """Read a configuration file and the CSV that it names, or `meters_file` in its place.
@@ -125,6 +148,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
     entries = list(reading.entries())
     reading.check_unique(entries)
     reading.check_feeders(content, entries)
+    reading.check_broker(content, entries)
     if reading.problems or content is None:
         raise refuse(reading.problems)
     meters: list[MeterConfig] = []
@@ -135,7 +159,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         if entry.is_modbus:
             meters.append(_meter(entry.fields, entry.place("id"), content.defaults))
         else:
-            nodes.append(_node(entry.fields, entry.place("id")))
+            nodes.append(_node(entry.fields, entry.place("id"), content.defaults))
     return Config(
         path=path.resolve(),
         site=content.site,
@@ -153,7 +177,7 @@ def load_config(path: Path, *, meters_file: Path | None = None) -> Config:
         backup=content.backup,
         counter=content.counter,
         vouchers=content.vouchers,
-        notes=tuple(_notes(content, nodes)),
+        notes=tuple(_notes(content)),
         meters_file=content.meters_file,
         watch=content.watch,
         feeders=content.feeders,
@@ -265,6 +289,15 @@ class _Reading:
                 message = f"no meter is on feeder {quote(feeder.id)}"
                 self.problems.append(self._document.problem(("feeders", index, "id"), message))
 
+    def check_broker(self, content: ConfigurationFile | None, entries: Iterable[_Entry]) -> None:
+        """Nodes are heard over a broker."""
+        if content is None or content.south.mqtt is not None:
+            return
+        for entry in entries:
+            if entry.fields is not None and not entry.is_modbus:
+                message = f"a {NODE_MODEL} is heard over a broker: give south.mqtt"
+                self.problems.append(entry.problem("model", message))
+
     def _claims(self, entry: _Entry) -> Iterator[tuple[str, tuple[str, int, int], str]]:
         """What an entry takes for itself, as (kind, value, key that says so)."""
         name = entry.text("id")
@@ -276,6 +309,8 @@ class _Reading:
             if taken:
                 yield kind, (taken, 0, 0), key if given else "id"
         fields = entry.fields
+        if fields is not None and not entry.is_modbus:
+            yield "device", (fields.device or fields.id, 0, 0), "device" if fields.device else "id"
         if fields is not None and fields.host is not None and entry.is_modbus:
             settings = _resolve(fields, self._defaults)
             yield "meter at", (fields.host, settings.port, settings.unit), "host"
@@ -294,10 +329,12 @@ class _Reading:
             fields = _salvage(MeterEntry, given, error)
         entry = _Entry(given if isinstance(given, Mapping) else {}, fields, steps, finder)
         if fields is not None and fields.model == NODE_MODEL:
-            foreign = fields.model_fields_set & (_SETTINGS | {"host", "serial_number", "role"})
+            foreign = fields.model_fields_set & (_NOT_OF_NODES | {"host", "serial_number", "role"})
             for key in sorted(foreign):
                 self.problems.append(entry.problem(key, f"a {NODE_MODEL} has no such key"))
         elif fields is not None:
+            if fields.device is not None:
+                self.problems.append(entry.problem("device", "only a node has a device id"))
             if entry.given.get("host") is None:
                 self.problems.append(entry.problem("host", "is missing: address of the meter"))
             settings = _resolve(fields, self._defaults)
@@ -332,7 +369,7 @@ def _usable_defaults(content: object) -> dict[str, MeterSettings]:
     given = content.get("defaults") if isinstance(content, dict) else None
     usable: dict[str, MeterSettings] = {}
     for model, settings in given.items() if isinstance(given, dict) else ():
-        if model not in model_names():
+        if model not in (*model_names(), NODE_MODEL):
             continue
         try:
             found: MeterSettings | None = MeterSettings.model_validate(settings)
@@ -346,6 +383,10 @@ def _usable_defaults(content: object) -> dict[str, MeterSettings]:
 def _wiring_problems(model: str, settings: MeterSettings) -> Iterator[tuple[str, str]]:
     """Keys given in `settings` that name a digital channel the model does not have."""
     given = settings.model_fields_set
+    if model == NODE_MODEL:
+        for key in sorted(given & _NOT_OF_NODES):
+            yield key, f"a {NODE_MODEL} has no such key"
+        return
     declared = meter_model(model)
     outputs = [channel.label for channel in declared.outputs.channels]
     inputs = [channel.label for channel in declared.inputs]
@@ -363,7 +404,7 @@ def _fail_safe_problems(
     `settings` are resolved; what none of the keys `given` here decides is told where it stands.
     """
     policy, own = settings.fail_safe, [key for key in _FAIL_SAFE_KEYS if key in given]
-    if policy == "hold_last" or not own:
+    if policy == "hold_last" or not own or model == NODE_MODEL:
         return
     wanted, after_s = FAIL_SAFE_WIRING[policy], settings.fail_safe_after_s
     if settings.output_on != wanted:
@@ -391,6 +432,9 @@ def _fail_safe_problems(
 def _resolve(entry: MeterEntry, defaults: Mapping[str, MeterSettings]) -> MeterSettings:
     """The settings of one meter: its own where given, else its model's, else the built-in ones."""
     common = defaults.get(entry.model) or _BUILT_IN
+    if entry.model == NODE_MODEL:
+        given = {key: getattr(common, key) for key in common.model_fields_set & NODE_SETTINGS}
+        common = _NODE_BUILT_IN.model_copy(update=given)
     own = {key: getattr(entry, key) for key in entry.model_fields_set & _SETTINGS}
     return common.model_copy(update=own) if own else common
 
@@ -413,24 +457,25 @@ def _meter(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings
     )
 
 
-def _node(entry: MeterEntry, place: Place) -> NodeConfig:
+def _node(entry: MeterEntry, place: Place, defaults: Mapping[str, MeterSettings]) -> NodeConfig:
     return NodeConfig(
-        node_id=entry.id,
+        meter_id=entry.id,
         model=entry.model,
         label=entry.label,
         feeder=entry.feeder,
         service_point_id=entry.service_point or entry.id,
         account_id=entry.account or entry.id,
         critical=entry.critical,
+        settings=_resolve(entry, defaults),
         place=place,
+        device=entry.device or "",
+        priority=entry.priority,
     )
 
 
-def _notes(content: ConfigurationFile, nodes: Sequence[NodeConfig]) -> Iterator[str]:
+def _notes(content: ConfigurationFile) -> Iterator[str]:
     """What this version accepts and does not serve yet."""
     idle = {
-        "south.mqtt": content.south.mqtt is not None,
-        f"meters of model {NODE_MODEL}": bool(nodes),
         "north.opcua": content.north.opcua is not None,
         "north.mqtt": bool(content.north.mqtt),
     }

@@ -18,11 +18,11 @@ from gateway.app.config_types import (
     Address,
     AnyModel,
     Channel,
+    DeviceId,
     Directory,
     ExistingFile,
     Host,
     Identifier,
-    ModbusModel,
     OneLine,
     OptionalLine,
     Port,
@@ -30,6 +30,7 @@ from gateway.app.config_types import (
     RuntimeDirectory,
     TransformerRatio,
     is_loopback,
+    is_own_host,
     split_listener,
 )
 from gateway.app.config_watch import WatchSection
@@ -136,6 +137,11 @@ class MeterEntry(MeterSettings):
         default=None,
         description="Serial number of the device; no other one is accepted at the address.",
     )
+    device: DeviceId | None = Field(
+        default=None,
+        description="Device id of a node, which is approved by it; the meter's id unless given. A "
+        "node whose device is not known yet takes the one that a person approves for it.",
+    )
     label: OptionalLine = Field(default="", description="Text for people; may change.")
     feeder: Identifier = Field(
         default="main", description="Riser or feeder, within which reconnections are staggered."
@@ -173,13 +179,31 @@ class ClientTls(Section):
 class SouthMqtt(Section):
     """The broker of ESP32 nodes."""
 
+    # Before `host`, whose check needs both.
+    tls: ClientTls | None = Field(default=None, description="TLS towards the broker; none: plain.")
+    trusted_network: bool = Field(
+        default=False,
+        description="Says that nobody else is on the network to the broker: without it, a broker "
+        "beyond this machine needs `tls`.",
+    )
     host: Host = Field(description="Address of the broker.")
     port: Port = Field(default=1883, description="Port of the broker.")
     username: OptionalLine = Field(default="", description="User name; empty for none.")
     password_file: PrivateFile | None = Field(
         default=None, description="File whose first line is the password."
     )
-    tls: ClientTls | None = Field(default=None, description="TLS towards the broker; none: plain.")
+
+    @field_validator("host")
+    @classmethod
+    def _protected(cls, host: str, info: ValidationInfo) -> str:
+        # A key that was refused itself is absent here: its own problem is enough.
+        plain = info.data.get("tls", "") is None and info.data.get("trusted_network") is False
+        if plain and not is_own_host(host):
+            raise ValueError(
+                f"{quote(host)} is reached over the network without TLS: give south.mqtt.tls, or "
+                "say south.mqtt.trusted_network: true"
+            )
+        return host
 
 
 class SouthSection(Section):
@@ -427,7 +451,7 @@ class ConfigurationFile(Section):
     create: bool = Field(
         default=False, description="Whether a start may create stores in an empty state_dir."
     )
-    defaults: dict[ModbusModel, MeterSettings] = Field(
+    defaults: dict[AnyModel, MeterSettings] = Field(
         default={}, description="Settings by meter model, for meters that do not give their own."
     )
     meters: tuple[MeterEntry, ...] = Field(default=(), description="The meters.")

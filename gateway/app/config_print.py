@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.app.config import Config, MeterConfig
+from gateway.app.config import NODE_SETTINGS, Config, MeterConfig
 from gateway.app.config_model import ConfigurationFile, MeterEntry, MeterSettings
 from gateway.app.config_problems import section_of
 from gateway.app.config_section import Section
@@ -34,13 +34,16 @@ def as_document(config: Config) -> dict[str, object]:
     }
     nodes = [
         {
-            "id": node.node_id,
+            "id": node.meter_id,
             "model": node.model,
             "label": node.label,
             "feeder": node.feeder,
             "service_point": node.service_point_id,
             "account": node.account_id,
             "critical": node.critical,
+            "device": node.device or None,
+            "priority": node.priority,
+            **node.settings.model_dump(mode="json", include=set(NODE_SETTINGS)),
         }
         for node in config.nodes
     ]

@@ -12,19 +12,21 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
 
 from gateway.app.config_place import quote, unknown
+from gateway.south.metering import NODE_MODEL
 from gateway.south.models import model_names
 
 ID_FORM: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
+DEVICE_FORM: Final = r"^[a-z0-9][a-z0-9-]{1,31}$"
 RATIO_FORM: Final = r"^[1-9][0-9]{0,4}/[15]$"
 # Exact at both money scales, and within 64 bits.
 SIX_DECIMALS_FORM: Final = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 AMOUNT_FORM: Final = r"^[0-9]{1,12}(\.[0-9]{1,9})?$"
-NODE_MODEL: Final = "pzem-node"
 # sockaddr_un holds 107 characters; the longest name in the directory takes what is left.
 RUNTIME_DIR_CHARACTERS: Final = 90
 # What a pattern means, for a person who got it wrong.
 FORMS: Final[Mapping[str, str]] = {
     ID_FORM: "1 to 63 small letters, digits and hyphens, no hyphen first",
+    DEVICE_FORM: "2 to 32 small letters, digits and hyphens, no hyphen first",
     r"^[A-Z]{3}$": "the three capital letters of ISO 4217, such as INR",
     SIX_DECIMALS_FORM: "an amount such as 5000.00",
     RATIO_FORM: "primary over secondary amperes, the secondary 5 or 1, such as 200/5",
@@ -75,12 +77,6 @@ def _money_scale(scale: int) -> int:
     if scale not in {6, 9}:
         raise ValueError(f"is {scale}: expected 9, or 6 for currencies of large amounts")
     return scale
-
-
-def _modbus_model(name: str) -> str:
-    if name not in model_names():
-        raise ValueError(unknown("meter model", name, model_names()))
-    return name
 
 
 def _meter_model(name: str) -> str:
@@ -156,6 +152,15 @@ def is_loopback(text: str) -> bool:
     return ip_address(split_listener(text)[0]).is_loopback
 
 
+def is_own_host(name: str) -> bool:
+    """Whether a host is this machine itself."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+DeviceId = Annotated[str, StringConstraints(pattern=DEVICE_FORM)]
 Identifier = Annotated[str, StringConstraints(pattern=ID_FORM)]
 CurrencyCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Channel = Annotated[str, StringConstraints(pattern=r"^[0-9]\.[0-9]$")]
@@ -168,7 +173,6 @@ Zone = Annotated[str, AfterValidator(_zone)]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=253), AfterValidator(_host)]
 Address = Annotated[str, AfterValidator(_address)]
 MoneyScale = Annotated[int, AfterValidator(_money_scale), Field(json_schema_extra={"enum": [6, 9]})]
-ModbusModel = Annotated[str, AfterValidator(_modbus_model)]
 AnyModel = Annotated[str, AfterValidator(_meter_model)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Directory = Annotated[Path, AfterValidator(_absolute)]

@@ -21,7 +21,7 @@ from gateway.core.reading import Lane
 from gateway.north.context import Listen, MeterEntry, NorthContext, NorthSettings, open_north
 from gateway.north.serve import serve
 from gateway.north.tokens import create_setup_token
-from gateway.south.models import meter_model
+from gateway.south.metering import metering
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ def north_settings(config: Config) -> NorthSettings:
                 units=_units(meter.model),
                 role=meter.role,
             )
-            for meter in config.meters
+            for meter in config.points
         ),
         blind_count=config.counter.blind_count,
         replay_command=(sys.executable, "-c", REPLAY, str(config.path)),
@@ -148,5 +148,5 @@ async def _follow(
 
 
 def _units(model_name: str) -> dict[str, str]:
-    model = meter_model(model_name)
-    return {name: model.measurement(name).unit for name in model.names(Lane.FULL)}
+    model = metering(model_name)
+    return {name: model.unit(name) for name in model.names(Lane.FULL)}

@@ -46,7 +46,7 @@ class Concern:
 FIXED: Final = ("site", "state_dir", "runtime_dir")
 # Secrets are file references in the document: a changed file behind one is no change here.
 CONTROL: Final = Concern(
-    ignored=("create", "north", "south", "backup"),
+    ignored=("create", "north", "backup"),
     # The floor belongs to the watch over the disk, which lives as long as the ledger is open.
     fixed=(*FIXED, "telemetry.min_free_bytes"),
     restart="systemctl restart prepaid-gateway-control",
@@ -107,9 +107,9 @@ def changes(before: Config, after: Config) -> Iterator[Change]:
 
 def check_removed(connection: Connection, running: Config, fresh: Config) -> None:
     """Refuse a file without a meter at which somebody has an open account (ConfigurationError)."""
-    kept = {meter.meter_id for meter in fresh.meters}
+    kept = {meter.meter_id for meter in fresh.points}
     problems: list[str] = []
-    for meter in running.meters:
+    for meter in running.points:
         if meter.meter_id in kept:
             continue
         account = account_at(connection, meter.service_point_id)

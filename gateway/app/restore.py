@@ -20,6 +20,7 @@ from ulid import ULID
 from gateway.app.archive import LEDGER_MEMBER, NORTH_MEMBER, Manifest, Member, read_manifest, unpack
 from gateway.app.checkpoints import FORMER_NAME
 from gateway.app.config import Config
+from gateway.app.node_key import NODE_KEY_NAME
 from gateway.app.paths import Paths, paths_of
 from gateway.app.site_key import PUBLIC_NAME, signature_fits
 from gateway.app.swap import CONTROL_USER, NORTH_USER, Stage
@@ -38,6 +39,7 @@ from gateway.store.db import (
     open_writer,
     own_directory,
 )
+from gateway.store.devices import DeviceStatus, read_devices
 from gateway.store.ledger import LEDGER, begin_epoch, ledger_head, read_site
 from gateway.store.overview import epochs_of, utc_ms_at
 from gateway.store.recovery import (
@@ -238,6 +240,7 @@ class _Work:
             control.carry(left | ({"telemetry"} if has_readings else set()))
             _keep_keys(paths.control_dir, control.path, self.manifest)
             notes += _voucher_notes(paths.control_dir, control.path)
+            notes += _node_notes(paths.control_dir, control.path)
             north.carry(_names_of(NORTH_MEMBER))
             aside = [control.swap()]
             try:
@@ -399,6 +402,22 @@ def _voucher_notes(present: Path, stage: Path) -> list[str]:
     note = (
         f"vouchers were sold: put the voucher key back as {place} (mode 0600, control's user) "
         "before control starts, unless systemd hands it over; they are refused without it"
+    )
+    return [note]
+
+
+def _node_notes(present: Path, stage: Path) -> list[str]:
+    """What to do where nodes were provisioned under a key that is not on this machine."""
+    if (stage / NODE_KEY_NAME).exists():
+        return []
+    with opened_store(stage / LEDGER_MEMBER, LEDGER) as connection:
+        devices = read_devices(connection).values()
+    if all(one.status is not DeviceStatus.APPROVED for one in devices):
+        return []
+    place = present / NODE_KEY_NAME
+    note = (
+        f"nodes are approved: put the node key back as {place} (mode 0600, control's user) before "
+        "control starts, unless systemd hands it over; they obey no command without it"
     )
     return [note]
 

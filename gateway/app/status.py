@@ -71,12 +71,12 @@ def _shown(config: Config, now_utc_ms: int) -> tuple[list[str], list[str]]:
     oldest_utc_ms = now_utc_ms - round(UNCERTAIN_S * 1000)
     away = [
         meter.meter_id
-        for meter in config.meters
+        for meter in config.points
         if meter.meter_id not in rows or rows[meter.meter_id].utc_ms < oldest_utc_ms
     ]
     faults = [
         f"{meter.service_point_id}: {row.fault.value}"
-        for meter in config.meters
+        for meter in config.points
         if (row := rows.get(meter.meter_id)) is not None and row.fault is not None
     ]
     return away, faults

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from gateway.app.config import Config, MeterConfig
+from gateway.app.config import Config, PointConfig
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.paths import Paths, paths_of
 from gateway.core.civil import civil_day, midnight, zone_of
@@ -20,7 +20,7 @@ from gateway.core.money import Currency
 from gateway.core.repricing import Outcome, Repricing, Settled
 from gateway.core.repricing_course import CoursePoint, Rate
 from gateway.core.tariff import Tariff
-from gateway.south.models import meter_model
+from gateway.south.metering import metering
 from gateway.store.accounts import AccountPoint, points_since
 from gateway.store.ledger import LEDGER, ledger_head, read_site
 from gateway.store.reader import StoreReader
@@ -108,8 +108,8 @@ class _Run:
         self._reader = reader
         paths: Paths = paths_of(config)
         self._telemetry = TelemetryReader(paths.telemetry_dir)
-        self._meters = {meter.meter_id: meter for meter in config.meters}
-        self._by_point = {meter.service_point_id: meter for meter in config.meters}
+        self._meters = {meter.meter_id: meter for meter in config.points}
+        self._by_point = {meter.service_point_id: meter for meter in config.points}
         site = reader.read(read_site)
         self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
         self._shelf = TariffShelf((), self._currency)
@@ -311,7 +311,7 @@ def settled_of(lines: Sequence[SettlementLine]) -> Settled:
 
 
 def readings_of(
-    telemetry: TelemetryReader, lines: Sequence[SettlementLine], meter: MeterConfig | None
+    telemetry: TelemetryReader, lines: Sequence[SettlementLine], meter: PointConfig | None
 ) -> list[CoursePoint]:
     """The readings inside a posting's time, as Wh by source since its start.
 
@@ -338,9 +338,9 @@ def readings_of(
     return found
 
 
-def _sources(meter: MeterConfig) -> tuple[str, ...]:
+def _sources(meter: PointConfig) -> tuple[str, ...]:
     """The energy source behind each import register."""
-    registers = len(meter_model(meter.model).energy_import)
+    registers = len(metering(meter.model).energy_import)
     return (meter.settings.t1_source, meter.settings.t2_source)[:registers]
 
 

@@ -82,6 +82,16 @@ class MeterExceptionError(MeterError):
         self.exception_code = exception_code
 
 
+class NodeRefusedError(MeterExceptionError):
+    """A node answered a command with a refusal. `node_code` is the code of its result."""
+
+    code = "NODE_REFUSED"
+
+    def __init__(self, node_code: str, message: str) -> None:
+        super().__init__(f"{node_code}: {message}" if message else node_code, 0)
+        self.node_code = node_code
+
+
 class MeterIdentityError(MeterError):
     """Another device answers at this address."""
 

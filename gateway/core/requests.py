@@ -42,6 +42,7 @@ from gateway.core.wishes_money import (
 )
 from gateway.core.wishes_supply import (
     AcknowledgeChanges,
+    ApproveDevice,
     CommissionPoint,
     ConfirmClock,
     ConfirmReconnect,
@@ -49,6 +50,7 @@ from gateway.core.wishes_supply import (
     EndOverride,
     EndShed,
     Reconnect,
+    RefuseDevice,
     ReleaseHalt,
     ReleaseQuarantine,
     ReleaseRecovery,
@@ -67,6 +69,7 @@ __all__ = [
     "AcknowledgeChanges",
     "AddDebt",
     "AddPoint",
+    "ApproveDevice",
     "Body",
     "CancelVoucher",
     "ChangeTariff",
@@ -90,6 +93,7 @@ __all__ = [
     "Recharge",
     "Reconnect",
     "RedeemVoucher",
+    "RefuseDevice",
     "ReleaseHalt",
     "ReleaseQuarantine",
     "ReleaseRecovery",
@@ -166,6 +170,8 @@ Body = (
     | ReleaseRecovery
     | ConfirmClock
     | AcknowledgeChanges
+    | ApproveDevice
+    | RefuseDevice
 )
 # From the union itself: what has no entry here could be asked for and never be stored.
 BODIES: Final[Mapping[str, type[Body]]] = {kind.TYPE: kind for kind in get_args(Body)}
@@ -183,6 +189,7 @@ ID_FIELDS: Final = frozenset(
         "meter_id",
         "tariff_id",
         "debt_id",
+        "device_id",
         "drawer",
     }
 )

@@ -135,6 +135,11 @@ class Supply(SupplyMemory):
             self.needs_person = True
         self.enforced = on
 
+    def opened_for_credit(self) -> None:
+        """The meter itself opened by its lease: closing it again is a reconnection."""
+        if self.enforced and not self.reconnection_pending and self.command is None:
+            self.reconnection_pending = self.needs_person = True
+
     def accept_open_output(self, now_ns: int) -> bool:
         """A person answers for closing an output that somebody opened; True when one stands."""
         if Alarm.OUTPUT_DIFFERS not in self.alarms:

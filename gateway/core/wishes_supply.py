@@ -209,3 +209,23 @@ class RestoreAll:
     ROLES: ClassVar[frozenset[Role]] = frozenset({Role.MANAGER})
     until_utc_ms: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveDevice:
+    """Say that a device (an ESP32 node) is the one of a meter: from now on its readings count."""
+
+    TYPE: ClassVar[str] = "approve_device"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})
+    device_id: str
+    meter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseDevice:
+    """Say that a device is not to be heard; one that was approved loses its secret by it."""
+
+    TYPE: ClassVar[str] = "refuse_device"
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.TECHNICIAN, Role.MANAGER})
+    device_id: str
+    reason: str

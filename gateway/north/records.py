@@ -24,6 +24,7 @@ from gateway.store.commands import (
     read_command,
 )
 from gateway.store.db import Connection
+from gateway.store.devices import DeviceRecord, read_devices
 from gateway.store.drafts import TariffDraft, open_drafts
 from gateway.store.forecasts import AccountForecast, read_forecast
 from gateway.store.ledger import (
@@ -240,6 +241,10 @@ class Records:
         """What is watched, of these kinds."""
         found = await self._ledger.read(lambda connection: read_watch_states(connection, *kinds))
         return list(found.values())
+
+    async def devices(self) -> dict[str, DeviceRecord]:
+        """Devices (ESP32 nodes) on record, by id."""
+        return await self._ledger.read(read_devices)
 
     async def outcome(self, key: str) -> Outcome | None:
         """What became of a request; None while it is open."""

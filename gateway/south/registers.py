@@ -271,6 +271,10 @@ class MeterModel:
                 return item
         raise ValueError(f"{self.name}: no measurement {name!r}")
 
+    def unit(self, name: str) -> str:
+        """The unit of a measurement. Raises ValueError when there is none of this name."""
+        return self.measurement(name).unit
+
     def input(self, label: str) -> InputChannel:
         """The digital input called `label`. Raises ValueError when there is none."""
         for channel in self.inputs:

@@ -13,7 +13,7 @@ from gateway.app.control.display import Display
 from gateway.app.control.engine import Engine
 from gateway.app.control.governing import governor_of
 from gateway.app.control.keeper import TelemetryKeeper
-from gateway.app.control.polls import PollGroup
+from gateway.app.control.nodes import meters_of, node_office_of
 from gateway.app.control.process import shown_meters
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.sweeper import Sweeper
@@ -81,7 +81,13 @@ class ControlSite:
     """Stores and engine of a two-flat site; `restart` builds them anew from the files."""
 
     def __init__(
-        self, directory: Path, *, boot: str = "boot-1", more: str = "", export: str = "ignored"
+        self,
+        directory: Path,
+        *,
+        boot: str = "boot-1",
+        more: str = "",
+        export: str = "ignored",
+        clock: HandClock | None = None,
     ) -> None:
         self.directory = directory
         path = directory / "config.yaml"
@@ -89,7 +95,7 @@ class ControlSite:
             text = CONFIG.replace("p_max_w: 7360", f"p_max_w: 7360, export: {export}")
             path.write_text(text + more, encoding="utf-8")
         self.config: Config = load_config(path)
-        self.clock = HandClock()
+        self.clock = clock or HandClock()
         self.boot = boot
         self.keys = 0
         self.actor = "anna"
@@ -121,7 +127,12 @@ class ControlSite:
             zone=zone,
             value_counts=[len(meter.value_names) for meter in meters],
         )
-        polls = PollGroup(config.meters, [1 for _ in config.meters], clock)
+        self.nodes = node_office_of(
+            config, writer, self.books, self.found.shelf, tell=self.display.event, clock=clock
+        )
+        polls, group = meters_of(
+            config, self.nodes, [1 for _ in config.points], clock, new_id=self._new_id
+        )
         breaker = MassCutBreaker(MassCutLimits())
         self.engine = Engine(
             self.found.points,
@@ -140,6 +151,8 @@ class ControlSite:
                 clock=clock,
             ),
         )
+        if group is not None:
+            self.nodes.serve(group, self.engine)
         if "supply" in self.found.site:
             kept = cast("dict[str, object]", self.found.site["supply"])
             self.engine.restore(kept, self.found.elapsed_ms)
@@ -180,6 +193,7 @@ class ControlSite:
             sweeper=self.sweeper,
             recovery=recovery,
             watchman=self.watchman,
+            nodes=self.nodes,
             display=self.display,
             ledger=self.own_ledger,
         )

@@ -74,10 +74,8 @@ def test_the_excerpt_of_the_contract_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("")
     config = load(tmp_path, CONTRACT, "id,model,host\nflat-102,pac3220,10.10.1.12\n")
     assert [meter.meter_id for meter in config.meters] == ["flat-101", "flat-102"]
-    assert [node.node_id for node in config.nodes] == ["kiosk-7"]
+    assert [node.meter_id for node in config.nodes] == ["kiosk-7"]
     assert [note.partition(":")[0] for note in config.notes] == [
-        "south.mqtt",
-        "meters of model pzem-node",
         "north.opcua",
         "north.mqtt",
     ]
@@ -317,6 +315,60 @@ def test_what_is_printed_loads_to_the_same(tmp_path: Path) -> None:
     again = load_config(printed)
     assert as_document(again) == as_document(config)
     assert again.meters == config.meters
+    assert again.nodes == config.nodes
+
+
+NODES = """\
+south: {mqtt: {host: 127.0.0.1}}
+defaults: {pzem-node: {confirm: auto, p_max_w: 5000}}
+meters:
+  - {id: kiosk-1, model: pzem-node}
+  - {id: flat-1, model: pac3220, host: 10.0.0.1}
+  - {id: kiosk-2, model: pzem-node, device: node-aabbccddeeff, p_max_w: 2300, priority: 3}
+"""
+
+
+def test_nodes_are_points_after_the_meters(tmp_path: Path) -> None:
+    """One order for control: meters first, whatever the file mixes; defaults as for meters."""
+    config = load(tmp_path, SITE + NODES)
+    assert [point.meter_id for point in config.points] == ["flat-1", "kiosk-1", "kiosk-2"]
+    first, second = config.nodes
+    assert (first.device, first.settings.p_max_w, first.settings.confirm) == ("", 5_000, "auto")
+    assert (second.device, second.settings.p_max_w) == ("node-aabbccddeeff", 2_300)
+    assert (first.settings.poll_s, second.priority) == (10.0, 3)
+
+
+def test_a_node_takes_a_hundred_amperes_unless_told(tmp_path: Path) -> None:
+    """The transformer of the module."""
+    text = SITE + "south: {mqtt: {host: 127.0.0.1}}\nmeters:\n  - {id: k, model: pzem-node}\n"
+    (node,) = load(tmp_path, text).nodes
+    assert node.settings.p_max_w == 23_000
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("meters:\n  - {id: k, model: pzem-node}\n", "is heard over a broker: give south.mqtt"),
+        (NODES.replace("confirm: auto", "poll_s: 1"), "a pzem-node has no such key"),
+        (NODES.replace("host: 10.0.0.1", "host: 10.0.0.1, device: ab"), "only a node has a device"),
+        (NODES.replace("node-aabbccddeeff", "kiosk-1"), "the device 'kiosk-1' stands twice"),
+        (NODES.replace("host: 127.0.0.1", "host: 10.0.0.9"), "without TLS: give south.mqtt.tls"),
+        (NODES.replace("host: 127.0.0.1", "host: broker"), "without TLS: give south.mqtt.tls"),
+    ],
+)
+def test_what_a_node_cannot_have_is_said_at_its_place(
+    tmp_path: Path, more: str, expected: str
+) -> None:
+    """A key of Modbus, a broker over the open network, one device twice."""
+    assert any(expected in problem for problem in problems(tmp_path, SITE + more))
+
+
+def test_a_broker_beyond_this_machine_is_said_to_be_on_a_network_of_its_own(tmp_path: Path) -> None:
+    """TLS, or somebody's word."""
+    stated = NODES.replace("host: 127.0.0.1", "host: 10.0.0.9, trusted_network: true")
+    mqtt = load(tmp_path, SITE + stated).south.mqtt
+    assert mqtt is not None
+    assert (mqtt.host, mqtt.trusted_network) == ("10.0.0.9", True)
 
 
 def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:

@@ -3,8 +3,10 @@
 from gateway.core.errors import RefusedError
 from gateway.core.override import Override, OverrideKind, Scope, check_override
 from gateway.core.requests import (
+    ApproveDevice,
     EndOverride,
     EndShed,
+    RefuseDevice,
     Request,
     RestoreAll,
     SetLimits,
@@ -20,8 +22,18 @@ from gateway.store.supply_orders import (
     put_override,
     standing_overrides,
 )
+from tests.north.small_devices import DeviceBody, decide_device
 
-LoadBody = SetLimits | UnlockOverload | ShedLoad | EndShed | SetOverride | EndOverride | RestoreAll
+LoadBody = (
+    DeviceBody
+    | SetLimits
+    | UnlockOverload
+    | ShedLoad
+    | EndShed
+    | SetOverride
+    | EndOverride
+    | RestoreAll
+)
 LOAD_BODIES = (
     SetLimits,
     UnlockOverload,
@@ -30,6 +42,8 @@ LOAD_BODIES = (
     SetOverride,
     EndOverride,
     RestoreAll,
+    ApproveDevice,
+    RefuseDevice,
 )
 
 
@@ -37,6 +51,8 @@ def execute_load(
     connection: Connection, request: Request, body: LoadBody, now: int
 ) -> dict[str, object]:
     """Keep limits and overrides; no point is locked out and nothing is shed here."""
+    if isinstance(body, DeviceBody):
+        return decide_device(connection, body)
     if isinstance(body, SetLimits):
         limits = PointLimits(
             body.service_point_id,

@@ -99,6 +99,10 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "GET /api/v1/feeders": VIEWERS,
     "GET /api/v1/suspicions": VIEWERS,
     "POST /api/v1/meters/{meter_id}/changes-acknowledgement": FIELD,
+    "GET /api/v1/devices": VIEWERS,
+    "GET /api/v1/devices/{device_id}": VIEWERS,
+    "POST /api/v1/devices/{device_id}/approval": FIELD,
+    "POST /api/v1/devices/{device_id}/refusal": FIELD,
     "GET /api/v1/accounts/{account_id}/bills/{period}": MONEY,
     "GET /api/v1/accounts/{account_id}/explanation": MONEY,
     "GET /api/v1/accounts/{account_id}/recharges/{transaction_id}/receipt": MONEY,
@@ -160,6 +164,8 @@ FORMS: Mapping[str, object] = {
     "POST /api/v1/shifts/{shift_number}/closing": {"counted": {"counter": "0"}},
     "POST /api/v1/api-keys": {"label": "x", "role": "auditor"},
     "POST /api/v1/meters/{meter_id}/changes-acknowledgement": {"reason": "x"},
+    "POST /api/v1/devices/{device_id}/approval": {"meter_id": "flat-1"},
+    "POST /api/v1/devices/{device_id}/refusal": {"reason": "x"},
     "POST /api/v1/vouchers": {"service_point_id": "flat-1", "amount": "1"},
     "POST /api/v1/vouchers/redemptions": {"service_point_id": "flat-1", "token": "1" * 20},
     "POST /api/v1/vouchers/unlock": {"address": "10.0.0.7", "reason": "x"},
@@ -179,6 +185,7 @@ PLACES = {
     "key": "none",
     "key_id": "0" * 26,
     "period": "2025-01",
+    "device_id": "node-1",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from gateway.app.config import Config, MeterConfig, NodeConfig
+from gateway.app.config import Config, PointConfig
 from gateway.core.errors import RefusedError
 from gateway.store.db import sync_directory
 
@@ -82,14 +82,12 @@ def _copy(source: Path, made: Path, like: Path) -> None:
 
 def _entries(config: Config) -> dict[str, dict[str, object]]:
     entries: dict[str, dict[str, object]] = {}
-    for meter in config.meters:
+    for meter in config.points:
         entries[meter.meter_id] = _flat(meter) | meter.settings.model_dump(mode="json")
-    for node in config.nodes:
-        entries[node.node_id] = _flat(node)
     return entries
 
 
-def _flat(entry: MeterConfig | NodeConfig) -> dict[str, object]:
+def _flat(entry: PointConfig) -> dict[str, object]:
     return {
         field.name: getattr(entry, field.name)
         for field in fields(entry)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from gateway.app.config import Config, MeterConfig
+from gateway.app.config import Config, PointConfig
 from gateway.app.control.engine import CommandTrack
 from gateway.app.control.roles import role_problems
 from gateway.app.control.shelf import TariffShelf
@@ -23,7 +23,7 @@ from gateway.core.provenance import ASSIGN_METER
 from gateway.core.schedule import day_of_month
 from gateway.core.supply import Supply
 from gateway.core.switching import Reason, SupplyPolicy
-from gateway.south.models import meter_model
+from gateway.south.metering import metering
 from gateway.store.accounts import AccountPoint, load_credit, open_points
 from gateway.store.audit import append_audit
 from gateway.store.commands import (
@@ -109,12 +109,12 @@ def check_site(connection: Connection, config: Config) -> Currency:
 def provision(connection: Connection, config: Config, utc_ms: int) -> None:
     """Give every configured meter its service point. Raises ConfigurationError for a moved one."""
     problems: list[str] = list(role_problems(connection, config))
-    for meter in config.meters:
+    for meter in config.points:
         point = ServicePoint(meter.service_point_id, meter.label, meter.feeder, meter.critical)
         put_service_point(connection, point)
         current = assignment_of(connection, meter.meter_id)
         if current is None:
-            registers = (0,) * len(meter_model(meter.model).energy_import)
+            registers = (0,) * len(metering(meter.model).energy_import)
             stay = MeterAssignment(meter.meter_id, meter.service_point_id, utc_ms, registers)
             assign_meter(connection, stay)
             append_audit(connection, utc_ms=utc_ms, body=_assigned(stay))
@@ -163,7 +163,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
     now = _Now(clock, this_boot)
     points: list[Point] = []
     owing: set[int] = set()
-    for meter in config.meters:
+    for meter in config.points:
         point = build_point(meter, config)
         name = meter.service_point_id
         kept = _newest(states.get(name), running.get(name), registers)
@@ -185,7 +185,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
         # The recharge was committed, the end of its effect perhaps not. A notice that had run out
         # has done so also where the clock starts in the past.
         account.credited(max(now.utc_ms, last_utc_ms))
-    by_meter = {meter.meter_id: index for index, meter in enumerate(config.meters)}
+    by_meter = {meter.meter_id: index for index, meter in enumerate(config.points)}
     tracks = {
         by_meter[command.meter_id]: _track(by_meter[command.meter_id], command)
         for command in open_commands(connection)
@@ -207,7 +207,7 @@ def restore(connection: Connection, config: Config, clock: Clock, this_boot: str
 
 
 def _unmetered(stays: Iterable[AccountPoint], config: Config) -> tuple[str, ...]:
-    served = {meter.service_point_id for meter in config.meters}
+    served = {meter.service_point_id for meter in config.points}
     return tuple(sorted({s.account_id for s in stays if s.service_point_id not in served}))
 
 
@@ -225,10 +225,10 @@ def restore_accounts(connection: Connection, currency: Currency) -> dict[str, Ac
     return accounts
 
 
-def build_point(meter: MeterConfig, config: Config) -> Point:
+def build_point(meter: PointConfig, config: Config) -> Point:
     """A point as the configuration describes it, before anything was read."""
     settings, supply = meter.settings, config.supply
-    model = meter_model(meter.model)
+    model = metering(meter.model)
     terms = PointTerms(
         service_point_id=meter.service_point_id,
         meter_id=meter.meter_id,
@@ -269,9 +269,9 @@ def build_point(meter: MeterConfig, config: Config) -> Point:
     return point
 
 
-def guard_of(meter: MeterConfig) -> RegisterGuard:
+def guard_of(meter: PointConfig) -> RegisterGuard:
     """A fresh guard for registers of this meter."""
-    model = meter_model(meter.model)
+    model = metering(meter.model)
     return RegisterGuard(
         p_max_w=meter.settings.p_max_w,
         modulus_wh=model.energy_modulus_wh,
@@ -280,8 +280,8 @@ def guard_of(meter: MeterConfig) -> RegisterGuard:
     )
 
 
-def _feed_in(meter: MeterConfig, *, is_credited: bool) -> FeedIn:
-    places = meter_model(meter.model).export_places
+def _feed_in(meter: PointConfig, *, is_credited: bool) -> FeedIn:
+    places = metering(meter.model).export_places
     return FeedIn(lambda: guard_of(meter), places, is_credited=is_credited)
 
 
@@ -348,7 +348,7 @@ def _restore_point(point: Point, kept: _Kept | None, now: _Now) -> None:
         point.restore_deferral(kept.posted.get("deferral"))
 
 
-def _restore_feed_in(point: Point, meter: MeterConfig, kept: _Kept | None) -> None:
+def _restore_feed_in(point: Point, meter: PointConfig, kept: _Kept | None) -> None:
     """What was fed in since the last posting, also where it is no longer paid for from now on."""
     running = None if kept is None else kept.running
     if running is None or "feed_in" not in running:

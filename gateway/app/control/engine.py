@@ -14,7 +14,7 @@ import structlog
 
 from gateway.app.control.alerts import tell_credit, tell_feed_in
 from gateway.app.control.governor import Governor, GovernorTerms
-from gateway.app.control.polls import PollGroup
+from gateway.app.control.group import Meters
 from gateway.app.control.presence import Presence
 from gateway.app.control.renewals import Renewals
 from gateway.app.control.tallies import Tallies
@@ -103,7 +103,7 @@ class Engine:
     def __init__(
         self,
         points: Sequence[Point],
-        polls: PollGroup,
+        polls: Meters,
         journal: Journal,
         breaker: MassCutBreaker,
         clock: Clock,
@@ -206,6 +206,9 @@ class Engine:
         self.governor.vouch(index, now_ns)
         close = point.supply.wants(now_ns)
         if close is None or self.gate.blocker() is not None:
+            return
+        if not self.polls.can_switch(index):
+            self._presence.uncut(index, point.supply.reasons)
             return
         if close:
             if not self.governor.may_close(index, now_ns):

@@ -43,8 +43,8 @@ class FeederWatch:
         self.dirty: set[str] = set()
         limits = FeederLimits(**config.watch.feeder.model_dump())
         self._balances: dict[str, FeederBalance] = {}
-        for feeder in sorted({meter.feeder for meter in config.meters if meter.role == CHECK}):
-            here = [meter for meter in config.meters if meter.feeder == feeder]
+        for feeder in sorted({meter.feeder for meter in config.points if meter.role == CHECK}):
+            here = [meter for meter in config.points if meter.feeder == feeder]
             balance = FeederBalance(
                 [meter.meter_id for meter in here if meter.role == CHECK],
                 [meter.meter_id for meter in here if meter.role != CHECK],
@@ -56,7 +56,7 @@ class FeederWatch:
             self.dirty.add(feeder)
         self._feeder_of = {
             meter.meter_id: meter.feeder
-            for meter in config.meters
+            for meter in config.points
             if meter.feeder in self._balances
         }
         self._ended: dict[str, int] = {}

@@ -54,9 +54,9 @@ def governor_terms(config: Config) -> GovernorTerms:
         shed=ShedRules(
             over_s=shed.over_s, release_s=shed.release_s, margin_percent=shed.margin_percent
         ),
-        priorities=tuple(meter.priority for meter in config.meters),
+        priorities=tuple(meter.priority for meter in config.points),
         capacities_w={feeder.id: feeder.capacity_w for feeder in config.feeders},
         inrush_percent=supply.inrush_percent,
         tamper_cuts=supply.tamper == "cut",
-        checks=frozenset(i for i, meter in enumerate(config.meters) if meter.role == CHECK),
+        checks=frozenset(i for i, meter in enumerate(config.points) if meter.role == CHECK),
     )

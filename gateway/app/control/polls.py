@@ -95,6 +95,14 @@ class PollGroup:
         poller, place = self._places[index]
         await poller.switch(place, closed=closed, deadline_s=deadline_s)
 
+    def can_switch(self, index: int) -> bool:
+        """Every polled meter has an output."""
+        return index in self._places
+
+    def expect_another_device(self, index: int) -> None:
+        """A meter was exchanged: another serial number is accepted once."""
+        self.client(index).expect_another_device()
+
     def client(self, index: int) -> MeterClient:
         """The meter at an index."""
         poller, place = self._places[index]

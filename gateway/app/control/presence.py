@@ -1,15 +1,17 @@
 """Which meters answer: away and back, readings that no rule takes, restarts acknowledged."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.app.control.polls import PollGroup
+from gateway.app.control.group import Meters
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError, MeterIdentityError
 from gateway.core.point import Point
 from gateway.core.proof import NS
+from gateway.core.switching import Reason
 
 log = structlog.get_logger()
 
@@ -33,7 +35,7 @@ class Presence:
     """Says once when a meter goes and when it is back. `points` are indexed as the poller's."""
 
     def __init__(
-        self, points: Sequence[Point], polls: PollGroup, events: EventLog, clock: Clock
+        self, points: Sequence[Point], polls: Meters, events: EventLog, clock: Clock
     ) -> None:
         self._points = points
         self._polls = polls
@@ -43,6 +45,7 @@ class Presence:
         self._away: dict[int, str] = {}
         self._acknowledge_at_ns: dict[int, int] = {}
         self._unsettled: set[int] = set()
+        self._uncut: set[int] = set()
 
     def of(self, index: int) -> str:
         """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""
@@ -70,6 +73,10 @@ class Presence:
 
     def answered(self, index: int) -> None:
         """A poll came back."""
+        if index in self._uncut and not self._points[index].supply.reasons:
+            self._uncut.discard(index)
+            point_id = self._points[index].terms.service_point_id
+            self._events.event("CUT_IMPOSSIBLE", point_id, "cleared")
         if not self._failures[index]:
             return
         if self._away.pop(index, None) is not None:
@@ -85,6 +92,14 @@ class Presence:
             meter_id = self._points[index].terms.meter_id
             log.error("reading.unsettled", meter=meter_id, reason=str(error))
             self._events.event("READING_UNSETTLED", meter_id, "critical", reason=str(error))
+
+    def uncut(self, index: int, reasons: AbstractSet[Reason]) -> None:
+        """Supply should be cut where there is nothing to switch: said once, until it is over."""
+        if index not in self._uncut:
+            self._uncut.add(index)
+            point_id, named = self._points[index].terms.service_point_id, sorted(reasons)
+            log.error("supply.uncut", point=point_id, reasons=named)
+            self._events.event("CUT_IMPOSSIBLE", point_id, "critical", reasons=named)
 
     def settled(self, index: int) -> None:
         """A reading that the rules took."""

@@ -22,7 +22,7 @@ from gateway.app.control.gauges import Gauges
 from gateway.app.control.governing import governor_of
 from gateway.app.control.inlet import Inlet
 from gateway.app.control.keeper import TelemetryKeeper
-from gateway.app.control.polls import PollGroup
+from gateway.app.control.nodes import NodeOffice, meters_of, node_office_of
 from gateway.app.control.prover import Prover, Site, whole_proof
 from gateway.app.control.pulse import pulse_of
 from gateway.app.control.reconfigure import Reconfiguration
@@ -43,7 +43,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.reading import Lane
-from gateway.south.models import meter_model
+from gateway.south.metering import metering
 from gateway.store.board import BoardWriter
 from gateway.store.db import DirectoryOwner, open_writer, own_directory
 from gateway.store.ledger import LEDGER
@@ -192,8 +192,7 @@ def _open(config: Config, clock: Clock, notifier: Notifier, owned: ExitStack) ->
 def shown_meters(config: Config) -> list[LiveMeter]:
     """What is shown and kept of every meter: the values of its full lane."""
     return [
-        LiveMeter(meter.meter_id, meter_model(meter.model).names(Lane.FULL))
-        for meter in config.meters
+        LiveMeter(meter.meter_id, metering(meter.model).names(Lane.FULL)) for meter in config.points
     ]
 
 
@@ -206,7 +205,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     display = _display(config, books, opened, clock)
     _tell_unmetered(found, display)
     watchman = watchman_of(config, display, opened.writer, books)
-    engine = _engine(config, clock, opened, books, display, tallies=tallies)
+    tell = display.event
+    nodes = node_office_of(config, opened.writer, books, found.shelf, tell=tell, clock=clock)
+    engine = _engine(config, clock, opened, books, display, nodes=nodes, tallies=tallies)
     sweeper = Sweeper(
         engine,
         books,
@@ -237,6 +238,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         sweeper=sweeper,
         recovery=recovery,
         watchman=watchman,
+        nodes=nodes,
         display=display,
         ledger=own_ledger,
     )
@@ -272,23 +274,32 @@ def _engine(
     books: Books,
     display: Display,
     *,
+    nodes: NodeOffice,
     tallies: Tallies,
 ) -> Engine:
     """The engine as the ledger left it."""
     found = opened.found
+
+    def new_id() -> str:
+        return str(ULID.from_timestamp(clock.utc_ms() / 1000))
+
+    sequences = [point.last_sequence + 1 for point in found.points]
+    meters, group = meters_of(config, nodes, sequences, clock, new_id=new_id)
     engine = Engine(
         found.points,
-        PollGroup(config.meters, [point.last_sequence + 1 for point in found.points], clock),
+        meters,
         display,
         _breaker(config, found, clock),
         clock,
-        new_id=lambda: str(ULID.from_timestamp(clock.utc_ms() / 1000)),
+        new_id=new_id,
         stagger_s=config.supply.stagger_s,
         tallies=tallies,
         governor=governor_of(
             config, opened.writer, found.points, books=books, display=display, clock=clock
         ),
     )
+    if group is not None:
+        nodes.serve(group, engine)
     if "supply" in found.site:
         engine.restore(cast("dict[str, object]", found.site["supply"]), found.elapsed_ms)
     engine.inherited.update(found.commands)

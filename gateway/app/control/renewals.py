@@ -10,7 +10,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.app.control.polls import FailSafe, PollGroup
+from gateway.app.control.group import Meters
+from gateway.app.control.polls import FailSafe
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.point import Point
@@ -81,7 +82,7 @@ class Renewals:
     def __init__(
         self,
         points: Sequence[Point],
-        polls: PollGroup,
+        polls: Meters,
         events: EventLog,
         clock: Clock,
         spawn: Spawn,

@@ -10,7 +10,7 @@ from gateway.store.registry import account_at
 
 def role_problems(connection: Connection, config: Config) -> Iterator[str]:
     """Check meters at whose points an account is open, one line each."""
-    for meter in config.meters:
+    for meter in config.points:
         if meter.role != CHECK:
             continue
         account = account_at(connection, meter.service_point_id)

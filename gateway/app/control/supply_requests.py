@@ -123,7 +123,7 @@ class SupplyRequests:
         index = desk.meter(body.meter_id)
         point = desk.engine.points[index]
         advance_wh = point.replace_meter(body.closing_wh, body.opening_wh)
-        desk.engine.polls.client(index).expect_another_device()
+        desk.engine.polls.expect_another_device(index)
         label = desk.books.label()
         stay = MeterAssignment(body.meter_id, point.terms.service_point_id, label, body.opening_wh)
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from gateway.app.config import Config, MeterConfig
+from gateway.app.config import Config, PointConfig
 from gateway.app.control.boot import guard_of
 from gateway.app.control.feeder_watch import CHECK, FeederWatch, Teller
 from gateway.core.civil import local_time
@@ -33,8 +33,7 @@ from gateway.core.transformer_check import (
     TransformerLimits,
     TransformerTerms,
 )
-from gateway.south.models import meter_model
-from gateway.south.registers import MeterModel
+from gateway.south.metering import Metering, metering
 from gateway.store.watch import WatchKind, WatchState
 
 log = structlog.get_logger()
@@ -60,7 +59,7 @@ class TamperListener(Protocol):
 class _Layout:
     """Where a model's values stand in a reading of its full lane; beyond it in the slow one."""
 
-    def __init__(self, model: MeterModel) -> None:
+    def __init__(self, model: Metering) -> None:
         names = model.names(Lane.SLOW)
         self.places: Final = {name: index for index, name in enumerate(names)}
         self.counters: Final = tuple(self.places[name] for name in model.change_counters)
@@ -81,7 +80,7 @@ class _Layout:
 class _Watched:
     """What is watched of one meter."""
 
-    meter: MeterConfig
+    meter: PointConfig
     layout: _Layout
     tamper: TamperWatch
     transformer: TransformerCheck
@@ -123,10 +122,10 @@ class Watchman:
         self._tell = tell
         self._zone = ZoneInfo(config.site.timezone)
         self._export_day_wh = config.watch.export_day_wh
-        layouts = {name: _Layout(meter_model(name)) for name in {m.model for m in config.meters}}
+        layouts = {name: _Layout(metering(name)) for name in {m.model for m in config.points}}
         limits = _limits_of(config)
         self._watched = [
-            _watched(meter, layouts[meter.model], limits, states) for meter in config.meters
+            _watched(meter, layouts[meter.model], limits, states) for meter in config.points
         ]
         self._by_meter = {one.meter_id: index for index, one in enumerate(self._watched)}
         self.feeders: Final = FeederWatch(config, states, tell=tell)
@@ -320,6 +319,9 @@ class Watchman:
             )
 
     def _see_transformer(self, one: _Watched, reading: Reading) -> None:
+        if TOTAL_VA not in one.layout.places:
+            # A node measures one phase: there is nothing to compare it with.
+            return
         since_ns, mono_ns = one.looked_ns, reading.mono_ns
         if since_ns is not None and mono_ns - since_ns < LOOK_EVERY_NS:
             return
@@ -358,7 +360,7 @@ class Watchman:
 
 
 def _watched(
-    meter: MeterConfig,
+    meter: PointConfig,
     layout: _Layout,
     limits: TransformerLimits,
     states: Mapping[tuple[WatchKind, str], WatchState],
@@ -385,12 +387,12 @@ def _watched(
     return one
 
 
-def alarms_export(meter: MeterConfig) -> bool:
+def alarms_export(meter: PointConfig) -> bool:
     """Whether no energy is expected from this customer."""
     return ExportPolicy(meter.settings.export) is ExportPolicy.ALARMED
 
 
-def _export_counter(meter: MeterConfig) -> ExportCounter:
+def _export_counter(meter: PointConfig) -> ExportCounter:
     return ExportCounter(guard_of(meter))
 
 

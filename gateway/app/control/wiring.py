@@ -10,10 +10,12 @@ from gateway.app.control.account_requests import AccountRequests
 from gateway.app.control.counter_requests import CounterRequests
 from gateway.app.control.credit_requests import CreditRequests
 from gateway.app.control.desk import Desk
+from gateway.app.control.devices import DeviceRequests
 from gateway.app.control.display import Display
 from gateway.app.control.executor import Executor
 from gateway.app.control.forecaster import Forecaster
 from gateway.app.control.load_requests import LoadRequests
+from gateway.app.control.nodes import NodeOffice
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
@@ -40,6 +42,7 @@ class Office:
     counter: CounterRequests
     watchman: Watchman
     forecaster: Forecaster
+    nodes: NodeOffice
 
     def after_sweep(self) -> None:
         """Look at what time brings."""
@@ -47,6 +50,7 @@ class Office:
         self.counter.look()
         self.watchman.keep()
         self.forecaster.look()
+        self.nodes.look()
 
 
 def _is_kept_on(desk: Desk, index: int) -> bool:
@@ -79,6 +83,7 @@ def office_of(
     sweeper: Sweeper,
     recovery: RecoveryWatch,
     watchman: Watchman,
+    nodes: NodeOffice,
     display: Display,
     ledger: StoreReader,
 ) -> Office:
@@ -107,9 +112,10 @@ def office_of(
             counter,
             watch,
             vouchers,
+            DeviceRequests(desk, nodes.book, display.event, nodes.forget),
         ],
         counter=counter,
         check=watch.check,
         may_lift=vouchers.may_lift,
     )
-    return Office(executor, recovery, counter, watchman, forecaster)
+    return Office(executor, recovery, counter, watchman, forecaster, nodes)

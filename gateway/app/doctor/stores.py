@@ -8,6 +8,7 @@ from typing import Final
 from gateway.app.backup import dated_backups
 from gateway.app.config import Config
 from gateway.app.doctor.findings import Finding, fine, named, warn, wrong
+from gateway.app.node_key import NODE_KEY_NAME
 from gateway.app.paths import Paths, paths_of
 from gateway.app.site_key import KEY_NAME
 from gateway.app.voucher_key import VOUCHER_KEY_NAME
@@ -66,6 +67,9 @@ def _directory(name: str, directory: Path) -> Iterator[Finding]:
     vouchers = directory / VOUCHER_KEY_NAME
     if vouchers.exists() and vouchers.stat().st_mode & 0o077:
         yield wrong("stores", "Others may read the voucher key.", f"chmod 600 {vouchers}")
+    nodes = directory / NODE_KEY_NAME
+    if nodes.exists() and nodes.stat().st_mode & 0o077:
+        yield wrong("stores", "Others may read the node key.", f"chmod 600 {nodes}")
     if not loose and not foreign:
         yield fine("stores", f"{directory} belongs to one user and is closed to others.")
     holder = holder_of(directory / LOCK_NAME)

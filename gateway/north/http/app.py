@@ -13,6 +13,7 @@ from gateway.north.http import (
     commands,
     credit,
     decisions,
+    devices,
     keys,
     load,
     meters,
@@ -51,6 +52,7 @@ AREAS: Final = (
     vouchers,
     bills,
     load,
+    devices,
 )
 
 

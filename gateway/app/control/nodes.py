@@ -1,0 +1,348 @@
+"""Nodes in control: made from configuration and ledger, heard, granted leases, kept."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from gateway.app.clock import seeded
+from gateway.app.config import Config
+from gateway.app.config_model import SouthMqtt
+from gateway.app.control.books import Books
+from gateway.app.control.devices import DeviceBook, Teller
+from gateway.app.control.group import JoinedGroup, Meters
+from gateway.app.control.polls import PollGroup
+from gateway.app.control.shelf import TariffShelf
+from gateway.app.node_key import load_node_key
+from gateway.app.paths import paths_of
+from gateway.core.clock import Clock
+from gateway.core.credit import PaymentMode
+from gateway.core.errors import MeterError, RefusedError
+from gateway.core.lease import LEASE_S, UNLIMITED_WH, Grant, cutoff_wh, in_force, renewed
+from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.point import Point
+from gateway.south.node_device import NodeDevice
+from gateway.south.node_wiring import Link
+from gateway.south.nodes import TOPICS, NodeGroup
+from gateway.store.devices import DeviceStatus, put_devices, read_devices
+from gateway.store.ledger import read_epoch
+from gateway.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from gateway.app.control.engine import Engine
+
+log = structlog.get_logger()
+
+# Each node's lease is looked at every so many sweeps, in turn.
+LEASE_ROUNDS: Final = 10
+# A node that did not take its lease is left alone with it for so long.
+LEASE_RETRY_NS: Final = 30 * 1_000_000_000
+# What only moves on (sequence, time seen) is committed this often, anything else with the sweep.
+KEEP_EVERY_MS: Final = 60_000
+# A node that tells more events than this in a minute tells no more in it.
+EVENTS_MAX: Final = 20
+MINUTE_NS: Final = 60 * 1_000_000_000
+LEASE_REASONS: Final = frozenset({"lease", "expired"})
+WARNINGS: Final = frozenset(
+    {
+        "meter_silent",
+        "register_reset",
+        "register_regression",
+        "register_jump",
+        "trip",
+        "relay_failed",
+        "spool_lost",
+        "memory_low",
+        "command_refused",
+    }
+)
+
+
+class NodeOffice:
+    """Hears the nodes of a site and grants their leases. `first` is where their points begin."""
+
+    def __init__(
+        self,
+        book: DeviceBook,
+        clock: Clock,
+        tell: Teller,
+        *,
+        first: int,
+        epoch: str,
+        shelf: TariffShelf,
+        books: Books,
+    ) -> None:
+        self.book: Final = book
+        self.first: Final = first
+        self._clock = clock
+        self._tell = tell
+        self._epoch = epoch
+        self._shelf = shelf
+        self._books = books
+        self._group: NodeGroup | None = None
+        self._engine: Engine | None = None
+        self._round = 0
+        self._granting: set[int] = set()
+        self._lease_after_ns: dict[int, int] = {}
+        self._events: dict[int, deque[int]] = {}
+        self.events_dropped = 0
+
+    def serve(self, group: NodeGroup, engine: "Engine") -> None:
+        """Begin: whose nodes these are and who decides."""
+        self._group, self._engine = group, engine
+
+    def forget(self, device_id: str) -> None:
+        """Drop what is held in memory of a device."""
+        if self._group is not None:
+            self._group.forget(device_id)
+
+    # -- as the group's listener -----------------------------------------------------------
+
+    def telemetry(self, index: int, told: NodeTelemetry) -> None:
+        """A relay that a lease opened is closed by a reconnection, with its confirmation."""
+        if told.relay_closed is False and LEASE_REASONS.intersection(told.reasons):
+            self._point(index).supply.opened_for_credit()
+
+    def event(self, index: int, event: NodeEvent) -> None:
+        """Keep what a node tells; its button confirms a reconnection."""
+        now_ns = self._clock.mono_ns()
+        recent = self._events.setdefault(index, deque(maxlen=EVENTS_MAX))
+        if len(recent) == EVENTS_MAX and now_ns - recent[0] < MINUTE_NS:
+            self.events_dropped += 1
+            return
+        recent.append(now_ns)
+        meter_id = self._point(index).terms.meter_id
+        severity = "warning" if event.kind in WARNINGS else "notice"
+        self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
+        if event.kind == "button":
+            self._confirm(index, now_ns)
+
+    def refused(self, index: int, error: MeterError) -> None:
+        """Told once until the node sends something good again."""
+        meter_id = self._point(index).terms.meter_id
+        log.warning("node.refused", meter=meter_id, code=error.code, reason=str(error))
+        self._tell("NODE_MESSAGE_REFUSED", meter_id, "warning", code=error.code, reason=str(error))
+
+    def broker(self, *, connected: bool, reason: str) -> None:
+        """The broker of all nodes went or came."""
+        (log.info if connected else log.warning)("nodes.broker", connected=connected, reason=reason)
+        severity = "cleared" if connected else "warning"
+        self._tell("NODE_BROKER_AWAY", "site", severity, reason=reason)
+
+    def unix_s(self) -> int:
+        """The wall time, while it is trusted."""
+        engine = self._engine
+        trusted = engine is not None and engine.gate.clock.trusted
+        return self._clock.utc_ms() // 1_000 if trusted else 0
+
+    async def before_close(self, index: int) -> None:
+        """Grant what the credit allows now, whatever the node holds. Raises a MeterError."""
+        group, wanted_wh = self._group, self._wanted_wh(index)
+        device = None if group is None else group.device_at(index)
+        if group is None or device is None or wanted_wh is None:
+            return
+        registers = self._point(index).guard.registers_wh or (0,)
+        fresh = renewed(None, wanted_wh, registers[0], self.unix_s())
+        if fresh is not None and (device.lease is not None or not fresh.is_unlimited):
+            await group.grant(index, fresh, self._epoch)
+
+    def _confirm(self, index: int, now_ns: int) -> None:
+        point, engine = self._point(index), self._engine
+        if engine is None:
+            return
+        try:
+            point.supply.confirm(now_ns)
+        except RefusedError as refused:
+            log.info("node.button", meter=point.terms.meter_id, code=refused.refusal_code)
+            return
+        engine.due.add(self.first + index)
+        engine.decide(self.first + index)
+
+    # -- after every sweep -----------------------------------------------------------------
+
+    def look(self) -> None:
+        """Leases that moved are granted, records that changed are committed."""
+        group = self._group
+        if group is None:
+            return
+        self._round = (self._round + 1) % LEASE_ROUNDS
+        for device in group.devices.values():
+            if device.index % LEASE_ROUNDS == self._round:
+                self._look_at_lease(group, device)
+            self._note(device)
+        changed = self.book.take_changed()
+        if changed:
+            self._books.commit(lambda connection: put_devices(connection, changed))
+
+    def _look_at_lease(self, group: NodeGroup, device: NodeDevice) -> None:
+        index, now_ns = device.index, self._clock.mono_ns()
+        able = device.online and device.session and device.has_relay and self.unix_s()
+        waits = index in self._granting or now_ns < self._lease_after_ns.get(index, 0)
+        if not able or waits:
+            return
+        wanted_wh = self._wanted_wh(index)
+        registers = self._point(index).guard.registers_wh
+        if wanted_wh is None or registers is None:
+            return
+        held = None
+        if device.lease is not None and device.lease.epoch == self._epoch:
+            held = Grant(device.lease.cutoff_wh, device.lease.expires_s)
+        fresh = renewed(held, wanted_wh, registers[0], self.unix_s())
+        if fresh is None or (fresh.is_unlimited and device.lease is None):
+            return
+        self._granting.add(index)
+        group.spawn(self._grant(group, index, fresh), f"lease {device.device_id}")
+
+    async def _grant(self, group: NodeGroup, index: int, fresh: Grant) -> None:
+        try:
+            self._lease_after_ns[index] = self._clock.mono_ns() + LEASE_RETRY_NS
+            await group.grant(index, fresh, self._epoch)
+            self._lease_after_ns.pop(index, None)
+        finally:
+            self._granting.discard(index)
+
+    def _wanted_wh(self, index: int) -> int | None:
+        """The counter up to which the credit lasts; None while it cannot be told."""
+        point, engine = self._point(index), self._engine
+        registers = point.guard.registers_wh
+        if engine is None or registers is None or point.guard.held:
+            return None
+        account, supply = point.account, point.supply
+        if engine.gate.recovery is not None or engine.breaker.halted or account is None:
+            return UNLIMITED_WH
+        terms = account.credit.terms
+        never = (
+            not supply.enforced
+            or supply.policy.critical
+            or bool(supply.blocks.held_back)
+            # A calendar may keep supply on at any time: the gateway alone cuts there.
+            or terms.calendar is not None
+            or terms.payment_mode is PaymentMode.CREDIT
+        )
+        if never:
+            return UNLIMITED_WH
+        available_nano = account.available_nano
+        if not account.credit.is_invoked:
+            available_nano += terms.emergency_limit_nano
+        now_ms = self._clock.utc_ms()
+        versions = in_force(
+            self._shelf.known(point.tariff_id), point.label_utc_ms, now_ms + LEASE_S * 1_000
+        )
+        return cutoff_wh(registers[0], available_nano, versions, point.terms.sources[0])
+
+    def _note(self, device: NodeDevice) -> None:
+        """Keep how far a device was read, and what it shows."""
+        record = self.book.records.get(device.device_id)
+        if record is None or record.status is not DeviceStatus.APPROVED:
+            return
+        lease = device.lease
+        state: dict[str, object] = {
+            "online": device.online,
+            "session": device.session,
+            "relay": device.relay_closed,
+            "can_switch": device.has_relay,
+            "reasons": list(device.reasons),
+            "spooled": device.spooled,
+            "lease": None
+            if lease is None
+            else [lease.epoch, lease.seq, lease.cutoff_wh, lease.expires_s],
+        }
+        utc_ms = self._clock.utc_ms()
+        same = state == record.state and device.firmware == record.firmware
+        if same and abs(utc_ms - record.seen_utc_ms) < KEEP_EVERY_MS:
+            return
+        order = device.order
+        self.book.put(
+            replace(
+                record,
+                firmware=device.firmware,
+                seen_utc_ms=utc_ms if device.online else record.seen_utc_ms,
+                boot_id=order.boot_id,
+                seq=order.seq,
+                state=state,
+            )
+        )
+
+    def _point(self, index: int) -> Point:
+        if self._engine is None:
+            raise AssertionError("heard before it serves")
+        return self._engine.points[self.first + index]
+
+
+def node_office_of(
+    config: Config,
+    writer: StoreWriter,
+    books: Books,
+    shelf: TariffShelf,
+    *,
+    tell: Teller,
+    clock: Clock,
+) -> NodeOffice:
+    """The office as the ledger left it; without a broker it only keeps the records of devices."""
+    records = writer.submit(read_devices).result()
+    epoch = writer.submit(read_epoch).result()
+    served = config.south.mqtt is not None
+    key = load_node_key(paths_of(config).control_dir) if served else b""
+    book = DeviceBook(config.nodes, records, key, clock, tell)
+    return NodeOffice(
+        book, clock, tell, first=len(config.meters), epoch=epoch, shelf=shelf, books=books
+    )
+
+
+def meters_of(
+    config: Config,
+    office: NodeOffice,
+    first_sequences: Sequence[int],
+    clock: Clock,
+    *,
+    new_id: Callable[[], str],
+) -> tuple[Meters, NodeGroup | None]:
+    """All that is metered, and the nodes among it; None without a broker."""
+    count, mqtt = len(config.meters), config.south.mqtt
+    polls = PollGroup(config.meters, first_sequences[:count], clock)
+    if mqtt is None:
+        return polls, None
+    group = _node_group(config, mqtt, office, first_sequences[count:], clock, new_id=new_id)
+    return JoinedGroup(polls, group, len(config.nodes)), group
+
+
+def _node_group(
+    config: Config,
+    mqtt: SouthMqtt,
+    office: NodeOffice,
+    first_sequences: Sequence[int],
+    clock: Clock,
+    *,
+    new_id: Callable[[], str],
+) -> NodeGroup:
+    """The group of a site's nodes on its broker."""
+    # Where nobody has nodes, nobody waits for the library.
+    from gateway.south.mqtt import Broker, BrokerTls, MqttLink  # noqa: PLC0415
+
+    tls = None if mqtt.tls is None else BrokerTls(mqtt.tls.ca, mqtt.tls.cert, mqtt.tls.key)
+    broker = Broker(
+        mqtt.host,
+        mqtt.port,
+        f"prepaid-gateway-{config.site.id}",
+        mqtt.username,
+        mqtt.password_file,
+        tls,
+    )
+
+    def make_link(
+        on_message: Callable[[str, bytes, bool], None], on_state: Callable[[bool, str], None]
+    ) -> Link:
+        jitter = seeded(f"broker {config.site.id} {clock.utc_ms()}")
+        return MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+
+    return NodeGroup(
+        [node.meter_id for node in config.nodes],
+        first_sequences,
+        clock,
+        registry=office.book,
+        listener=office,
+        make_link=make_link,
+        new_id=new_id,
+    )

@@ -1,0 +1,98 @@
+"""The credit lease of a node: up to which counter it keeps supply while nobody answers.
+
+The gateway grants a cut-off of the node's own folded counter: what the credit buys at the cheapest
+rate that can hold until the lease expires, and a margin on top. A lease therefore never cuts
+anybody who still has credit; what is used beyond the credit is charged like all energy. While the
+gateway is there, it cuts by its own rules and command (docs/node-protocol.md section 5).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.rates import Rates, rates_of
+from gateway.core.tariff import ENERGY, PPM, Tariff
+
+# What a node's 31-bit field holds; a counter of 2,147,483 kWh is never reached.
+UNLIMITED_WH: Final = 2**31 - 1
+LEASE_S: Final = 7 * 86_400
+# A lease is granted this far beyond the credit, so that a node need not hear of every watt-hour.
+MARGIN_WH: Final = 100
+MARGIN_PERCENT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease: cut-off of the folded counter (Wh) and when it expires (wall seconds)."""
+
+    cutoff_wh: int
+    expires_s: int
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether it cuts nobody."""
+        return self.cutoff_wh == UNLIMITED_WH
+
+
+def cheapest_nano_ppm(tariff: Tariff, source: str) -> int:
+    """The least that a Wh of a source can add to what is owed, in millionths of a nano-unit.
+
+    Over all bands and blocks, with every rebate and the taxes that are sure. 0: energy can be
+    free.
+    """
+    rates = rates_of(tariff)
+    prices = rates.prices_micro[rates.span_of(source)]
+    if not prices:
+        return 0
+    price = min(prices)
+    per_kwh = sum(micro for micro, taxed in rates.kwh_taxes if taxed in ("", source))
+    if not rates.rebates:
+        percent = sum(rule.rate_ppm for rule in rates.rate_taxes if rule.on_energy)
+        return price * (PPM + percent) + per_kwh * PPM
+    taken = sum(rule.per_kwh_micro for rule in rates.rebates if rule.source in ("", source))
+    percent = sum(rule.rate_ppm for rule in rates.rebates if ENERGY in rule.bases)
+    return max(0, price * (PPM - percent) - taken * PPM) + per_kwh * PPM
+
+
+def cutoff_wh(
+    registers_wh: int, available_nano: int, versions: Sequence[Tariff], source: str
+) -> int:
+    """The counter up to which `available_nano` surely lasts under these versions, rounded up.
+
+    `versions` are all that can be in force until the lease expires. Never below `registers_wh`,
+    at most UNLIMITED_WH.
+    """
+    units = [cheapest_nano_ppm(version, source) for version in versions]
+    unit = min(units, default=0)
+    if unit <= 0:
+        return UNLIMITED_WH
+    spare = max(_spare_nano(rates_of(version)) for version in versions)
+    nano_ppm = (max(0, available_nano) + spare) * PPM
+    return min(UNLIMITED_WH, registers_wh - (-nano_ppm // unit))
+
+
+def in_force(versions: Sequence[Tariff], from_utc_ms: int, until_utc_ms: int) -> list[Tariff]:
+    """The versions (in their order) that hold at some time of this stretch."""
+    begun = [one for one in versions if one.effective_from_utc_ms <= from_utc_ms]
+    later = [one for one in versions if from_utc_ms < one.effective_from_utc_ms < until_utc_ms]
+    return begun[-1:] + later
+
+
+def renewed(held: Grant | None, wanted_wh: int, registers_wh: int, now_s: int) -> Grant | None:
+    """The lease to grant in place of `held`; None while that one may stand.
+
+    It may stand while it is neither below what is wanted nor far above, and less than half over.
+    """
+    margin_wh = MARGIN_WH + max(0, wanted_wh - registers_wh) * MARGIN_PERCENT // 100
+    if held is not None:
+        fits = wanted_wh <= held.cutoff_wh <= wanted_wh + 3 * margin_wh
+        fits = held.is_unlimited if wanted_wh == UNLIMITED_WH else fits
+        if fits and now_s <= held.expires_s - LEASE_S // 2:
+            return None
+    return Grant(min(UNLIMITED_WH, wanted_wh + margin_wh), now_s + LEASE_S)
+
+
+def _spare_nano(rates: Rates) -> int:
+    """What rounding and rebates of a fixed amount can leave over, in two periods at most."""
+    amounts = sum(rule.amount_nano for rule in rates.rebates)
+    return 2 * (amounts + len(rates.rate_taxes) + 2 * len(rates.rebates) + 1)

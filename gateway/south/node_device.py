@@ -1,0 +1,109 @@
+"""What is known of one approved node while the gateway runs: session, order, sequence, presence."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.core.node_message import NodeLease, NodeStatus, NodeTelemetry
+from gateway.core.node_order import NodeOrder
+from gateway.core.reading import Lane, Reading
+
+NS: Final = 1_000_000_000
+# How long a message may have been under way where the node's clock does not tell.
+UNKNOWN_DELAY_NS: Final = 5 * NS
+# Whole seconds at the node, and two clocks that were set over a network.
+CLOCK_MARGIN_NS: Final = 2 * NS
+# A clock that differs by more than this was never set.
+DELAY_MAX_MS: Final = 3_600_000
+# A step over whatever sequence a former run of the gateway may have used in the same session.
+SEQUENCE_JUMP: Final = 1 << 24
+
+
+@dataclass(slots=True)
+class NodeDevice:
+    """One device, approved for the point `index`. Times are monotonic."""
+
+    device_id: str
+    index: int
+    order: NodeOrder = field(default_factory=NodeOrder)
+    session: str = ""
+    online: bool | None = None
+    firmware: str = ""
+    hardware: str = ""
+    relay_closed: bool | None = None
+    has_relay: bool = False
+    reasons: tuple[str, ...] = ()
+    lease: NodeLease | None = None
+    spooled: int = 0
+    heard_ns: int | None = None
+    failed_ns: int = 0
+    command_seq: int = 0
+    lease_seq: int = 0
+    read_at_ns: int | None = None
+    read_ns: int = 0
+    refused: int = 0
+
+    def take_status(self, status: NodeStatus) -> None:
+        """What a status says of the device itself."""
+        self.online = status.online
+        if not status.online:
+            return
+        self.session = status.session or self.session
+        self.firmware = status.firmware or self.firmware
+        self.hardware = status.hardware or self.hardware
+        self.lease, self.spooled = status.lease, status.spooled
+
+    def take_telemetry(self, told: NodeTelemetry, mono_ns: int) -> bool:
+        """What telemetry says of the device; True when it is of a session not known before."""
+        self.heard_ns = mono_ns
+        self.online = True
+        self.firmware = told.firmware or self.firmware
+        self.relay_closed, self.reasons = told.relay_closed, told.reasons
+        self.has_relay = self.has_relay or told.relay_closed is not None
+        is_new = bool(told.session) and told.session != self.session
+        self.session = told.session or self.session
+        return is_new
+
+    def next_seq(self, utc_ms: int) -> int:
+        """The sequence of the next command; above those of an earlier run by the wall clock."""
+        self.command_seq = max(self.command_seq + 1, utc_ms // 100)
+        return self.command_seq
+
+    def next_lease_seq(self, epoch: str) -> int:
+        """The sequence of the next lease of this store's epoch."""
+        told = self.lease.seq if self.lease is not None and self.lease.epoch == epoch else 0
+        self.lease_seq = max(self.lease_seq, told) + 1
+        return self.lease_seq
+
+
+def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) -> Reading:
+    """Telemetry that has just come, as a reading with the values of the node's model.
+
+    It may have been taken as long ago as the node's clock says, or a few seconds without one.
+    """
+    delay_ns = UNKNOWN_DELAY_NS
+    if told.node_ms is not None and abs(utc_ms - told.node_ms) <= DELAY_MAX_MS:
+        delay_ns = max(0, utc_ms - told.node_ms) * 1_000_000 + CLOCK_MARGIN_NS
+    energy_wh = told.energy_wh or 0
+    nothing = float("nan")
+    values = (
+        told.voltage_v,
+        told.current_a,
+        told.power_w,
+        told.power_factor,
+        told.frequency_hz,
+        float(energy_wh),
+        told.rssi_dbm,
+    )
+    return Reading(
+        sequence=sequence,
+        mono_ns=mono_ns,
+        utc_ms=utc_ms,
+        lane=Lane.FULL,
+        energy_wh=(energy_wh,),
+        output_closed=told.relay_closed,
+        current_a=told.current_a,
+        power_w=told.power_w,
+        voltage_v=told.voltage_v,
+        values=tuple(nothing if value is None else value for value in values),
+        asked_ns=mono_ns - delay_ns,
+    )

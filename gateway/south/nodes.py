@@ -1,0 +1,412 @@
+"""All nodes as one group of meters: telemetry in, sealed commands out, presence.
+
+Shaped like the group of polled meters, so that whoever decides need not care which kind a meter is.
+What a node says is checked in size before it is parsed, in form before it is believed, in order
+before it counts; what it is told is sealed, answered, and has a deadline.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from gateway.core.clock import Clock
+from gateway.core.errors import (
+    MeterError,
+    MeterProtocolError,
+    MeterTimeoutError,
+    MeterUnreachableError,
+    NodeRefusedError,
+)
+from gateway.core.lease import Grant
+from gateway.core.node_message import (
+    MESSAGE_BYTES_MAX,
+    NodeLease,
+    NodeResult,
+    NodeTelemetry,
+    device_of,
+    parse_event,
+    parse_result,
+    parse_status,
+    parse_telemetry,
+)
+from gateway.core.node_order import Place
+from gateway.core.reading import Lane, Quality, Reading
+from gateway.core.sealing import Command, seal
+from gateway.south.node_device import SEQUENCE_JUMP, NodeDevice, reading_of
+from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
+
+NS: Final = 1_000_000_000
+TOPICS: Final = tuple(f"smartmeter/+/{kind}" for kind in ("telemetry", "status", "event", "result"))
+# Telemetry that is this many periods late counts as a failed reading.
+MISSED_PERIODS: Final = 2.5
+WATCH_EVERY_S: Final = 1.0
+# A node is asked for telemetry at most this often.
+READ_GAP_NS: Final = NS // 2
+COMMAND_DEADLINE_S: Final = 4.0
+RELAY_EXPIRES_S: Final = 30
+STOP_DEADLINE_S: Final = 3.0
+WAITING_MAX: Final = 1_000
+
+
+class NodeGroup:
+    """The nodes of a site, addressed by their place among the nodes.
+
+    `meter_ids` name the points, `period_s` is how often telemetry is expected,
+    `first_sequences` continue the sequences of readings of an earlier run.
+    """
+
+    def __init__(
+        self,
+        meter_ids: Sequence[str],
+        first_sequences: Sequence[int],
+        clock: Clock,
+        *,
+        registry: Registry,
+        listener: Listener,
+        make_link: MakeLink,
+        new_id: Callable[[], str],
+        period_s: float = 10.0,
+    ) -> None:
+        self.counts: Final[Counter[str]] = Counter()
+        self.devices: Final[dict[str, NodeDevice]] = {}
+        self._by_index: dict[int, NodeDevice] = {}
+        self._meter_ids = tuple(meter_ids)
+        self._sequences = list(first_sequences)
+        self._clock = clock
+        self._registry = registry
+        self._listener = listener
+        self._link = make_link(self._message, self._state)
+        self._new_id = new_id
+        self._period_ns = round(period_s * NS)
+        self._waiting: dict[str, tuple[str, asyncio.Future[NodeResult]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_reading: OnReading | None = None
+        self._on_failure: OnFailure | None = None
+        self._stop = asyncio.Event()
+        self._connected: bool | None = None
+        self._started_ns = 0
+        self._failed_ns: dict[int, int] = {}
+        self.failure: BaseException | None = None
+
+    # -- as a group of meters --------------------------------------------------------------
+
+    async def run(self, on_reading: OnReading, on_failure: OnFailure) -> None:
+        """Hear nodes until `aclose`. Raises what a callback of ours raised."""
+        self._on_reading, self._on_failure = on_reading, on_failure
+        self._started_ns = self._clock.mono_ns()
+        link = asyncio.create_task(self._link.run(), name="nodes' broker")
+        try:
+            while not self._stop.is_set() and not link.done() and self.failure is None:
+                self._watch()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._clock.loop_delay_s(WATCH_EVERY_S)):
+                        await self._stop.wait()
+            if link.done():
+                await link
+        finally:
+            await _cancelled({link, *self._tasks})
+        if self.failure is not None:
+            raise self.failure
+
+    async def aclose(self) -> None:
+        """Stop hearing nodes."""
+        self._stop.set()
+
+    def can_switch(self, index: int) -> bool:
+        """Whether the node has shown a relay."""
+        device = self._by_index.get(index)
+        return device is not None and device.has_relay
+
+    def device_at(self, index: int) -> NodeDevice | None:
+        """The device that serves a point; None before it was heard."""
+        return self._by_index.get(index)
+
+    def forget(self, device_id: str) -> None:
+        """A device lost its approval, or got one: it begins anew."""
+        device = self.devices.pop(device_id, None)
+        if device is not None:
+            self._by_index.pop(device.index, None)
+
+    def request_poll(self, index: int, due_mono_ns: int, lane: Lane = Lane.SHORT) -> bool:
+        """Ask a node for telemetry at a time of the monotonic clock; whether that is possible."""
+        del lane  # a node always tells everything
+        device = self._by_index.get(index)
+        if device is None or not device.session or not self._link.is_connected:
+            return False
+        due_ns = max(due_mono_ns, device.read_ns + READ_GAP_NS)
+        if device.read_at_ns is not None and device.read_at_ns <= due_ns:
+            return True
+        device.read_at_ns = due_ns
+        delay_s = max(0, due_ns - self._clock.mono_ns()) / NS
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._clock.loop_delay_s(delay_s), self._read, device, due_ns)
+        return True
+
+    async def switch(self, index: int, *, closed: bool, deadline_s: float) -> None:
+        """Command a relay by a sealed command. Raises a MeterError; returns once it was answered.
+
+        What the relay did is shown by telemetry, as with every meter.
+        """
+        device = self._device(index)
+        if not device.has_relay:
+            raise MeterProtocolError("this node has shown no relay")
+        try:
+            async with asyncio.timeout(deadline_s):
+                if closed:
+                    await self._listener.before_close(index)
+                args = {"closed": closed}
+                try:
+                    await self.command(index, "relay", args, expires_in_s=RELAY_EXPIRES_S)
+                except NodeRefusedError as refused:
+                    if refused.node_code != "CLOCK_UNSET":
+                        raise
+                    await self._set_clock(index)
+                    await self.command(index, "relay", args, expires_in_s=RELAY_EXPIRES_S)
+        except TimeoutError:
+            raise MeterTimeoutError(f"switch command not answered in {deadline_s} s") from None
+
+    # -- commands --------------------------------------------------------------------------
+
+    async def command(
+        self, index: int, kind: str, args: Mapping[str, object], *, expires_in_s: int = 0
+    ) -> NodeResult:
+        """Send a sealed command and wait for its result.
+
+        With `expires_in_s` the node refuses it later than that (while the wall clock is trusted).
+        Raises MeterUnreachableError (no broker, no session), MeterTimeoutError, NodeRefusedError.
+        """
+        device = self._device(index)
+        if not device.session:
+            raise MeterUnreachableError("the node has told no session yet")
+        if len(self._waiting) >= WAITING_MAX:
+            raise MeterUnreachableError("too many commands wait for their results")
+        now_s = self._listener.unix_s()
+        command = Command(
+            device=device.device_id,
+            session=device.session,
+            seq=device.next_seq(self._clock.utc_ms()),
+            command_id=self._new_id(),
+            type=kind,
+            expires_s=now_s + expires_in_s if now_s and expires_in_s else 0,
+            args=args,
+        )
+        message = seal(self._registry.key_of(device.device_id), command)
+        answer: asyncio.Future[NodeResult] = asyncio.get_running_loop().create_future()
+        self._waiting[command.command_id] = (device.device_id, answer)
+        self.counts["commands"] += 1
+        topic = f"smartmeter/{device.device_id}/command"
+        try:
+            async with asyncio.timeout(COMMAND_DEADLINE_S):
+                await self._link.publish(topic, message, COMMAND_DEADLINE_S)
+                result = await answer
+        except TimeoutError:
+            raise MeterTimeoutError(f"{kind} not answered in {COMMAND_DEADLINE_S} s") from None
+        finally:
+            self._waiting.pop(command.command_id, None)
+        if result.ok:
+            return result
+        if result.code == "REPLAYED":
+            # An earlier run of ours went further, or the wall clock went back.
+            device.command_seq += SEQUENCE_JUMP
+        raise NodeRefusedError(result.code or "REFUSED", result.message)
+
+    async def grant(self, index: int, lease: Grant, epoch: str) -> None:
+        """Give a node its lease. Raises as `command`."""
+        device = self._device(index)
+        seq = device.next_lease_seq(epoch)
+        await self.command(
+            index,
+            "lease",
+            {
+                "epoch": epoch,
+                "seq": seq,
+                "cutoff_wh": lease.cutoff_wh,
+                "expires": lease.expires_s,
+                "policy": "hold",
+                "grace_wh": 0,
+                "limit_w": 0,
+                "emergency_limit_w": 0,
+            },
+        )
+        device.lease = NodeLease(epoch, seq, lease.cutoff_wh, lease.expires_s)
+
+    def _device(self, index: int) -> NodeDevice:
+        device = self._by_index.get(index)
+        if device is None:
+            raise MeterUnreachableError("no device of this meter was heard yet")
+        return device
+
+    async def _set_clock(self, index: int) -> None:
+        unix_s = self._listener.unix_s()
+        if unix_s:
+            await self.command(index, "time", {"unix_s": unix_s})
+
+    def _read(self, device: NodeDevice, due_ns: int) -> None:
+        """The time of a wish for telemetry has come."""
+        if device.read_at_ns != due_ns or self._stop.is_set():
+            return
+        device.read_at_ns = None
+        device.read_ns = self._clock.mono_ns()
+        self.spawn(self._ask(device.index), f"read {device.device_id}")
+
+    async def _ask(self, index: int) -> None:
+        await self.command(index, "read", {})
+
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Run something that may fail as nodes fail: no more than counted, telemetry goes on."""
+        task = asyncio.create_task(self._quietly(work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _quietly(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except MeterError as error:
+            self.counts[f"failed {error.code}"] += 1
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = self.failure or task.exception()
+
+    # -- messages --------------------------------------------------------------------------
+
+    def _state(self, connected: bool, reason: str) -> None:  # noqa: FBT001 - the link's callback
+        if connected is not self._connected:
+            self._connected = connected
+            self._listener.broker(connected=connected, reason=reason)
+
+    def _message(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001
+        """One message of the broker; nothing that a node sends gets out of here as an error."""
+        self.counts["messages"] += 1
+        device: NodeDevice | None = None
+        try:
+            device_id, kind = device_of(topic)
+            device = self._known(device_id)
+            if len(payload) > MESSAGE_BYTES_MAX:
+                raise MeterProtocolError(f"a message of {len(payload)} bytes")
+            if device is None:
+                self._knock(device_id, kind, payload, retained=retained)
+            elif kind == "status":
+                self._status(device, payload)
+            elif not retained:
+                self._take(device, kind, payload)
+        except MeterError as error:
+            self.counts[f"refused {error.code}"] += 1
+            if device is not None:
+                device.refused += 1
+                if device.refused == 1:
+                    self._listener.refused(device.index, error)
+
+    def _known(self, device_id: str) -> NodeDevice | None:
+        index = self._registry.index_of(device_id)
+        if index is None:
+            self.forget(device_id)
+            return None
+        device = self.devices.get(device_id)
+        if device is None or device.index != index:
+            device = self.devices[device_id] = NodeDevice(device_id, index)
+            device.order.restore(*self._registry.order_of(device_id))
+            self._by_index[index] = device
+        return device
+
+    def _knock(self, device_id: str, kind: str, payload: bytes, *, retained: bool) -> None:
+        if kind == "telemetry" and not retained:
+            told = parse_telemetry(payload, device_id)
+            self._registry.knock(device_id, told.firmware)
+
+    def _take(self, device: NodeDevice, kind: str, payload: bytes) -> None:
+        if kind == "telemetry":
+            self._telemetry(device, parse_telemetry(payload, device.device_id))
+        elif kind == "event":
+            self._listener.event(device.index, parse_event(payload, device.device_id))
+        elif kind == "result":
+            result = parse_result(payload, device.device_id)
+            expected, answer = self._waiting.get(result.command_id, ("", None))
+            if answer is not None and expected == device.device_id and not answer.done():
+                answer.set_result(result)
+
+    def _status(self, device: NodeDevice, payload: bytes) -> None:
+        status = parse_status(payload, device.device_id)
+        if status.online and status.session:
+            is_new = status.session != device.session
+            place = device.order.announced(status.session, status.boot_id, self._clock.mono_ns())
+            if not self._is_alone(device, place) or place is Place.OLDER:
+                return
+            device.take_status(status)
+            if is_new:
+                self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+            return
+        device.take_status(status)
+
+    def _is_alone(self, device: NodeDevice, place: Place) -> bool:
+        if place is not Place.TWIN:
+            return True
+        self._registry.quarantine(device.device_id, "two devices use this name in turn")
+        self.forget(device.device_id)
+        return False
+
+    def _telemetry(self, device: NodeDevice, told: NodeTelemetry) -> None:
+        now_ns = self._clock.mono_ns()
+        place = device.order.place(told.boot_id, told.seq, told.session, now_ns)
+        self.counts[f"telemetry {place.value}"] += 1
+        if not self._is_alone(device, place) or place in (Place.DUPLICATE, Place.OLDER):
+            return
+        device.refused = 0
+        is_new = device.take_telemetry(told, now_ns)
+        if is_new:
+            self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+        self._listener.telemetry(device.index, told)
+        if told.quality is Quality.BAD:
+            self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
+        elif told.quality is Quality.UNCERTAIN or told.energy_wh is None:
+            self._fail(device.index, MeterProtocolError("the node doubts its module's counter"))
+        elif self._on_reading is not None:
+            self._on_reading(device.index, self._reading(device.index, told, now_ns))
+
+    def _reading(self, index: int, told: NodeTelemetry, now_ns: int) -> Reading:
+        sequence, self._sequences[index] = self._sequences[index], self._sequences[index] + 1
+        return reading_of(told, sequence, now_ns, self._clock.utc_ms())
+
+    # -- presence --------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Nodes that are silent for too long have failed, once a period."""
+        now_ns = self._clock.mono_ns()
+        limit_ns = round(MISSED_PERIODS * self._period_ns)
+        for index in range(len(self._meter_ids)):
+            device = self._by_index.get(index)
+            heard_ns = self._started_ns
+            if device is not None and device.heard_ns is not None:
+                heard_ns = device.heard_ns
+            failed_ns = self._failed_ns.get(index, 0)
+            if now_ns - heard_ns <= limit_ns or now_ns - failed_ns < self._period_ns:
+                continue
+            self._failed_ns[index] = now_ns
+            self._fail(index, self._absence(device, (now_ns - heard_ns) // NS))
+
+    def _absence(self, device: NodeDevice | None, silent_s: int) -> MeterError:
+        if not self._link.is_connected:
+            return MeterUnreachableError("the nodes' broker is away")
+        if device is None:
+            return MeterUnreachableError("no device of this meter was heard yet")
+        if device.online is False:
+            return MeterUnreachableError("the node is offline")
+        return MeterTimeoutError(f"no telemetry for {silent_s} s")
+
+    def _fail(self, index: int, error: MeterError) -> None:
+        if self._on_failure is not None:
+            self._on_failure(index, error)
+
+
+async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
+    """End tasks, and do not wait for ever for one that hangs on a broker."""
+    waiting = {task for task in tasks if not task.done()}
+    for _ in range(2):
+        for task in waiting:
+            task.cancel()
+        if not waiting:
+            return
+        _, waiting = await asyncio.wait(waiting, timeout=STOP_DEADLINE_S)

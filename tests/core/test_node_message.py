@@ -1,0 +1,191 @@
+"""What a node says is read exactly or refused whole."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.errors import MeterError, MeterIdentityError, MeterProtocolError
+from gateway.core.node_message import (
+    ENERGY_WH_MAX,
+    MESSAGE_BYTES_MAX,
+    device_of,
+    parse_event,
+    parse_result,
+    parse_status,
+    parse_telemetry,
+)
+from gateway.core.reading import Quality
+
+OLDER = (
+    b'{"device_id": "esp-1", "timestamp": "2026-01-15T13:30:00+05:30", "voltage": 229.8, '
+    b'"current": 1.234, "power_w": 283.4, "energy_kwh": 12.3459, "power_factor": 0.98, "rssi": -61}'
+)
+OURS: dict[str, object] = {
+    "device_id": "node-1",
+    "timestamp": 1_800_000_000,
+    "voltage": 229.8,
+    "current": 1.234,
+    "power_w": 283.4,
+    "energy_kwh": 12.345,
+    "power_factor": 0.98,
+    "rssi": -61,
+    "frequency_hz": 50.0,
+    "energy_wh": 12_345,
+    "seq": 1_042,
+    "boot_id": 17,
+    "session": "9f3a000000000001",
+    "relay": "closed",
+    "reasons": [],
+    "firmware": "1.0.0",
+    "quality": "good",
+}
+
+
+def said(**changes: object) -> bytes:
+    """Our telemetry with some keys changed."""
+    return json.dumps({**OURS, **changes}).encode()
+
+
+def test_the_older_form_is_read_with_kilowatt_hours_floored_to_whole_wh() -> None:
+    """No sequence, no relay; decimal kWh."""
+    found = parse_telemetry(OLDER, "esp-1")
+    assert (found.energy_wh, found.seq, found.relay_closed) == (12_345, None, None)
+    assert (found.voltage_v, found.current_a, found.power_w) == (229.8, 1.234, 283.4)
+    assert found.node_ms == 1_768_464_000_000
+
+
+def test_our_form_adds_order_relay_and_whole_wh() -> None:
+    """Every field of docs/node-protocol.md."""
+    found = parse_telemetry(said(energy_kwh=99.0), "node-1")
+    assert (found.energy_wh, found.seq, found.boot_id) == (12_345, 1_042, 17)
+    assert (found.session, found.relay_closed) == ("9f3a000000000001", True)
+    assert (found.firmware, found.quality, found.rssi_dbm) == ("1.0.0", Quality.GOOD, -61.0)
+
+
+@given(st.integers(0, ENERGY_WH_MAX - 1))
+def test_decimal_kilowatt_hours_lose_no_watt_hour(energy_wh: int) -> None:
+    """Binary fractions would: 1.001 kWh times 1000 is less than 1001."""
+    text = f'{{"energy_kwh": {Decimal(energy_wh) / 1000}}}'
+    assert parse_telemetry(text.encode(), "esp-1").energy_wh == energy_wh
+
+
+@pytest.mark.parametrize(
+    ("given_time", "expected_ms"),
+    [
+        (1_800_000_000, 1_800_000_000_000),
+        (1_800_000_000.5, 1_800_000_000_500),
+        (1_800_000_000_123, 1_800_000_000_123),
+        ("2027-01-15T08:00:00Z", 1_800_000_000_000),
+        ("2027-01-15T08:00:00", 1_800_000_000_000),
+        (None, None),
+    ],
+)
+def test_times_are_seconds_milliseconds_or_iso(given_time: object, expected_ms: int | None) -> None:
+    """As contract.md has it."""
+    assert parse_telemetry(said(timestamp=given_time), "node-1").node_ms == expected_ms
+
+
+def test_a_silent_module_is_no_reading_of_zero() -> None:
+    """Null values, quality bad."""
+    found = parse_telemetry(said(voltage=None, current=None, power_w=None, quality="bad"), "node-1")
+    assert (found.power_w, found.quality) == (None, Quality.BAD)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'{"energy_wh": NaN}',
+        b'{"power_w": Infinity}',
+        b'{"voltage": -1e400}',
+        b'{"energy_kwh": 1e999999999}',
+        b'{"energy_wh": 1.5}',
+        b'{"energy_wh": true}',
+        b'{"energy_wh": -1}',
+        b'{"energy_wh": 1000000000000}',
+        b'{"energy_wh": "12"}',
+        b'{"energy_kwh": "12"}',
+        b'{"seq": -1}',
+        b'{"relay": "ajar"}',
+        b'{"quality": "fine"}',
+        b'{"reasons": "lease"}',
+        b'{"session": "x"}',
+        b'{"firmware": "' + b"9" * 65 + b'"}',
+        b'{"timestamp": "yesterday"}',
+        b'{"timestamp": -1}',
+        b'{"timestamp": 1e30}',
+        b"[" * 8_000,
+        b'{"a": ' + b"9" * 5_000 + b"}",
+        b" " * (MESSAGE_BYTES_MAX + 1),
+    ],
+)
+def test_what_has_another_form_is_refused_whole(payload: bytes) -> None:
+    """Never half a reading."""
+    with pytest.raises(MeterProtocolError):
+        parse_telemetry(payload, "node-1")
+
+
+def test_another_devices_id_inside_is_refused() -> None:
+    """The topic is what the broker vouches for."""
+    with pytest.raises(MeterIdentityError):
+        parse_telemetry(said(device_id="node-2"), "node-1")
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_get_past_a_meter_error(payload: bytes) -> None:
+    """Whatever comes, the caller sees a value or a MeterError."""
+    for parse in (parse_telemetry, parse_status, parse_result, parse_event):
+        try:
+            parse(payload, "node-1")
+        except MeterError:
+            continue
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=4), below),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*OURS, "online", "ok", "id", "lease", "spooled", "kind", "at"]), JSON)
+def test_any_value_under_any_key_is_a_value_or_refused(key: str, value: object) -> None:
+    """Types are checked one by one."""
+    payload = json.dumps({**OURS, "online": True, "ok": True, "id": "a", key: value}).encode()
+    for parse in (parse_telemetry, parse_status, parse_result, parse_event):
+        try:
+            parse(payload, "node-1")
+        except MeterError:
+            continue
+
+
+def test_topics_name_device_and_kind() -> None:
+    """Anything else is of no node."""
+    assert device_of("smartmeter/node-1/telemetry") == ("node-1", "telemetry")
+    for topic in ("smartmeter/Node/telemetry", "smartmeter//x", "a/b/c", "smartmeter/a b/x", "x"):
+        with pytest.raises(MeterProtocolError):
+            device_of(topic)
+
+
+def test_a_status_tells_session_lease_and_backlog() -> None:
+    """And its Will that the node is gone."""
+    found = parse_status(
+        b'{"device_id":"n-1","online":true,"session":"00000000000000aa","boot_id":3,"spooled":7,'
+        b'"lease":{"epoch":"E","seq":4,"cutoff_wh":500,"expires":0}}',
+        "n-1",
+    )
+    assert (found.online, found.session, found.boot_id, found.spooled) == (
+        True,
+        "0" * 14 + "aa",
+        3,
+        7,
+    )
+    assert found.lease is not None
+    assert (found.lease.epoch, found.lease.seq, found.lease.cutoff_wh) == ("E", 4, 500)
+    assert parse_status(b'{"online":false}', "n-1").online is False

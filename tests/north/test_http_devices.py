@@ -1,0 +1,73 @@
+"""Devices as the API shows them, and the word of who approves or refuses one."""
+
+from gateway.core.lease import UNLIMITED_WH
+from gateway.core.requests import Role
+from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
+from tests.north.conftest import Served
+
+API = "/api/v1"
+STATE = {
+    "online": True,
+    "session": "a" * 16,
+    "relay": False,
+    "can_switch": True,
+    "reasons": ["command"],
+    "spooled": 3,
+    "lease": ["E" * 26, 4, 5_000, 1_800_000_000],
+}
+
+
+def keep(site: Served, *records: DeviceRecord) -> None:
+    """Write records as control would."""
+    site.executor.ledger.write(lambda connection: put_devices(connection, records))
+
+
+async def test_a_device_shows_what_it_told_last(site: Served) -> None:
+    """Relay, reasons, backlog and lease; before anything was told they are empty."""
+    client = await site.client(Role.AUDITOR)
+    assert (await client.get(f"{API}/devices")).json() == {"items": []}
+    at = 1_800_000_000_000
+    keep(
+        site,
+        DeviceRecord("node-1", DeviceStatus.APPROVED, "flat-1", 2, "1.0.0", at, at, state=STATE),
+        DeviceRecord("node-2", DeviceStatus.PENDING, None, 1, "", at, at),
+    )
+    shown, pending = (await client.get(f"{API}/devices")).json()["items"]
+    assert (shown["status"], shown["meter_id"], shown["generation"]) == ("approved", "flat-1", 2)
+    assert (shown["output"], shown["can_be_cut"], shown["waiting_records"]) == ("open", True, 3)
+    assert shown["lease"] == {"cutoff_wh": 5_000, "expires_at": "2027-01-15T08:00:00.000Z"}
+    assert (pending["status"], pending["output"], pending["lease"]) == ("pending", None, None)
+    unlimited = {**STATE, "lease": ["E" * 26, 5, UNLIMITED_WH, 1_800_000_000]}
+    status = DeviceStatus.APPROVED
+    keep(site, DeviceRecord("node-1", status, "flat-1", 2, "", at, at, state=unlimited))
+    found = (await client.get(f"{API}/devices/node-1")).json()
+    assert found["lease"]["cutoff_wh"] is None
+
+
+async def test_a_device_is_approved_and_refused_by_request(site: Served) -> None:
+    """With key and role as every wish; an unknown one is 404."""
+    client = await site.client(Role.TECHNICIAN)
+    at = 1_800_000_000_000
+    keep(site, DeviceRecord("node-1", DeviceStatus.PENDING, None, 1, "", at, at))
+    answer = await client.post(
+        f"{API}/devices/node-1/approval",
+        json={"meter_id": "flat-1"},
+        headers={"Idempotency-Key": "a-1"},
+    )
+    assert answer.status_code == 201
+    assert (await client.get(f"{API}/devices/node-1")).json()["status"] == "approved"
+    answer = await client.post(
+        f"{API}/devices/node-1/refusal", json={"reason": "x"}, headers={"Idempotency-Key": "a-2"}
+    )
+    assert answer.status_code == 201
+    assert (await client.get(f"{API}/devices/node-1")).json()["status"] == "refused"
+    for call in (
+        client.get(f"{API}/devices/node-9"),
+        client.post(
+            f"{API}/devices/node-9/approval",
+            json={"meter_id": "flat-1"},
+            headers={"Idempotency-Key": "a-3"},
+        ),
+    ):
+        found = await call
+        assert (found.status_code, found.json()["code"]) == (404, "DEVICE_UNKNOWN")
