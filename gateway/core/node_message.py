@@ -20,6 +20,12 @@ MESSAGE_BYTES_MAX: Final = 8_192
 # A thousand times what a 100 A connection takes in its life; above it a counter is no counter.
 ENERGY_WH_MAX: Final = 10**12
 REASONS_MAX: Final = 16
+RECORDS_MAX: Final = 256
+RECORD_FIELDS: Final = 10
+# Flags of a kept record.
+CLOCK_SET: Final = 1
+QUALITY_GOOD: Final = 4
+METER_SILENT: Final = 8
 NUMBER_MAX: Final = 2**53
 # Epoch seconds reach this in the year 5138: larger numbers are milliseconds.
 MILLISECONDS_FROM: Final = 10**11
@@ -102,6 +108,29 @@ class NodeEvent:
     kind: str
     node_ms: int | None
     energy_wh: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A reading that a node kept. `unix_s` is 0 where its clock was unset."""
+
+    unix_s: int
+    energy_wh: int
+    voltage_v: float
+    current_a: float
+    power_w: float
+    power_factor: float
+    is_good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBacklog:
+    """One segment of kept readings, oldest first; the next comes after its acknowledgement."""
+
+    device_id: str
+    session: str
+    segment: int
+    records: tuple[NodeRecord, ...]
 
 
 def device_of(topic: str) -> tuple[str, str]:
@@ -191,6 +220,36 @@ def parse_event(payload: bytes, device_id: str) -> NodeEvent:
         kind=kind,
         node_ms=_time_ms(found.get("at")),
         energy_wh=_whole(found, "energy_wh"),
+    )
+
+
+def parse_backlog(payload: bytes, device_id: str) -> NodeBacklog:
+    """Readings that a node kept, oldest first. Raises as `parse_telemetry`."""
+    found = _object(payload, device_id)
+    segment, rows = _whole(found, "segment"), found.get("records")
+    if segment is None or not isinstance(rows, list) or len(rows) > RECORDS_MAX:
+        raise MeterProtocolError("a backlog has a segment and a list of records")
+    return NodeBacklog(device_id, _session(found), segment, tuple(map(_record, rows)))
+
+
+def _record(row: object) -> NodeRecord:
+    """[seq, boot_id, unix_s, ticks_s, energy_wh, dV, mA, dW, power factor in %, flags]."""
+    if not isinstance(row, list) or len(row) != RECORD_FIELDS:
+        raise MeterProtocolError(f"a record has {RECORD_FIELDS} fields")
+    named = {str(place): value for place, value in enumerate(row)}
+    values = [_whole(named, str(place)) for place in range(RECORD_FIELDS)]
+    whole = [-1 if value is None else value for value in values]
+    if min(whole) < 0 or whole[4] >= ENERGY_WH_MAX:
+        raise MeterProtocolError("a record holds whole numbers from 0")
+    flags = whole[9]
+    return NodeRecord(
+        unix_s=whole[2] if flags & CLOCK_SET else 0,
+        energy_wh=whole[4],
+        voltage_v=whole[5] / 10,
+        current_a=whole[6] / 1_000,
+        power_w=whole[7] / 10,
+        power_factor=whole[8] / 100,
+        is_good=bool(flags & QUALITY_GOOD) and not flags & METER_SILENT,
     )
 
 

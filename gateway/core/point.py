@@ -22,7 +22,7 @@ from gateway.core.pricing import MAX_STEP_MS, Flag, Pricer
 from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
 from gateway.core.supply import Supply
-from gateway.core.switching import Reason
+from gateway.core.switching import Order, Reason
 from gateway.core.tariff import EXPORT
 
 __all__ = ["Point", "PointTerms", "Slept", "Step"]
@@ -202,12 +202,12 @@ class Point:
             return Step(events=verdict.events)
         self.last = reading
         self.last_sequence = reading.sequence
-        if reading.lane is not Lane.SHORT:
+        if reading.lane is not Lane.SHORT and not reading.late:
             self.last_full = reading
         if not verdict.settles:
             # The output may be believed; the energy charges nothing and cuts nobody.
-            orders = self.supply.observe(self._observation(reading, trusted=False))
-            return Step(events=verdict.events, orders=tuple(orders), read_again=verdict.read_again)
+            orders = self._observed(reading, trusted=False)
+            return Step(events=verdict.events, orders=orders, read_again=verdict.read_again)
         self._lost = False
         fed_wh, export_events = self.feed_in.see(reading) if self.feed_in is not None else _NONE_FED
         flags = self._settle(reading, verdict, fed_wh, rates_known=rates_known)
@@ -219,17 +219,17 @@ class Point:
         newly_due = self._judge_credit(rates_known=rates_known)
         deferred = self._is_deferred(reading)
         self._settled_ns = reading.mono_ns
-        orders = self.supply.observe(self._observation(reading, trusted=True))
+        orders = self._observed(reading, trusted=True)
         return Step(
             settled=True,
             advance_wh=verdict.advance_wh,
             events=verdict.events,
-            orders=tuple(orders),
+            orders=orders,
             posting_due=newly_due or crossed or bool(verdict.events or export_events),
             newly_due=newly_due,
             deferred=deferred,
             kept_on=self._deferral.since_utc_ms is not None and not was_waiting,
-            predict_s=self._predict_s(reading),
+            predict_s=None if reading.late else self._predict_s(reading),
             read_again=verdict.read_again,
             flags=flags,
             fed_wh=fed_wh,
@@ -459,6 +459,12 @@ class Point:
         if full is None or full.meter_clock_s is None:
             return None
         return full.meter_clock_s * 1000
+
+    def _observed(self, reading: Reading, *, trusted: bool) -> tuple[Order, ...]:
+        """What the supply machine makes of a reading; one of the past shows it nothing."""
+        if reading.late:
+            return ()
+        return tuple(self.supply.observe(self._observation(reading, trusted=trusted)))
 
     def _observation(self, reading: Reading, *, trusted: bool) -> Observation:
         power_w, full = reading.power_w, self.last_full

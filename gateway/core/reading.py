@@ -35,7 +35,8 @@ class Reading:
     `restarted` is the meter's latched restart bit; the short lane reads neither it nor the
     diagnostics, and False or 0 there says nothing. `values` are the measurements of the lane in the
     model's order: none in the short lane, the slow lane's begin with the full lane's; undefined
-    ones are NaN.
+    ones are NaN. `late` says that it was kept somewhere and tells of the past: its energy counts,
+    but it shows nothing of the supply as it is now.
     """
 
     sequence: int
@@ -54,3 +55,4 @@ class Reading:
     values: tuple[float, ...] = ()
     asked_ns: int | None = None
     part_wh: float = 0.0
+    late: bool = False

@@ -15,6 +15,7 @@ from gateway.core.requests import Outcome
 from gateway.core.shift import MeansTotal, cash_up
 from gateway.north.reader import READ_DEADLINE_S, Reader
 from gateway.store.accounts import AccountPoint, load_credit, points_of
+from gateway.store.audit import AuditRecord, audit_before
 from gateway.store.commands import (
     SwitchCommand,
     commands_for_key,
@@ -314,6 +315,17 @@ class Records:
                 return await asyncio.to_thread(look)
         except TimeoutError as error:
             raise StoreAwayError("the events could not be read in time") from error
+
+    async def audit(self, before_seq: int, limit: int) -> Found[AuditRecord]:
+        """Records of the audit chain newest first, before a sequence."""
+
+        def look(connection: Connection) -> Found[AuditRecord]:
+            def fetch(start: int, count: int) -> list[AuditRecord]:
+                return audit_before(connection, before_seq=start, limit=count)
+
+            return Found(*_page(fetch, before_seq, limit, lambda record: record.seq))
+
+        return await self._ledger.read(look)
 
     async def commands_of(
         self, meter_id: str, before_number: int, limit: int

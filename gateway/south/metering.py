@@ -111,6 +111,8 @@ PZEM_NODE: Final = NodeModel(
         "frequency_hz": "Hz",
         "energy_import_t1_wh": "Wh",
         "rssi_dbm": "dBm",
+        # How long after it was taken a reading came: above zero it was kept at the node.
+        "delay_s": "s",
     },
     energy_import=("energy_import_t1_wh",),
 )

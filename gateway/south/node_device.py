@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.core.node_message import NodeLease, NodeStatus, NodeTelemetry
+from gateway.core.node_message import NodeLease, NodeRecord, NodeStatus, NodeTelemetry
 from gateway.core.node_order import NodeOrder
 from gateway.core.reading import Lane, Reading
 
@@ -41,6 +41,12 @@ class NodeDevice:
     read_at_ns: int | None = None
     read_ns: int = 0
     refused: int = 0
+    # Until when live readings wait for kept ones; and the segment that was taken, with how many
+    # sweeps have to be committed before it is acknowledged.
+    waits_until_ns: int | None = None
+    taken_segment: int | None = None
+    taken_sweeps: int = 0
+    gave_up: bool = False
 
     def take_status(self, status: NodeStatus) -> None:
         """What a status says of the device itself."""
@@ -51,6 +57,8 @@ class NodeDevice:
         self.firmware = status.firmware or self.firmware
         self.hardware = status.hardware or self.hardware
         self.lease, self.spooled = status.lease, status.spooled
+        if not status.spooled:
+            self.waits_until_ns = None
 
     def take_telemetry(self, told: NodeTelemetry, mono_ns: int) -> bool:
         """What telemetry says of the device; True when it is of a session not known before."""
@@ -93,6 +101,7 @@ def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) ->
         told.frequency_hz,
         float(energy_wh),
         told.rssi_dbm,
+        0.0,
     )
     return Reading(
         sequence=sequence,
@@ -106,4 +115,30 @@ def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) ->
         voltage_v=told.voltage_v,
         values=tuple(nothing if value is None else value for value in values),
         asked_ns=mono_ns - delay_ns,
+    )
+
+
+def late_reading_of(record: NodeRecord, sequence: int, mono_ns: int, utc_ms: int) -> Reading:
+    """A kept record as a reading of its own time; `mono_ns` and `utc_ms` are now."""
+    delay_ms = utc_ms - record.unix_s * 1_000
+    taken_ns = mono_ns - delay_ms * 1_000_000
+    return Reading(
+        sequence=sequence,
+        mono_ns=taken_ns,
+        utc_ms=record.unix_s * 1_000,
+        lane=Lane.FULL,
+        energy_wh=(record.energy_wh,),
+        output_closed=None,
+        values=(
+            record.voltage_v,
+            record.current_a,
+            record.power_w,
+            record.power_factor,
+            float("nan"),
+            float(record.energy_wh),
+            float("nan"),
+            delay_ms / 1_000,
+        ),
+        asked_ns=taken_ns - CLOCK_MARGIN_NS,
+        late=True,
     )

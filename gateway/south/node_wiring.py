@@ -74,6 +74,10 @@ class Listener(Protocol):
         """The broker went or came."""
         ...
 
+    def settled(self, index: int) -> tuple[int, int]:
+        """Up to when (wall ms) and up to which counter (Wh) energy of a node is settled."""
+        ...
+
     def unix_s(self) -> int:
         """The wall time that nodes may be set to; 0 while the gateway's own is in doubt."""
         ...

@@ -22,23 +22,27 @@ from gateway.core.errors import (
 from gateway.core.lease import Grant
 from gateway.core.node_message import (
     MESSAGE_BYTES_MAX,
+    NodeBacklog,
     NodeLease,
     NodeResult,
     NodeTelemetry,
     device_of,
+    parse_backlog,
     parse_event,
     parse_result,
     parse_status,
     parse_telemetry,
 )
 from gateway.core.node_order import Place
-from gateway.core.reading import Lane, Quality, Reading
+from gateway.core.reading import Lane, Quality
 from gateway.core.sealing import Command, seal
-from gateway.south.node_device import SEQUENCE_JUMP, NodeDevice, reading_of
+from gateway.south.node_device import SEQUENCE_JUMP, NodeDevice, late_reading_of, reading_of
 from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
 
 NS: Final = 1_000_000_000
-TOPICS: Final = tuple(f"smartmeter/+/{kind}" for kind in ("telemetry", "status", "event", "result"))
+# Status first: what is retained says what the other messages are.
+KINDS: Final = ("status", "backlog", "telemetry", "event", "result")
+TOPICS: Final = tuple(f"smartmeter/+/{kind}" for kind in KINDS)
 # Telemetry that is this many periods late counts as a failed reading.
 MISSED_PERIODS: Final = 2.5
 WATCH_EVERY_S: Final = 1.0
@@ -47,6 +51,8 @@ READ_GAP_NS: Final = NS // 2
 COMMAND_DEADLINE_S: Final = 4.0
 RELAY_EXPIRES_S: Final = 30
 STOP_DEADLINE_S: Final = 3.0
+# So long live readings wait for kept ones that do not come.
+BACKLOG_WAIT_NS: Final = 60 * NS
 WAITING_MAX: Final = 1_000
 
 
@@ -274,8 +280,9 @@ class NodeGroup:
     # -- messages --------------------------------------------------------------------------
 
     def _state(self, connected: bool, reason: str) -> None:  # noqa: FBT001 - the link's callback
-        if connected is not self._connected:
-            self._connected = connected
+        before, self._connected = self._connected, connected
+        # The first connection is no news.
+        if connected is not (True if before is None else before):
             self._listener.broker(connected=connected, reason=reason)
 
     def _message(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001
@@ -320,6 +327,8 @@ class NodeGroup:
     def _take(self, device: NodeDevice, kind: str, payload: bytes) -> None:
         if kind == "telemetry":
             self._telemetry(device, parse_telemetry(payload, device.device_id))
+        elif kind == "backlog":
+            self._backlog(device, parse_backlog(payload, device.device_id))
         elif kind == "event":
             self._listener.event(device.index, parse_event(payload, device.device_id))
         elif kind == "result":
@@ -336,6 +345,9 @@ class NodeGroup:
             if not self._is_alone(device, place) or place is Place.OLDER:
                 return
             device.take_status(status)
+            device.gave_up = device.gave_up and not is_new
+            if status.spooled and device.waits_until_ns is None and not device.gave_up:
+                device.waits_until_ns = self._clock.mono_ns() + BACKLOG_WAIT_NS
             if is_new:
                 self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
             return
@@ -363,12 +375,55 @@ class NodeGroup:
             self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
         elif told.quality is Quality.UNCERTAIN or told.energy_wh is None:
             self._fail(device.index, MeterProtocolError("the node doubts its module's counter"))
+        elif device.waits_until_ns is not None and now_ns < device.waits_until_ns:
+            self.counts["telemetry waiting"] += 1
         elif self._on_reading is not None:
-            self._on_reading(device.index, self._reading(device.index, told, now_ns))
+            device.gave_up = device.gave_up or device.waits_until_ns is not None
+            device.waits_until_ns = None
+            sequence, utc_ms = self._sequence(device.index), self._clock.utc_ms()
+            self._on_reading(device.index, reading_of(told, sequence, now_ns, utc_ms))
 
-    def _reading(self, index: int, told: NodeTelemetry, now_ns: int) -> Reading:
+    def _backlog(self, device: NodeDevice, backlog: NodeBacklog) -> None:
+        """Kept readings, in their order through the same guard as live ones.
+
+        A record without a time is passed over: the next one with a time has its energy. So is what
+        is settled already, such as a segment that comes again.
+        """
+        if backlog.session != device.session:
+            self.counts["backlog older"] += 1
+            return
+        now_ns, utc_ms = self._clock.mono_ns(), self._clock.utc_ms()
+        for record in backlog.records:
+            settled_ms, settled_wh = self._listener.settled(device.index)
+            is_news = settled_ms < record.unix_s * 1_000 <= utc_ms
+            if not record.is_good or not is_news or record.energy_wh < settled_wh:
+                self.counts["backlog passed over"] += 1
+                continue
+            self.counts["backlog taken"] += 1
+            device.gave_up, device.waits_until_ns = False, now_ns + BACKLOG_WAIT_NS
+            if self._on_reading is not None:
+                sequence = self._sequence(device.index)
+                late = late_reading_of(record, sequence, now_ns, utc_ms)
+                self._on_reading(device.index, late)
+        # The sweep under way may have begun without them: the one after it has them all.
+        device.taken_segment, device.taken_sweeps = backlog.segment, 2
+
+    def swept(self) -> None:
+        """A sweep was committed: acknowledge segments whose readings are in it."""
+        for device in self.devices.values():
+            if device.taken_segment is None:
+                continue
+            device.taken_sweeps -= 1
+            if device.taken_sweeps <= 0:
+                segment, device.taken_segment = device.taken_segment, None
+                self.spawn(self._acknowledge(device.index, segment), f"ack {device.device_id}")
+
+    async def _acknowledge(self, index: int, segment: int) -> None:
+        await self.command(index, "ack", {"segment": segment})
+
+    def _sequence(self, index: int) -> int:
         sequence, self._sequences[index] = self._sequences[index], self._sequences[index] + 1
-        return reading_of(told, sequence, now_ns, self._clock.utc_ms())
+        return sequence
 
     # -- presence --------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ class RowProof:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._rows: _Rows | None = None
+        self._unread: list[str] = []
         self._made = Provenance()
         self._is_readable = True
         site = read_site(connection)
@@ -88,6 +89,8 @@ class RowProof:
                 _terms(connection, self._read),
                 _debts(connection),
             )
+        except StoreCorruptError as error:
+            self._unread = [f"stays, meters, shifts, terms or debts cannot be read: {error}"]
         finally:
             connection.execute("ROLLBACK")
 
@@ -130,7 +133,7 @@ class RowProof:
         """What differs; `settled` are meter and point of every settlement line."""
         rows = self._rows
         if rows is None or not self._is_readable:
-            return []
+            return self._unread
         made = self._made
         return [
             *made.stay_problems(rows.stays),

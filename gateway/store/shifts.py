@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, cast
 
-from gateway.core.errors import RefusedError
+from gateway.core.errors import RefusedError, StoreCorruptError
 from gateway.core.ledger import Transaction
 from gateway.core.shift import Closing, MeansTotal, Shift
 from gateway.store.ledger import read_transaction
@@ -204,10 +204,13 @@ def _shifts(connection: sqlite3.Connection, where: str, *values: str | int) -> l
 
 
 def _closing(columns: Sequence[object]) -> Closing:
-    means = [
-        MeansTotal(**cast("dict[str, int]", total))  # type: ignore[arg-type]
-        for total in items(columns[3])
-    ]
+    try:
+        means = [
+            MeansTotal(**cast("dict[str, int]", total))  # type: ignore[arg-type]
+            for total in items(columns[3])
+        ]
+    except TypeError as error:
+        raise StoreCorruptError(f"expected a count of means, found {columns[3]!r:.80}") from error
     return Closing(
         utc_ms=as_int(columns[0]),
         closed_by=as_text(columns[1]),

@@ -130,9 +130,8 @@ class ControlSite:
         self.nodes = node_office_of(
             config, writer, self.books, self.found.shelf, tell=self.display.event, clock=clock
         )
-        polls, group = meters_of(
-            config, self.nodes, [1 for _ in config.points], clock, new_id=self._new_id
-        )
+        sequences = [point.last_sequence + 1 for point in self.found.points]
+        polls, group = meters_of(config, self.nodes, sequences, clock, new_id=self._new_id)
         breaker = MassCutBreaker(MassCutLimits())
         self.engine = Engine(
             self.found.points,

@@ -74,6 +74,7 @@ class ScriptedNode:
         self.refused: list[str] = []
         self.last_seq = 0
         self.period_s = 0.1
+        self.spool: dict[int, list[list[int]]] = {}
         self._client: aiomqtt.Client | None = None
 
     def telemetry(self, **changes: object) -> dict[str, object]:
@@ -125,7 +126,7 @@ class ScriptedNode:
             "session": self.session,
             "boot_id": self.boot_id,
             "lease": self.lease,
-            "spooled": 0,
+            "spooled": sum(map(len, self.spool.values())),
         }
 
     async def _live(self) -> None:
@@ -142,6 +143,12 @@ class ScriptedNode:
                     await self._command(message.payload, retained=message.retain)
             finally:
                 ticking.cancel()
+
+    async def send_backlog(self) -> None:
+        """Send the oldest segment that is not acknowledged."""
+        segment = min(self.spool)
+        told = {"session": self.session, "segment": segment, "records": self.spool[segment]}
+        await self.publish("backlog", told)
 
     async def _tick(self) -> None:
         while True:
@@ -188,7 +195,9 @@ class ScriptedNode:
             await self.publish("telemetry", self.telemetry())
 
     def _obey(self, kind: str, args: dict[str, object]) -> str:
-        if kind == "lease":
+        if kind == "ack":
+            self.spool.pop(cast("int", args["segment"]), None)
+        elif kind == "lease":
             self.lease = args
         elif kind == "relay":
             if not args["closed"]:
@@ -244,6 +253,7 @@ class NodeSite(ControlSite):
         try:
             yield
         finally:
+            assert not sweeping.done(), sweeping
             sweeping.cancel()
             await self.engine.polls.aclose()
             await polling

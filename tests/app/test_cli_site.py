@@ -389,7 +389,7 @@ async def test_wrong_vouchers_and_unlocking(desk: Desk) -> None:
     wrong = await desk.run("voucher", "redeem", "flat-1", "1845", "1462")
     assert (wrong.status, wrong.err) == (
         1,
-        "VOUCHER_FORMAT: a voucher has 20 digits, these are 8\n",
+        "VOUCHER_FORMAT: token: a voucher has 20 digits, these are 8\n",
     )
     open_ = await desk.run("voucher", "unlock", "flat-1", "--reason", "torn slip")
     assert (open_.status, open_.err.partition(":")[0]) == (1, "VOUCHER_NOT_LOCKED")

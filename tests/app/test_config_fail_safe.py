@@ -8,6 +8,7 @@ from gateway.app.config_print import as_document, as_yaml
 from gateway.app.control.polls import FailSafe, fail_safe_of
 from tests.app.test_config import SITE, load, problems
 
+BROKER = "south: {mqtt: {host: 127.0.0.1}}\n"
 FLAT = "meters: [{id: flat-1, model: pac3220, host: 10.10.1.11%s}]\n"
 DEFAULTS = "defaults: {pac3220: {%s}}\n"
 
@@ -81,7 +82,7 @@ def test_the_time_alone_changes_nothing(tmp_path: Path) -> None:
             "",
         ),
         (
-            "meters: [{id: n, model: pzem-node, fail_safe: fail_disconnected}]\n",
+            "meters: [{id: n, model: pzem-node, fail_safe: fail_disconnected}]\n" + BROKER,
             "2:47: meters[0].fail_safe",
             "a pzem-node has no such key",
         ),

@@ -26,6 +26,7 @@ from gateway.core.requests import ReplaceMeter
 from gateway.store.audit import audit_body, audit_head
 from gateway.store.checkpoints import KeyTrust, append_checkpoint, signed_checkpoint
 from gateway.store.ledger import ledger_head, read_transaction
+from gateway.store.provenance import RowProof
 from gateway.store.replay import replay_ledger
 from gateway.store.rows import mapping
 from gateway.store.verify import verify_ledger
@@ -40,7 +41,7 @@ COLUMNS = {
     "entry": "ledger_account amount_nano",
     "settlement": (
         "account_id service_point_id meter_id tariff_id period from_utc_ms to_utc_ms from_wh to_wh "
-        "advance_wh cells charges flags facts"
+        "advance_wh cells charges flags facts export"
     ),
     "tariff": "tariff_id effective_from_utc_ms document",
     "account_point": "account_id service_point_id tariff_id from_utc_ms to_utc_ms",
@@ -66,7 +67,7 @@ ON_TRUST = {
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site on which everything happened, an exchange of a meter too."""
-    site = ControlSite(tmp_path_factory.mktemp("forged"))
+    site = ControlSite(tmp_path_factory.mktemp("forged"), export="credited")
 
     async def live() -> None:
         world = BusySite(site)
@@ -200,6 +201,14 @@ def is_found(connection: sqlite3.Connection) -> bool:
     return not report.proved or bool(report.balances)
 
 
+def says_the_same(table: str, before: sqlite3.Connection, after: sqlite3.Connection) -> bool:
+    """Whether terms or a count of a drawer read as before: what is left out may be the default."""
+    if table not in {"account_terms", "shift_closing"}:
+        return False
+    rows = RowProof(before)._rows
+    return rows is not None and rows == RowProof(after)._rows
+
+
 def test_each_field_that_is_forged_alone_is_found(ledger: sqlite3.Connection) -> None:
     """But those on trust; each of these is one that in fact is not found."""
     missed: dict[str, list[str]] = defaultdict(list)
@@ -211,7 +220,7 @@ def test_each_field_that_is_forged_alone_is_found(ledger: sqlite3.Connection) ->
                 tried += 1
                 copy = copied(ledger)
                 words = Forger(copy, tried).change(table, column)
-                if words is not None and not is_found(copy):
+                if words is not None and not (says_the_same(table, ledger, copy) or is_found(copy)):
                     missed[f"{table}.{column}"].append(words)
                 copy.close()
     assert {name: told for name, told in missed.items() if name not in ON_TRUST} == {}

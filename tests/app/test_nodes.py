@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.reading import Reading
 from gateway.core.requests import (
     ApproveDevice,
     ConfirmReconnect,
@@ -17,7 +18,7 @@ from gateway.core.requests import (
 from gateway.core.switching import Reason
 from gateway.store.commands import find_outcome
 from gateway.store.devices import DeviceStatus, read_devices
-from tests.app.control_site import PRICE_NANO
+from tests.app.control_site import NS, PRICE_NANO
 from tests.app.node_site import NodeSite, alive, until
 from tests.south.mosquitto import OpenBroker, needs_broker
 
@@ -269,6 +270,22 @@ async def test_a_frozen_broker_is_noticed_and_a_cut_waits_for_it(
     site.crash()
 
 
+async def test_control_stops_in_time_beside_a_frozen_broker(
+    broker: OpenBroker, tmp_path: Path
+) -> None:
+    """A goodbye that nobody takes is waited for no longer than a supervisor waits."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            await served(site)
+            broker.signal(signal.SIGSTOP)
+            begun_ns = site.clock.mono_ns()
+        assert site.clock.mono_ns() - begun_ns < 8 * NS
+        broker.signal(signal.SIGCONT)
+    site.crash()
+
+
 async def test_a_gateway_that_dies_in_a_command_looks_before_it_repeats(
     broker: OpenBroker, tmp_path: Path
 ) -> None:
@@ -351,4 +368,76 @@ async def test_a_lease_cuts_without_the_gateway_and_closing_needs_a_person(
             await until(lambda: site.events("SUPPLY_RESTORED"))
             await until(lambda: node.closed)
     assert site.proof().problem_count == 0
+    site.crash()
+
+
+def kept(unix_s: int, energy_wh: int, *, flags: int = 7) -> list[int]:
+    """A record of a node's memory: 230 V, 10 A, relay closed."""
+    return [1, 1, unix_s, 0, energy_wh, 2_300, 10_000, 23_000, 100, flags]
+
+
+async def test_what_a_node_kept_is_settled_in_its_order_before_what_is_live(
+    broker: OpenBroker, tmp_path: Path
+) -> None:
+    """Each record at its own time; acknowledged once committed; sent again it changes nothing."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            await served(site)
+            begun_wh = node.energy_wh
+        node.period_s = 0.3
+        await asyncio.sleep(3.2)
+        now_s = site.clock.utc_ms() // 1_000
+        node.energy_wh += 90
+        node.spool = {
+            4: [kept(now_s - 2, begun_wh + 30), kept(0, begun_wh + 40, flags=6)],
+            5: [kept(now_s - 1, begun_wh + 60), kept(now_s + 900, begun_wh + 999)],
+        }
+        await node.publish("status", node.status(), retain=True)
+        site.restart(boot="boot-1")
+        labels: list[tuple[int, bool]] = []
+        taken = site.engine.on_reading
+
+        def watch(index: int, reading: Reading) -> None:
+            labels.append((reading.energy_wh[0] - begun_wh, reading.late))
+            taken(index, reading)
+
+        site.engine.on_reading = watch  # type: ignore[method-assign]
+        async with site.running():
+            await until(lambda: site.group.counts["telemetry waiting"] > 2)
+            assert labels == []
+            await node.send_backlog()
+            await until(lambda: 4 not in node.spool)
+            assert site.point(1).guard.registers_wh == (begun_wh + 30,)
+            await node.send_backlog()
+            await until(lambda: 5 not in node.spool)
+            assert site.point(1).guard.registers_wh == (begun_wh + 60,)
+            node.spool = {4: [kept(now_s - 2, begun_wh + 30)]}
+            await node.send_backlog()
+            await until(lambda: 4 not in node.spool)
+            assert site.group.counts["backlog passed over"] == 3
+            await node.publish("status", node.status(), retain=True)
+            await until(lambda: site.point(1).guard.registers_wh == (begun_wh + 90,))
+            assert labels[:3] == [(30, True), (60, True), (90, False)]
+            assert not site.point(1).guard.held
+            assert site.point(1).supply.output_closed
+    assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_live_readings_wait_a_minute_for_a_backlog_that_does_not_come(
+    broker: OpenBroker, tmp_path: Path
+) -> None:
+    """A node that says it has records and sends none is metered all the same."""
+    site = NodeSite(tmp_path, broker.port, speed=30)
+    node = site.node("node-2")
+    node.spool = {1: [kept(0, 0)]}
+    async with site.running(), alive(node):
+        begun_ns = site.clock.mono_ns()
+        await until(lambda: site.point(1).last is not None)
+        assert 55 * NS < site.clock.mono_ns() - begun_ns < 90 * NS
+        await node.publish("status", node.status(), retain=True)
+        seen = site.point(1).last_sequence
+        await until(lambda: site.point(1).last_sequence > seen + 3, 1.5)
     site.crash()

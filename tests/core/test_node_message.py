@@ -12,6 +12,7 @@ from gateway.core.node_message import (
     ENERGY_WH_MAX,
     MESSAGE_BYTES_MAX,
     device_of,
+    parse_backlog,
     parse_event,
     parse_result,
     parse_status,
@@ -140,13 +141,14 @@ def test_another_devices_id_inside_is_refused() -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_get_past_a_meter_error(payload: bytes) -> None:
     """Whatever comes, the caller sees a value or a MeterError."""
-    for parse in (parse_telemetry, parse_status, parse_result, parse_event):
+    for parse in (parse_telemetry, parse_status, parse_result, parse_event, parse_backlog):
         try:
             parse(payload, "node-1")
         except MeterError:
             continue
 
 
+OTHERS = ("online", "ok", "id", "lease", "spooled", "kind", "at", "segment", "records")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=4), below),
@@ -154,11 +156,13 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from([*OURS, "online", "ok", "id", "lease", "spooled", "kind", "at"]), JSON)
+@given(st.sampled_from([*OURS, *OTHERS]), JSON)
 def test_any_value_under_any_key_is_a_value_or_refused(key: str, value: object) -> None:
     """Types are checked one by one."""
-    payload = json.dumps({**OURS, "online": True, "ok": True, "id": "a", key: value}).encode()
-    for parse in (parse_telemetry, parse_status, parse_result, parse_event):
+    payload = json.dumps(
+        {**OURS, "online": True, "ok": True, "segment": 1, "records": [], "id": "a", key: value}
+    ).encode()
+    for parse in (parse_telemetry, parse_status, parse_result, parse_event, parse_backlog):
         try:
             parse(payload, "node-1")
         except MeterError:
@@ -189,3 +193,35 @@ def test_a_status_tells_session_lease_and_backlog() -> None:
     assert found.lease is not None
     assert (found.lease.epoch, found.lease.seq, found.lease.cutoff_wh) == ("E", 4, 500)
     assert parse_status(b'{"online":false}', "n-1").online is False
+
+
+def test_a_backlog_is_read_record_by_record() -> None:
+    """Integers with their units; the clock's flag says whether the time counts."""
+    found = parse_backlog(
+        b'{"segment":3,"session":"00000000000000aa","records":'
+        b"[[9,2,1800000000,77,5000,2298,1234,2834,98,7],[10,2,1800000900,78,5001,0,0,0,0,14]]}",
+        "n-1",
+    )
+    first, second = found.records
+    assert (found.segment, first.unix_s, first.energy_wh) == (3, 1_800_000_000, 5_000)
+    assert (first.voltage_v, first.current_a, first.power_w) == (229.8, 1.234, 283.4)
+    assert (first.power_factor, first.is_good) == (0.98, True)
+    assert (second.unix_s, second.is_good) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        "7",
+        "[7]",
+        "[[1,2,3]]",
+        "[[1,2,3,4,5,6,7,8,9,-1]]",
+        "[[1,2,3,4,5.5,6,7,8,9,1]]",
+        "[[1,2,3,4,1000000000000,6,7,8,9,1]]",
+        "[" + ",".join(["[1,2,3,4,5,6,7,8,9,1]"] * 257) + "]",
+    ],
+)
+def test_a_damaged_backlog_is_refused_whole(records: str) -> None:
+    """No record of it counts."""
+    with pytest.raises(MeterProtocolError):
+        parse_backlog(f'{{"segment":1,"records":{records}}}'.encode(), "n-1")

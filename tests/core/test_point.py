@@ -288,6 +288,32 @@ def test_short_lane_reading_decides_like_a_full_one() -> None:
     assert command.proof.load_before_w == 2_400.0
 
 
+def test_a_late_reading_is_charged_and_shows_the_supply_nothing() -> None:
+    """It tells of the past: credit may end with it, and nobody is cut before a present reading."""
+    point = make_point(wallet_nano=16_000_000)
+    read(point, 0, 1000)
+    last = point.last
+    assert last is not None
+    late = replace(
+        last,
+        sequence=7,
+        mono_ns=500 * NS,
+        utc_ms=last.utc_ms + 500_000,
+        energy_wh=(1003, 0),
+        output_closed=None,
+        late=True,
+    )
+    step = point.on_reading(late, rates_known=True)
+    assert (step.settled, step.newly_due, step.orders, step.predict_s) == (True, True, (), None)
+    assert point.available_nano == -8_000_000
+    assert point.supply.observed is not None
+    assert point.supply.observed.mono_ns == 0
+    assert point.supply.wants(1_000 * NS) is None
+    assert point.last_full is last
+    read(point, 1_000, 1003)
+    assert point.supply.wants(1_000 * NS) is False
+
+
 def test_unenforced_point_is_charged_but_never_due() -> None:
     """An account on a point that is not commissioned pays and is not cut."""
     point = make_point(wallet_nano=8_000_000, enforced=False)

@@ -2,6 +2,7 @@
 nothing changed, on record with who it was."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -194,21 +195,17 @@ def test_a_wrong_role_and_an_unknown_token_are_on_record(site: Gateway) -> None:
 
 @pytest.mark.parametrize("name", TARIFFS)
 def test_a_bad_tariff_on_the_terminal(site: Gateway, name: str) -> None:
-    """`tariff check` names line and place without asking anybody, `tariff publish` is refused."""
-    document, (_, code, place), _ = TARIFFS[name]
+    """`tariff check` and `tariff publish` name line and place; neither asks the gateway for it."""
+    document, (_, _, place), _ = TARIFFS[name]
     file = site.directory / f"{name}.yaml"
     file.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    checked = site.cli("tariff", "check", str(file))
-    assert checked.returncode == 2
-    assert f": {place}" in checked.stderr
     before, head = len(records(site)), books(site)
-    published = site.cli("tariff", "publish", str(file))
-    assert (published.returncode, published.stdout) == (1, "")
-    assert published.stderr.startswith(f"{code}: {place}"), published.stderr
+    for words in (("tariff", "check"), ("tariff", "publish", "--yes")):
+        answer = site.cli(*words, str(file))
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert re.search(rf"{name}\.yaml:\d+:\d+: {re.escape(place)}", answer.stderr), answer.stderr
     assert books(site) == head
-    record = on_record(site, before, code)
-    assert record["actor"].startswith("uid:")
-    assert record["place"].startswith(place)
+    assert len(records(site)) == before
 
 
 def test_bad_calls_on_the_terminal(site: Gateway) -> None:
@@ -237,6 +234,15 @@ def test_bad_calls_on_the_terminal(site: Gateway) -> None:
         code = said.partition(":")[0]
         assert on_record(site, before, code)["actor"].startswith("uid:")
     assert books(site) == head
+    shown = json.loads(site.cli("ledger", "audit", "--refused", "--last", "2", "--json").stdout)
+    assert [one["record"]["result"] for one in shown] == ["VOUCHER_FORMAT", "CALENDAR_NEVER_CUTS"]
+    first = site.call("GET", "/audit-log?limit=2")
+    second = site.call("GET", f"/audit-log?limit=2&cursor={first['next_cursor']}")
+    seqs = [one["seq"] for one in first["items"] + second["items"]]
+    assert seqs == list(range(len(records(site)), len(records(site)) - 4, -1))
+    table = site.cli("ledger", "audit", "--refused", "--last", "2").stdout
+    assert "CALENDAR_NEVER_CUTS" in table
+    assert "friendly_hours.windows" in table
 
 
 def test_a_flood_is_a_few_records_with_every_call_counted(site: Gateway, manager: str) -> None:

@@ -78,7 +78,9 @@ def test_a_node_is_added_while_it_runs_approved_cut_and_restored(
         done = site.cli("device", "approve", DEVICE, NODE)
         assert done.returncode == 0, done.stderr
         site.until(lambda: site.row(NODE).energy_wh == (node.energy_wh,), "its readings")
-        site.open(NODE, "0.40")
+        site.open_account(NODE, "0.40")
+        done = site.cli("device", "commission", NODE, "--yes")
+        assert done.returncode == 0, done.stderr
         site.until(lambda: shown(site)["lease"], "a lease")
         node.step_wh = 1
         cut = site.finished_cut(NODE)
@@ -88,6 +90,9 @@ def test_a_node_is_added_while_it_runs_approved_cut_and_restored(
         site.recharge(NODE, "100.00", "r-1")
         site.order(NODE, "confirm_reconnect", "c-1")
         site.until(lambda: site.row(NODE).output_closed, "supply")
+        for words in (("off", "--reason", "proof of the relay"), ("on",)):
+            done = site.cli("meter", "switch", NODE, *words)
+            assert (done.returncode, node.closed) == (0, words == ("on",)), done.stderr
         listed = site.cli("device", "list")
         assert (listed.returncode, DEVICE in listed.stdout) == (0, True)
     # Everything else went on, and the whole ends in time without its broker.

@@ -78,6 +78,7 @@ EXPECTED: Mapping[str, frozenset[Role]] = {
     "POST /api/v1/tariff-drafts/{number}/decision": MANAGER,
     "GET /api/v1/stream": VIEWERS,
     "GET /api/v1/events": VIEWERS,
+    "GET /api/v1/audit-log": MANAGER | {Role.AUDITOR},
     "GET /api/v1/requests/{key}": VIEWERS,
     "GET /api/v1/health": VIEWERS,
     "GET /metrics": VIEWERS,

@@ -374,7 +374,9 @@ def _chosen(config: "Config", meter: str | None, *, every: bool) -> "list[MeterC
         raise typer.BadParameter("give the meter's id, or --all", param_hint="ID")
     meters = [each for each in config.meters if every or each.meter_id == meter]
     if not meters and not every:
-        raise RefusedError("METER_UNKNOWN", f"the configuration has no meter {meter}")
+        raise RefusedError(
+            "METER_UNKNOWN", f"the configuration has no meter {meter} that is polled"
+        )
     return meters
 
 

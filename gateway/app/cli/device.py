@@ -1,4 +1,4 @@
-"""`device list`, `show`, `approve`, `refuse`: ESP32 nodes."""
+"""`device list`, `show`, `approve`, `refuse`, `commission`: ESP32 nodes."""
 
 from typing import Annotated, cast
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     group.command()(show)
     group.command()(approve)
     group.command()(refuse)
+    group.command()(commission)
     app.add_typer(group, name="device")
 
 
@@ -75,6 +76,24 @@ def refuse(
     """Shut a device out; one that was approved has to be provisioned anew to come back."""
     answer = ask(config, "POST", f"/devices/{device}/refusal", {"reason": reason}, key)
     tell(answer, f"{device} is refused", as_json=as_json)
+
+
+def commission(
+    meter: Annotated[str, typer.Argument(metavar="METER", help="A node of the configuration.")],
+    config: ConfigOption,
+    yes: Annotated[bool, typer.Option("--yes", help="The wiring was proved: do not ask.")] = False,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a node's point into service: from now on its supply is enforced."""
+    if not yes:
+        typer.confirm(
+            f"Was it seen that {meter} measures its customer, and that its relay switches them?",
+            abort=True,
+            err=True,
+        )
+    answer = ask(config, "POST", f"/meters/{meter}/commissioning", None, key)
+    tell(answer, f"{meter} is in service", as_json=as_json)
 
 
 def _row(device: Answer) -> tuple[object, ...]:

@@ -204,7 +204,7 @@ def client_of(config: Path, meter_id: str) -> "MeterClient":
     for meter in load_config(config).meters:
         if meter.meter_id == meter_id:
             return MeterClient(endpoint_of(meter), SystemClock())
-    raise RefusedError("METER_UNKNOWN", f"the configuration has no meter {meter_id}")
+    raise RefusedError("METER_UNKNOWN", f"the configuration has no meter {meter_id} that is polled")
 
 
 def follow(

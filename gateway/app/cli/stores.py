@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, cast
 
 import typer
 
@@ -36,7 +36,45 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Proof of the ledger.", no_args_is_help=True)
     group.command()(verify)
     group.command()(export)
+    group.command()(audit)
     app.add_typer(group, name="ledger")
+
+
+def audit(
+    config: ConfigOption,
+    last: Annotated[
+        int, typer.Option("--last", metavar="N", min=1, max=10_000, help="How many, newest first.")
+    ] = 20,
+    actor: Annotated[str, typer.Option("--actor", help="Only what this one did or tried.")] = "",
+    refused: Annotated[bool, typer.Option("--refused", help="Only what was refused.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the audit log: who did what, and what was refused with its place."""
+    from gateway.app.cli.local import local_client
+
+    found: list[dict[str, object]] = []
+    with local_client(config) as north:
+        for one in north.pages("/audit-log"):
+            record = cast("dict[str, object]", one["record"])
+            told = record.get("result", "")
+            if actor not in ("", record.get("actor")) or (refused and told in ("", "executed")):
+                continue
+            found.append(one)
+            if len(found) == last:
+                break
+    if as_json:
+        show_json(found)
+        return
+    columns = ("seq", "at", "actor", "action", "about", "result", "place")
+    show_table("Audit log", columns, [_audit_row(one) for one in found])
+
+
+def _audit_row(one: dict[str, object]) -> list[object]:
+    record = cast("dict[str, object]", one["record"])
+    about = record.get("object")
+    words = " ".join(map(str, about.values())) if isinstance(about, dict) else about or ""
+    told = [record.get(name) or "" for name in ("actor", "action", "result", "place")]
+    return [one["seq"], one["at"], told[0], told[1], f"{words:.60}", told[2], told[3]]
 
 
 def init(config: ConfigOption) -> None:

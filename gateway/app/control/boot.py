@@ -387,8 +387,9 @@ def _restore_payer(
             opening_day=day_of_month(versions[0], payer.opened_utc_ms),
             joined=stay.joined,
         )
-        point.begin_line()
     point.attach_account(payer, stay.tariff_id, pricer)
+    if not pricing:
+        point.begin_line()
     return payer.recharged_utc_ms is not None and pricer.recharged(payer.recharged_utc_ms)
 
 

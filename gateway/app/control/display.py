@@ -94,7 +94,8 @@ class Display:
         if len(reading.values) > self._value_counts[index]:
             # The slow lane reads more than is shown and kept: those are for `meter read`.
             reading = replace(reading, values=reading.values[: self._value_counts[index]])
-        self._live.write(index, self._row(point, reading, step))
+        if not reading.late:
+            self._live.write(index, self._row(point, reading, step))
         self._keeper.reading(index, reading)
         if step.settled:
             self._count(index, point, reading, step)

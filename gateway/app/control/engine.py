@@ -155,15 +155,17 @@ class Engine:
             self._renewals.renew(index, reading)
             return
         self._presence.settled(index)
-        if index in self.inherited:
+        if index in self.inherited and not reading.late:
             self._reconcile(index, reading)
-        self.governor.on_reading(index, step, self.polls.register_of(index, reading))
+        if not reading.late:
+            self.governor.on_reading(index, step, self.polls.register_of(index, reading))
         # What an override or friendly hours hold back is no cut, now or when it is let go.
         falls_due = step.newly_due and Reason.CREDIT in point.supply.reasons
         if falls_due and not step.deferred and self.gate.recovery is None:
             self._newly_due(point)
         self.carry_out(index, step.orders)
-        self.decide(index, due_ns=reading.mono_ns if step.newly_due else None)
+        due_ns = reading.mono_ns if step.newly_due and not reading.late else None
+        self.decide(index, due_ns=due_ns)
         self._renewals.renew(index, reading)
         self._plan_poll(index, reading, step)
         if step.posting_due or point.supply.reconnection_pending is not pending:

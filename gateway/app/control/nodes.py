@@ -108,11 +108,8 @@ class NodeOffice:
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
         now_ns = self._clock.mono_ns()
-        recent = self._events.setdefault(index, deque(maxlen=EVENTS_MAX))
-        if len(recent) == EVENTS_MAX and now_ns - recent[0] < MINUTE_NS:
-            self.events_dropped += 1
+        if not self._may_tell(index, now_ns):
             return
-        recent.append(now_ns)
         meter_id = self._point(index).terms.meter_id
         severity = "warning" if event.kind in WARNINGS else "notice"
         self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
@@ -121,6 +118,8 @@ class NodeOffice:
 
     def refused(self, index: int, error: MeterError) -> None:
         """Told once until the node sends something good again."""
+        if not self._may_tell(index, self._clock.mono_ns()):
+            return
         meter_id = self._point(index).terms.meter_id
         log.warning("node.refused", meter=meter_id, code=error.code, reason=str(error))
         self._tell("NODE_MESSAGE_REFUSED", meter_id, "warning", code=error.code, reason=str(error))
@@ -130,6 +129,11 @@ class NodeOffice:
         (log.info if connected else log.warning)("nodes.broker", connected=connected, reason=reason)
         severity = "cleared" if connected else "warning"
         self._tell("NODE_BROKER_AWAY", "site", severity, reason=reason)
+
+    def settled(self, index: int) -> tuple[int, int]:
+        """Kept readings from before that are charged already."""
+        point = self._point(index)
+        return point.label_utc_ms, (point.guard.registers_wh or (0,))[0]
 
     def unix_s(self) -> int:
         """The wall time, while it is trusted."""
@@ -147,6 +151,15 @@ class NodeOffice:
         fresh = renewed(None, wanted_wh, registers[0], self.unix_s())
         if fresh is not None and (device.lease is not None or not fresh.is_unlimited):
             await group.grant(index, fresh, self._epoch)
+
+    def _may_tell(self, index: int, now_ns: int) -> bool:
+        """Whether a node may have one more event on record in this minute."""
+        recent = self._events.setdefault(index, deque(maxlen=EVENTS_MAX))
+        if len(recent) == EVENTS_MAX and now_ns - recent[0] < MINUTE_NS:
+            self.events_dropped += 1
+            return False
+        recent.append(now_ns)
+        return True
 
     def _confirm(self, index: int, now_ns: int) -> None:
         point, engine = self._point(index), self._engine
@@ -167,6 +180,7 @@ class NodeOffice:
         group = self._group
         if group is None:
             return
+        group.swept()
         self._round = (self._round + 1) % LEASE_ROUNDS
         for device in group.devices.values():
             if device.index % LEASE_ROUNDS == self._round:

@@ -1,6 +1,6 @@
 """The gateway itself: is it up, what happened, who am I, what became of my request."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, JsonValue
@@ -12,6 +12,7 @@ from gateway.core.money import Currency
 from gateway.core.reading import Quality
 from gateway.core.requests import IssueVoucher, audited_body
 from gateway.core.requests import Request as Wish
+from gateway.core.roles import Role
 from gateway.north.context import ControlState
 from gateway.north.http.auth import ALL_ROLES, MONEY_VIEWERS, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
@@ -35,6 +36,8 @@ from gateway.north.http.results import (
 )
 
 router = APIRouter(tags=["system"])
+
+AUDIT_VIEWERS: Final = frozenset({Role.MANAGER, Role.AUDITOR})
 
 
 class Alive(BaseModel):
@@ -154,6 +157,45 @@ async def list_events(
             for event in found.items
         ],
         next_cursor=None if last is None else encode_cursor("events", last),
+    )
+
+
+class AuditView(BaseModel):
+    """Something that was done or refused, as the chain has it."""
+
+    seq: int
+    at: str
+    record: dict[str, JsonValue] = Field(
+        description="Who (actor, role, source), what (action, object), which request, the result: "
+        "executed, or the code of the refusal with its place"
+    )
+
+
+class AuditPage(Page):
+    """Audit records, newest first."""
+
+    items: list[AuditView]
+
+
+@router.get(f"{PREFIX}/audit-log", response_model=AuditPage, **access(AUDIT_VIEWERS))
+async def list_audit_records(
+    request: Request, limit: Limit = PAGE_DEFAULT, cursor: Cursor = ""
+) -> AuditPage:
+    """Who did or was refused what, newest first."""
+    context = context_of(request)
+    before = decode_number("audit", cursor, INT64_MAX)
+    found = await context.records.audit(before, limit)
+    last = found.items[-1].seq if found.more else None
+    return AuditPage(
+        items=[
+            AuditView(
+                seq=one.seq,
+                at=rfc3339(one.utc_ms),
+                record=public_result(one.body, context.settings.currency),
+            )
+            for one in found.items
+        ],
+        next_cursor=None if last is None else encode_cursor("audit", last),
     )
 
 
