@@ -20,6 +20,7 @@ from gateway.sim.node_board import NodeBoard, live
 from gateway.sim.pzem import PzemLine, PzemModule
 from node import app
 from tests.firmware.broker import Mosquitto
+from tests.firmware.esp_node import EspNode
 
 DEVICE: Final = "node-1"
 SITE_KEY: Final = bytes(range(32))
@@ -230,7 +231,7 @@ class CpythonNode:
 class Site:
     """Broker, module, node and gateway of one test."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, interpreter: str) -> None:
         self.clock = SystemClock()
         self.module = PzemModule(steady_curve(LOAD_W), energy_wh=START_WH)
         # Its load runs since the clock's own start.
@@ -241,7 +242,13 @@ class Site:
         self.broker = Mosquitto(broker_place, {DEVICE: PASSWORD, "gateway": "gateway"})
         self.gateway = Gateway(self.broker.port)
         (place / "node").mkdir()
-        self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
+        self.node: CpythonNode | EspNode
+        if interpreter == "cpython":
+            self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
+        else:
+            self.node = EspNode(place / "node", self.clock, self.line)
+            broker = {"host": "127.0.0.1", "port": self.broker.port}
+            self.node.provision(DEVICE, SECRET, broker)
 
     @property
     def now_s(self) -> float:
