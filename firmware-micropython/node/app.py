@@ -24,6 +24,7 @@ from node.updating import Updating
 from node.wifi import kept
 
 _STEP_S = 0.5
+_STOP_S = 0.01
 _GOODBYE_S = const(5)
 _CLOCK_S = const(10)
 
@@ -90,13 +91,11 @@ class Node:
             except asyncio.TimeoutError:
                 pass
         finally:
+            # A cancellation that meets the end of a `wait_for` is lost on CPython 3.11.
             for task in tasks:
-                task.cancel()
-            for task in tasks:
-                try:
-                    await task
-                except asyncio.CancelledError:
-                    pass
+                while not task.done():
+                    task.cancel()
+                    await asyncio.sleep(_STOP_S)
 
     async def _measure(self):
         """Poll the modules for ever."""

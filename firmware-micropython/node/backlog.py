@@ -23,15 +23,23 @@ class Backlog:
         self._due_s = node.settings["record_s"]
         self._send_s = 0  # not before
         self._wait_s = _AGAIN_S
+        self._unheard = True  # on this connection
         self._storage_failed = False
 
     def connected(self):
         """A new connection: whatever was on its way is sent again."""
         self._send_s, self._wait_s = 0, _AGAIN_S
+        self._unheard = True
+
+    def heard(self):
+        """The gateway is there: what went out before it was is sent again at once."""
+        if self._unheard:
+            self.connected()
+            self._unheard = False
 
     def acknowledged(self):
         """The gateway has the segment: the next one may go."""
-        self.connected()
+        self._send_s, self._wait_s = 0, _AGAIN_S
         self._node.wake.set()
 
     def is_away(self):

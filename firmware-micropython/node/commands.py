@@ -52,6 +52,7 @@ class Commands:
         self.heard_s = node.clock.now_s()
         node.trial.note("gateway")
         node.updating.heard()
+        node.backlog.heard()
         code, message = self._carry_out(body)
         node.wake.set()
         return telemetry.result(node, body, code, message)

@@ -43,6 +43,7 @@ class Meter:
         self._events = events
         self._bus = pzem.Bus(board, settings["modules"], settings["max_current_ma"])
         self.points = [Point(a, settings["p_max_w"]) for a in settings["modules"]]
+        self.polled = False  # the modules were asked at least once
         self._silent = []
         self._kept = self._kept_nvs = None
         self._kept_s = 0
@@ -97,6 +98,7 @@ class Meter:
         """Read every module, then judge. Returns whether the first one answered well."""
         for point in self.points:
             await self._read(point)
+        self.polled = True
         self._judge()
         self._watch_relay()
         self._keep()

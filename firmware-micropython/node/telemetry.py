@@ -177,6 +177,8 @@ class Reporter:
     def due(self, node):
         """Whether a message is to be sent now."""
         now_s = node.clock.now_s()
+        if not node.meter.polled:
+            return False
         if self.asked or self._sent_s is None:
             return True
         if now_s - self._sent_s >= node.settings["telemetry_s"]:

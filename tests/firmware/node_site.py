@@ -20,6 +20,7 @@ from gateway.sim.node_board import NodeBoard, live
 from gateway.sim.pzem import PzemLine, PzemModule
 from node import app
 from tests.firmware.broker import Mosquitto
+from tests.firmware.esp_node import EspNode
 
 DEVICE: Final = "node-1"
 SITE_KEY: Final = bytes(range(32))
@@ -161,6 +162,7 @@ class CpythonNode:
             version="1.0.0",
         )
         self._task: asyncio.Task[None] | None = None
+        self._app: Any = None
 
     async def power_on(self) -> None:
         """Start."""
@@ -182,30 +184,71 @@ class CpythonNode:
         """Where the relay is."""
         return self.board.relay_get()
 
+    @property
+    def moves(self) -> int:
+        """How often the relay moved."""
+        return self.board.moves
+
+    def wifi(self, *, up: bool) -> None:
+        """The network around the node."""
+        self.board.wifi_up = up
+
+    def button(self, *, down: bool) -> None:
+        """Somebody presses it."""
+        self.board.button = down
+
+    def flash_full(self, *, full: bool) -> None:
+        """Nothing more fits."""
+        self.board.files.full = full
+
+    def settings(self, **changes: int) -> None:
+        """What the node was set to before it starts."""
+        with suppress(OSError):
+            self.board.files.mkdir("/data")
+        with self.board.files.open("/data/settings.json", "wb") as file:
+            file.write(json.dumps(changes).encode())
+
+    def keep_record(self) -> None:
+        """A quarter of an hour is over."""
+        assert self._app is not None
+        self._app.backlog.keep()
+
     def _start(self) -> None:
-        self._task = asyncio.create_task(live(self.board, app.run))
+        self._task = asyncio.create_task(live(self.board, self._run))
+
+    async def _run(self, board: NodeBoard) -> None:
+        self._app = app.Node(board, "a")
+        await self._app.live()
 
     async def _stop(self) -> None:
         if self._task:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            _, still = await asyncio.wait({self._task}, timeout=WAIT_S)
+            assert not still, [task.get_stack() for task in asyncio.all_tasks()]
             self._task = None
 
 
 class Site:
     """Broker, module, node and gateway of one test."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, interpreter: str) -> None:
         self.clock = SystemClock()
         self.module = PzemModule(steady_curve(LOAD_W), energy_wh=START_WH)
+        # Its load runs since the clock's own start.
+        self.module.move_counter(START_WH - self.counter_wh)
         self.line = PzemLine([self.module])
         broker_place = place / "broker"
         broker_place.mkdir()
         self.broker = Mosquitto(broker_place, {DEVICE: PASSWORD, "gateway": "gateway"})
         self.gateway = Gateway(self.broker.port)
         (place / "node").mkdir()
-        self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
+        self.node: CpythonNode | EspNode
+        if interpreter == "cpython":
+            self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
+        else:
+            self.node = EspNode(place / "node", self.clock, self.line)
+            broker = {"host": "127.0.0.1", "port": self.broker.port}
+            self.node.provision(DEVICE, SECRET, broker)
 
     @property
     def now_s(self) -> float:
