@@ -36,7 +36,7 @@ class Logins(BaseAuthPlugin):  # type: ignore[misc]
         if wanted is None or given is None:
             return False
         # A mosquitto is told to take the user for the client id: nobody throws another one out.
-        if user != GATEWAY_USER and session.client_id != user:
+        if user not in (GATEWAY_USER, session.client_id):
             return False
         return hmac.compare_digest(given.encode(), wanted.encode())
 
