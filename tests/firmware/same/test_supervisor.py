@@ -91,6 +91,22 @@ def test_the_gateway_outranks_a_time_server():
     assert ran(clock.ask_server("x"))
 
 
+def test_an_unset_clock_dates_certificates_only():
+    """The last known time is on the board, and still counts as unknown until somebody says it."""
+    board = ClockBoard()
+    clock = Clock(board)
+    clock.date_certificates()
+    assert board.unix == 0
+    clock.set_by_gateway(NOW_S)
+    later = ClockBoard()
+    later.nvs = board.nvs
+    clock = Clock(later)
+    clock.date_certificates()
+    assert (later.unix, clock.unix_s()) == (NOW_S, 0)
+    clock.set_by_gateway(NOW_S + 5)
+    assert clock.unix_s() == NOW_S + 5
+
+
 def test_waits_double_to_a_minute_with_jitter():
     """Between half and the whole of each step; anew after a success."""
     low = Backoff(bytes)
