@@ -15,6 +15,7 @@ from node.link import Link
 from node.metering import Meter
 from node.panel import Panel
 from node.port import const
+from node.portal import Portal
 from node.relay import Relay
 from node.sealed import Seal
 from node.spool import Spool
@@ -41,9 +42,7 @@ class Node:
         self.events = Events()
         self.supervisor = Supervisor(self.clock, self.events, board.watchdog_feed)
         self.secret = board.nvs_get("secret")
-        self.device_id = (board.nvs_get("device_id") or b"").decode() or (
-            "node-" + binascii.hexlify(board.unique_id()).decode()
-        )
+        self.device_id = name_of(board)
         self.hardware = (board.nvs_get("hardware") or b"").decode()
         self.session = binascii.hexlify(board.random(8)).decode()
         self.boot_id = self._count_boot()
@@ -77,7 +76,9 @@ class Node:
 
     async def live(self):
         """Work until a restart is wanted."""
-        works = (self._measure, self.link.run, self.backlog.run, self.panel.run, self._keep_time)
+        works = [self._measure, self.link.run, self.backlog.run, self.panel.run, self._keep_time]
+        if self.secret and not kept(self.board, "wifi").get("ssid"):
+            works.append(self._set_up)
         tasks = [asyncio.create_task(self.supervisor.keep(work)) for work in works]
         try:
             while not self.supervisor.restart_reason:
@@ -112,6 +113,11 @@ class Node:
                 await asyncio.wait_for(self._poll_wanted.wait(), self.settings["poll_s"])
             except asyncio.TimeoutError:
                 pass
+
+    async def _set_up(self):
+        """A node without a network opens its portal, and meters meanwhile."""
+        await Portal(self.board, self.device_id, self.secret).run()
+        self.supervisor.restart("portal")
 
     async def _keep_time(self):
         """Keep the clock and, where a time server is named, ask it."""
@@ -162,6 +168,12 @@ class Node:
         return spool
 
 
+def name_of(board):
+    """The device's id: as provisioned, else by its MAC."""
+    kept_id = (board.nvs_get("device_id") or b"").decode()
+    return kept_id or "node-" + binascii.hexlify(board.unique_id()).decode()
+
+
 async def run(board, slot="a"):
     """Be a node; returns when a restart is wanted, which is the caller's to do."""
     await Node(board, slot).live()
@@ -174,3 +186,17 @@ def main(slot):
     board = board_esp32.Board()
     asyncio.run(run(board, slot))
     board.reset()
+
+
+def safe(slot):  # noqa: ARG001 - the loader's interface
+    """Safe mode: the portal alone, until something was saved or the loader's time is over.
+
+    The relay stays as boot.py has set it.
+    """
+    from node import board_esp32
+
+    board = board_esp32.Board()
+    secret = board.nvs_get("secret")
+    if secret:
+        asyncio.run(Portal(board, name_of(board), secret).run())
+        board.reset()

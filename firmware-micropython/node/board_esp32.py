@@ -24,6 +24,7 @@ _EPOCH_S = 946_684_800 if time.gmtime(0)[0] == 2000 else 0
 _NTP_EPOCH_S = 2_208_988_800
 _NVS_BYTES = 4_096
 _LOOK_S = 0.005
+_OWN_ADDRESS = "192.168.4.1"  # in the access point: the portal is nowhere else
 _CAUSES = {
     "PWRON_RESET": "power_on",
     "HARD_RESET": "power_on",
@@ -75,7 +76,7 @@ class Board:
         self._uart = machine.UART(2, baudrate=9_600, tx=pins["tx"], rx=pins["rx"], timeout=0)
         self._rtc = machine.RTC()
         self._station = network.WLAN(network.STA_IF)
-        self._watchdog = machine.WDT(timeout=_WATCHDOG_MS)
+        self._watchdog = None
 
     def ticks_ms(self):
         return time.ticks_ms()
@@ -182,6 +183,9 @@ class Board:
             deadline_ms / 1_000,
         )
 
+    async def start_server(self, serve, port):
+        return await asyncio.start_server(serve, _OWN_ADDRESS, port)
+
     def random(self, count):
         return os.urandom(count)
 
@@ -199,6 +203,9 @@ class Board:
         return str(cause)
 
     def watchdog_feed(self):
+        # From the first feeding on it cannot be stopped; safe mode never begins.
+        if not self._watchdog:
+            self._watchdog = machine.WDT(timeout=_WATCHDOG_MS)
         self._watchdog.feed()
 
     async def resolve(self, host):

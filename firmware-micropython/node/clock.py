@@ -26,6 +26,7 @@ class Clock:
         kept = board.nvs_get(_KEY)
         self.floor_s = int.from_bytes(kept, "big") if kept and len(kept) == 4 else 0
         self._kept_s = 0
+        self._known = True  # what the board says is the time, unless it is the floor only
 
     def now_s(self):
         """Seconds since the start. To be called at least once in 6 days, as the ticks wrap."""
@@ -38,7 +39,13 @@ class Clock:
 
     def unix_s(self):
         """Wall time, 0 while it is not known."""
-        return self._board.unix_s()
+        return self._board.unix_s() if self._known else 0
+
+    def date_certificates(self):
+        """Put an unset clock to the floor: certificates are judged by it, nothing else is."""
+        if self.floor_s and not self._board.unix_s():
+            self._board.set_unix_s(self.floor_s)
+            self._known = False
 
     def set_by_gateway(self, unix_s):
         """The gateway's word. Returns False for what is no time of this century."""
@@ -69,6 +76,7 @@ class Clock:
 
     def _set(self, unix_s):
         self._board.set_unix_s(unix_s)
+        self._known = True
         self._keep(unix_s)
 
     def _keep(self, unix_s):

@@ -56,8 +56,7 @@ class Link:
             return
         try:
             while self._results:
-                await client.publish(self.topic("result"), self._results[0])
-                self._results.pop(0)
+                await self._send_result(client)
             await client.publish(self.topic("status"), telemetry.offline(self._node), True)
         except mqtt.MqttError:
             pass
@@ -93,6 +92,7 @@ class Link:
         tls = None
         if broker.get("ca"):
             tls = {"ca": broker["ca"].encode(), "host": broker["host"]}
+            node.clock.date_certificates()
         await self._client.connect(await self._resolved(broker["host"]), broker["port"], tls)
         await self._client.subscribe(self.topic("command"))
         self._backoff.worked()
@@ -153,8 +153,7 @@ class Link:
         """Send the first of what waits. Returns False when nothing does. Raises MqttError."""
         node, client = self._node, self._client
         if self._results:
-            await client.publish(self.topic("result"), self._results[0])
-            self._results.pop(0)
+            await self._send_result(client)
             return True
         event = node.events.oldest()
         if event:
@@ -177,6 +176,13 @@ class Link:
         if backlog:
             await client.publish(self.topic("backlog"), backlog)
         return backlog is not None
+
+    async def _send_result(self, client):
+        """Send the first result; at a goodbye two tasks may do so, and only one drops it."""
+        result = self._results[0]
+        await client.publish(self.topic("result"), result)
+        if self._results and self._results[0] is result:
+            self._results.pop(0)
 
     async def _fetch(self):
         """Ask for the next chunk of an update when it is time to."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.app.firmware.bundle import Bundle
 from gateway.sim.node_board import HARDWARE
 from gateway.sim.pzem import PzemLine, PzemReply
 from tests.firmware.device import RELAY_PIN
@@ -53,17 +54,18 @@ class EspNode:
         (place / "flash").mkdir()
         self.install()
 
-    def install(self) -> None:
-        """What the flasher writes: loader, and the application as it ships in slot a."""
+    def install(self, release: Bundle | None = None) -> None:
+        """What the flasher writes: loader, and a release or the application as it ships."""
         flash = self.place / "flash"
-        (flash / "slot_a" / "node").mkdir(parents=True)
+        files = {f"/slot_a/node/{path.stem}.mpy": compiled(path) for path in application()}
+        files["/slot_a/manifest"] = json.dumps({"version": "1.0.0", "security": 0}).encode()
+        files |= release.slot_files("a") if release else {}
         for name in ("boot", "main", "loader"):
-            (flash / f"{name}.py").write_bytes((FIRMWARE / f"{name}.py").read_bytes())
-        for path in application():
-            (flash / "slot_a" / "node" / f"{path.stem}.mpy").write_bytes(compiled(path))
-        manifest = {"version": "1.0.0", "security": 0}
-        (flash / "slot_a" / "manifest").write_text(json.dumps(manifest), encoding="ascii")
-        (flash / "slot").write_text("a", encoding="ascii")
+            files[f"/{name}.py"] = (FIRMWARE / f"{name}.py").read_bytes()
+        for name, content in files.items():
+            path = flash / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def provision(self, device_id: str, secret: bytes, broker: Mapping[str, object]) -> None:
         """What the bench writes into NVS."""
