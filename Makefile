@@ -16,8 +16,9 @@ COMPILE := --universal --python-version 3.11 --generate-hashes --no-emit-index-u
 
 # Knobs of `make demo`; FOR=60s gives the headless run an end.
 METERS ?= 20
-NODES ?= 0
 SPEED ?= 1
+# The nodes' firmware runs in real time.
+NODES ?= $(if $(filter 1,$(SPEED)),4,0)
 PORT ?= 8080
 FOR ?=
 
@@ -34,7 +35,7 @@ FRESH ?=
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=0 SPEED=1 PORT=8080 FOR=60s)
+demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=4 SPEED=1 PORT=8080 FOR=60s)
 	@$(BIN)/prepaid-gateway demo --meters $(METERS) --nodes $(NODES) --speed $(SPEED) \
 		--port $(PORT) $(if $(FOR),--for $(FOR))
 

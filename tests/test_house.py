@@ -27,6 +27,7 @@ ALLOWED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # Where a library may be imported: files or rooms, by prefix of their path under gateway/.
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "amqtt": ("app/demo/broker.py",),
     "aiomqtt": ("south/mqtt.py", "north/mqtt.py"),
     "asyncua": ("north/opcua/",),
     "fastapi": ("north/",),

@@ -109,6 +109,11 @@ class Client:
             pass
         self._close("disconnected")
 
+    def abort(self):
+        """Close without a goodbye: the broker tells the Will."""
+        if self._writer:
+            self._close("aborted")
+
     async def _exchange(self, packet_id, sent):
         """Send a packet and wait for its acknowledgement: whether it is a success."""
         entry = self._waiting[packet_id] = [asyncio.Event(), None]

@@ -56,6 +56,11 @@ class Trip:
         self._bad_s = None
         self._trips_s = []
 
+    def take_over(self, old):
+        """Go on where the same rule with other settings stood."""
+        self.open, self.locked = old.open, old.locked
+        self._hold_s, self._trips_s = old._hold_s, old._trips_s
+
     def _trip(self, now_s):
         self.open = True
         self._bad_s = None
@@ -98,6 +103,10 @@ class Trips:
     def reasons(self):
         """The reasons that stand against supply now."""
         return [n for n in ("overload", "voltage") if getattr(self, n).open]
+
+    def reasons_of(self, names):
+        """Those of some reasons that are rules of this file."""
+        return [n for n in ("overload", "voltage") if n in names]
 
     def reset(self):
         """A command closes the relay: nothing holds it open any longer."""

@@ -18,7 +18,6 @@ from gateway.app.config_model import (
     MeterSettings,
     NorthSection,
     PostingSection,
-    SouthSection,
     SupplySection,
     TelemetrySection,
 )
@@ -34,6 +33,7 @@ from gateway.app.config_place import (
 from gateway.app.config_problems import Finder, problems_of
 from gateway.app.config_section import FeederEntry
 from gateway.app.config_site import SiteSection
+from gateway.app.config_south import SouthSection
 from gateway.app.config_types import may_be_file
 from gateway.app.config_watch import WatchSection
 from gateway.app.config_yaml import Document, as_text, read_document

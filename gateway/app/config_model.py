@@ -14,6 +14,7 @@ from gateway.app.config_counter import CounterSection, VoucherSection
 from gateway.app.config_place import quote
 from gateway.app.config_section import FeederEntry, LimiterSection, Section, ShedSection, Watts
 from gateway.app.config_site import SiteSection, currency_of
+from gateway.app.config_south import ClientTls, SouthSection
 from gateway.app.config_types import (
     Address,
     AnyModel,
@@ -30,7 +31,6 @@ from gateway.app.config_types import (
     RuntimeDirectory,
     TransformerRatio,
     is_loopback,
-    is_own_host,
     split_listener,
 )
 from gateway.app.config_watch import WatchSection
@@ -164,52 +164,6 @@ class MeterEntry(MeterSettings):
         le=PRIORITY_MAX,
         description="When load is shed the lowest goes first and comes back last.",
     )
-
-
-class ClientTls(Section):
-    """TLS towards a server; files relative to the configuration file."""
-
-    ca: ExistingFile | None = Field(
-        default=None, description="Certificates to trust (PEM); the system's unless given."
-    )
-    cert: ExistingFile | None = Field(default=None, description="Own certificate (PEM).")
-    key: PrivateFile | None = Field(default=None, description="Private key of `cert` (PEM).")
-
-
-class SouthMqtt(Section):
-    """The broker of ESP32 nodes."""
-
-    # Before `host`, whose check needs both.
-    tls: ClientTls | None = Field(default=None, description="TLS towards the broker; none: plain.")
-    trusted_network: bool = Field(
-        default=False,
-        description="Says that nobody else is on the network to the broker: without it, a broker "
-        "beyond this machine needs `tls`.",
-    )
-    host: Host = Field(description="Address of the broker.")
-    port: Port = Field(default=1883, description="Port of the broker.")
-    username: OptionalLine = Field(default="", description="User name; empty for none.")
-    password_file: PrivateFile | None = Field(
-        default=None, description="File whose first line is the password."
-    )
-
-    @field_validator("host")
-    @classmethod
-    def _protected(cls, host: str, info: ValidationInfo) -> str:
-        # A key that was refused itself is absent here: its own problem is enough.
-        plain = info.data.get("tls", "") is None and info.data.get("trusted_network") is False
-        if plain and not is_own_host(host):
-            raise ValueError(
-                f"{quote(host)} is reached over the network without TLS: give south.mqtt.tls, or "
-                "say south.mqtt.trusted_network: true"
-            )
-        return host
-
-
-class SouthSection(Section):
-    """Meters that speak first."""
-
-    mqtt: SouthMqtt | None = Field(default=None, description="Broker of ESP32 nodes; none: off.")
 
 
 class ServerTls(Section):

@@ -46,7 +46,7 @@ class Concern:
 FIXED: Final = ("site", "state_dir", "runtime_dir")
 # Secrets are file references in the document: a changed file behind one is no change here.
 CONTROL: Final = Concern(
-    ignored=("create", "north", "backup"),
+    ignored=("create", "north", "backup", "south.broker"),
     # The floor belongs to the watch over the disk, which lives as long as the ledger is open.
     fixed=(*FIXED, "telemetry.min_free_bytes"),
     restart="systemctl restart prepaid-gateway-control",

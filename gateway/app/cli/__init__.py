@@ -16,6 +16,7 @@ from gateway import __version__
 from gateway.app.cli import (
     account,
     backup,
+    broker,
     check,
     clock,
     config,
@@ -86,6 +87,7 @@ for _group in (
     voucher,
     supply,
     firmware,
+    broker,
 ):
     _group.register(app)
 

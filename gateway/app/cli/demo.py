@@ -5,18 +5,17 @@ from typing import Annotated
 
 import typer
 
-from gateway.app.cli.output import complain
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(demo)
+    app.command("demo-nodes", hidden=True)(demo_nodes)
 
 
 def demo(
     meters: Annotated[int, typer.Option(min=1, max=2_000, help="Simulated flats.")] = 20,
     nodes: Annotated[
-        int, typer.Option(min=0, max=500, help="Simulated ESP32 nodes: not in this version yet.")
+        int, typer.Option(min=0, max=500, help="Simulated ESP32 nodes; needs the sources.")
     ] = 0,
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="How much faster.")] = 1.0,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the API.")] = 8080,
@@ -36,9 +35,10 @@ def demo(
 
     set_up_logs("demo")
     if nodes:
-        complain(f"note: {nodes} simulated nodes were asked for; this version simulates none yet")
+        _may_have_nodes(speed)
     options = DemoOptions(
         meters=meters,
+        nodes=nodes,
         speed=speed,
         port=port,
         meter_port=meter_port,
@@ -47,6 +47,54 @@ def demo(
         directory=directory,
     )
     raise typer.Exit(run_loop(lambda: run_demo(options)))
+
+
+def demo_nodes(
+    config: Annotated[Path, typer.Argument(help="Configuration of the demo.")],
+    count: Annotated[int, typer.Option(min=1)],
+    directory: Annotated[Path, typer.Option()],
+    port: Annotated[int, typer.Option(min=1, max=65_535)],
+    load_w: Annotated[int, typer.Option(min=0)],
+    seed: Annotated[int, typer.Option()],
+) -> None:
+    """Run the demo's nodes and their broker."""
+    import asyncio
+    import logging
+
+    from gateway.app.cli.serve import run_loop
+    from gateway.app.clock import SystemClock
+    from gateway.app.config import load_config
+    from gateway.app.demo.nodes import NodesOptions, run_nodes
+    from gateway.app.demo.site import DemoFiles
+    from gateway.app.node_key import load_node_key
+    from gateway.app.paths import paths_of
+    from gateway.app.signals import stop_on_signals
+
+    # amqtt tells every connection that ends.
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+    site_key = load_node_key(paths_of(load_config(config)).control_dir)
+    password = DemoFiles(config.parent).broker_password.read_text(encoding="ascii").strip()
+    directory.mkdir(parents=True, exist_ok=True)
+    options = NodesOptions(count, directory, port, load_w, seed)
+
+    async def run() -> None:
+        stop: asyncio.Event = stop_on_signals()
+        await run_nodes(options, site_key, password, SystemClock(), stop)
+
+    run_loop(run)
+
+
+def _may_have_nodes(speed: float) -> None:
+    from importlib.util import find_spec
+
+    from gateway.app.demo.nodes import FIRMWARE
+
+    if speed != 1.0:
+        raise typer.BadParameter("the nodes' firmware runs in real time", param_hint="--speed")
+    if find_spec("amqtt") is None or not (FIRMWARE / "node" / "app.py").exists():
+        raise typer.BadParameter(
+            "nodes need the sources and their tools: make demo there", param_hint="--nodes"
+        )
 
 
 def seconds_of(text: str) -> float:

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.app.clock import seeded
 from gateway.app.config import Config
-from gateway.app.config_model import SouthMqtt
+from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
 from gateway.app.control.devices import DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters

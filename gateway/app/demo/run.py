@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from rich.table import Table
 from gateway.app.cli.serve import EPOCH_VARIABLE, SPEED_VARIABLE
 from gateway.app.clock import SystemClock
 from gateway.app.config import load_config
+from gateway.app.demo.nodes import demo_nodes, ready_file
 from gateway.app.demo.site import (
     CURRENCY,
     PRICE_MICRO,
@@ -26,7 +28,8 @@ from gateway.app.demo.site import (
     power_of,
     wait_for,
 )
-from gateway.app.demo.truth import Cut, cuts, unproved
+from gateway.app.demo.truth import Cut, cuts, node_cuts, unproved
+from gateway.app.node_key import load_node_key
 from gateway.app.paths import Paths, paths_of
 from gateway.app.signals import stop_on_signals
 from gateway.app.stores import create_stores
@@ -51,6 +54,7 @@ class DemoOptions:
     """Knobs of the demo. `for_s` ends it by itself; None runs until interrupted."""
 
     meters: int = 20
+    nodes: int = 0
     speed: float = 1.0
     port: int = 8080
     meter_port: int = METER_PORT
@@ -80,11 +84,18 @@ class _Demo:
         self._console = console
         self._clock = SystemClock(options.speed)
         self._shown: dict[str, ControlState] = {}
+        self._nodes = demo_nodes(options.nodes)
+        self._broker_port = _free_port() if options.nodes else 0
 
     async def run(self) -> int:
         options, files = self._options, self._files
         stop = stop_on_signals()
-        files.write_config(meters=options.meters, port=options.port)
+        files.write_config(
+            meters=options.meters,
+            port=options.port,
+            nodes=self._nodes,
+            broker_port=self._broker_port,
+        )
         environment = self._environment()
         simulator = Supervisor([self._simulator(environment)], self._clock)
         gateway = Supervisor(self._gateway(environment), self._clock)
@@ -96,6 +107,11 @@ class _Demo:
                 config = load_config(files.config)
                 paths = paths_of(config)
                 create_stores(config, self._clock)
+                if self._nodes:
+                    load_node_key(paths.control_dir)
+                    nodes = Supervisor([self._node_site()], self._clock)
+                    running.append(group.create_task(nodes.run(ending)))
+                    await wait_for(ready_file(files.nodes).exists, "the nodes", ending)
                 running.append(group.create_task(gateway.run(ending)))
                 live = LiveTableReader(paths.live_dir)
                 await wait_for(
@@ -105,12 +121,7 @@ class _Demo:
                 await self._open(paths, live)
                 self._explain(paths)
                 await self._show(live, stop)
-                found = await cuts(
-                    paths.ledger,
-                    files.simulator_socket,
-                    [meter.meter_id for meter in live.meters],
-                    PRICE_MICRO,
-                )
+                found = await self._cuts(paths, live)
             finally:
                 ending.set()
         return self._summary(paths, found)
@@ -143,6 +154,13 @@ class _Demo:
         argv = (sys.executable, "-m", "gateway", "simulate", *arguments)
         return Child("simulate", argv)
 
+    def _node_site(self) -> Child:
+        options, files = self._options, self._files
+        arguments = [str(files.config), "--count", str(options.nodes)]
+        arguments += ["--directory", str(files.nodes), "--port", str(self._broker_port)]
+        arguments += ["--load-w", str(LOAD_W), "--seed", str(options.seed)]
+        return Child("nodes", (sys.executable, "-m", "gateway", "demo-nodes", *arguments))
+
     def _gateway(self, environment: Mapping[str, str]) -> list[Child]:
         quiet = {**environment, "LOG_LEVEL": os.environ.get("LOG_LEVEL", "ERROR")}
         return [
@@ -163,9 +181,16 @@ class _Demo:
 
     async def _open(self, paths: Paths, live: LiveTableReader) -> None:
         with Progress(console=self._console, transient=True) as bar:
-            task = bar.add_task("opening accounts", total=self._options.meters)
+            task = bar.add_task("opening accounts", total=len(live.meters))
             advance: Callable[[int], None] = lambda count: bar.advance(task, count)  # noqa: E731
             await open_accounts(paths.socket, live, advance)
+
+    async def _cuts(self, paths: Paths, live: LiveTableReader) -> list[Cut]:
+        files = self._files
+        nodes = [node.meter_id for node in self._nodes]
+        meters = [each.meter_id for each in live.meters if each.meter_id not in nodes]
+        found = await cuts(paths.ledger, files.simulator_socket, meters, PRICE_MICRO)
+        return found + node_cuts(paths.ledger, files.nodes, nodes, PRICE_MICRO)
 
     # -- what one sees ---------------------------------------------------------------------
 
@@ -173,6 +198,8 @@ class _Demo:
         options = self._options
         say = self._console.print
         say(f"[bold]{options.meters} simulated flats[/] on 127.20.0.1 … port {options.meter_port}")
+        if self._nodes:
+            say(f"[bold]{options.nodes} simulated ESP32 nodes[/], with the firmware itself")
         say(f"API      http://127.0.0.1:{options.port}/api/v1  (token: {paths.setup_token})")
         say(f"config   {self._files.config}")
         first = load_config(self._files.config).meters[0].meter_id
@@ -255,6 +282,13 @@ class _Demo:
         for problem in report.problems:
             self._console.print(f"  {problem}")
         return 1 if report.problem_count or _open_too_long(found) else 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _open_too_long(found: list[Cut]) -> bool:

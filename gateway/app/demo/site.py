@@ -1,6 +1,7 @@
 """The files and the customers of a demo site."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gateway.app.demo.nodes import DemoNode
+from gateway.app.site_key import PRIVATE_MODE, write_whole
 from gateway.core.errors import RefusedError
 from gateway.core.money import Currency, format_amount
 from gateway.north.client import LocalClient
@@ -34,8 +37,14 @@ meters_file: meters.csv
 north: {{http: {{listen: "127.0.0.1:{port}"}}}}
 supply:
   min_off_s: 10
-  mass_cut: {{max_cuts: {meters}, max_percent: 100, halt_percent: 100, halt_min_points: 100000}}
+  mass_cut: {{max_cuts: {points}, max_percent: 100, halt_percent: 100, halt_min_points: 100000}}
 """
+NODES: Final = """\
+south:
+  mqtt: {{host: 127.0.0.1, port: {port}, username: gateway, password_file: broker.password}}
+meters:
+"""
+NODE: Final = "  - {{id: {meter_id}, model: pzem-node, device: {device_id}}}\n"
 
 TARIFF: Final = {
     "id": "home",
@@ -69,9 +78,27 @@ class DemoFiles:
         """Where the simulator takes commands."""
         return self.directory / "simulator.sock"
 
-    def write_config(self, *, meters: int, port: int) -> None:
-        """Write the configuration."""
-        self.config.write_text(CONFIG.format(port=port, meters=meters), encoding="utf-8")
+    @property
+    def nodes(self) -> Path:
+        """Where simulated nodes keep their flash."""
+        return self.directory / "nodes"
+
+    @property
+    def broker_password(self) -> Path:
+        """The gateway's password at the nodes' broker."""
+        return self.directory / "broker.password"
+
+    def write_config(
+        self, *, meters: int, port: int, nodes: Sequence[DemoNode] = (), broker_port: int = 0
+    ) -> None:
+        """Write the configuration, and the broker's password where there are nodes."""
+        text = CONFIG.format(port=port, points=meters + len(nodes))
+        if nodes:
+            text += NODES.format(port=broker_port)
+            for node in nodes:
+                text += NODE.format(meter_id=node.meter_id, device_id=node.device_id)
+            write_whole(self.broker_password, secrets.token_hex(16).encode(), PRIVATE_MODE)
+        self.config.write_text(text, encoding="utf-8")
 
 
 async def wait_for(

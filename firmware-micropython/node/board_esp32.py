@@ -1,0 +1,233 @@
+"""The ESP32 itself: the only file of the application that imports its modules.
+
+Pins are of the board `esp32-pzem-1`; the relay's comes from NVS (`relay_pin`: pin, level that
+closes it), as boot.py needs it too, the others may be set there by `pins` (JSON).
+"""
+
+import asyncio
+import json
+import os
+import socket
+import ssl
+import struct
+import time
+
+import esp32
+import machine
+import network
+
+_RELAY = b"\x1a\x01"
+_PINS = {"tx": 17, "rx": 16, "led": 2, "button": 0}
+_WATCHDOG_MS = 60_000
+_LOWEST_S = 1_700_000_000  # a clock before it was never set
+_EPOCH_S = 946_684_800 if time.gmtime(0)[0] == 2000 else 0
+_NTP_EPOCH_S = 2_208_988_800
+_NVS_BYTES = 4_096
+_LOOK_S = 0.005
+_OWN_ADDRESS = "192.168.4.1"  # in the access point: the portal is nowhere else
+_CAUSES = {
+    "PWRON_RESET": "power_on",
+    "HARD_RESET": "power_on",
+    "WDT_RESET": "watchdog",
+    "DEEPSLEEP_RESET": "deep_sleep",
+    "SOFT_RESET": "software",
+}
+
+
+class Files:
+    """The flash."""
+
+    open = staticmethod(open)
+    rename = staticmethod(os.rename)
+    remove = staticmethod(os.remove)
+    listdir = staticmethod(os.listdir)
+    mkdir = staticmethod(os.mkdir)
+
+    def stat_size(self, path):
+        """Bytes of a file; None when there is none."""
+        try:
+            return os.stat(path)[6]
+        except OSError:
+            return None
+
+    def free_bytes(self):
+        """What is left."""
+        state = os.statvfs("/")
+        return state[0] * state[3]
+
+    def sync(self):
+        """littlefs has on the flash what was closed."""
+
+
+class Board:
+    """The outside of the application, as docs/developer.md lists it."""
+
+    def __init__(self):
+        self.files = Files()
+        self._nvs = esp32.NVS("node")
+        self._buffer = bytearray(_NVS_BYTES)
+        self._relay_pin, self._closed_level = self.nvs_get("relay_pin") or _RELAY
+        # boot.py has set and held it; a new node's is as the hardware leaves it.
+        self._relay = machine.Pin(self._relay_pin)
+        pins = dict(_PINS)
+        pins.update(json.loads(self.nvs_get("pins") or b"{}"))
+        self._led = machine.Pin(pins["led"], machine.Pin.OUT)
+        self._button = machine.Pin(pins["button"], machine.Pin.IN, machine.Pin.PULL_UP)
+        self._uart = machine.UART(2, baudrate=9_600, tx=pins["tx"], rx=pins["rx"], timeout=0)
+        self._rtc = machine.RTC()
+        self._station = network.WLAN(network.STA_IF)
+        self._watchdog = None
+
+    def ticks_ms(self):
+        return time.ticks_ms()
+
+    def ticks_diff(self, later, earlier):
+        return time.ticks_diff(later, earlier)
+
+    def unix_s(self):
+        year, month, day, _, hour, minute, second, _ = self._rtc.datetime()
+        now_s = time.mktime((year, month, day, hour, minute, second, 0, 0)) + _EPOCH_S
+        return now_s if now_s >= _LOWEST_S else 0
+
+    def set_unix_s(self, unix_s):
+        t = time.gmtime(unix_s - _EPOCH_S)
+        self._rtc.datetime((t[0], t[1], t[2], t[6], t[3], t[4], t[5], 0))
+
+    def uart_write(self, sent):
+        self._uart.write(sent)
+
+    async def uart_read(self, count, deadline_ms):
+        began_ms = time.ticks_ms()
+        received = b""
+        while True:
+            waiting = min(self._uart.any(), count - len(received))
+            if waiting:
+                received += self._uart.read(waiting) or b""
+            if len(received) >= count:
+                return received
+            if time.ticks_diff(time.ticks_ms(), began_ms) >= deadline_ms:
+                return received
+            await asyncio.sleep(_LOOK_S)
+
+    def uart_drain(self):
+        while self._uart.any():
+            self._uart.read(self._uart.any())
+
+    def relay_set(self, closed):
+        level = self._closed_level if closed else 1 - self._closed_level
+        self._relay = machine.Pin(self._relay_pin, machine.Pin.OUT, value=level, hold=True)
+
+    def relay_get(self):
+        return self._relay.value() == self._closed_level
+
+    def led(self, on):
+        self._led.value(1 if on else 0)
+
+    def button_pressed(self):
+        return not self._button.value()
+
+    def nvs_get(self, key):
+        try:
+            return bytes(self._buffer[: self._nvs.get_blob(key, self._buffer)])
+        except OSError:
+            return None
+
+    def nvs_set(self, key, value):
+        self._nvs.set_blob(key, value)
+
+    def nvs_commit(self):
+        self._nvs.commit()
+
+    def rtc_get(self):
+        return self._rtc.memory()
+
+    def rtc_set(self, value):
+        self._rtc.memory(value)
+
+    async def wifi_connect(self, ssid, password, deadline_ms):
+        station = self._station
+        station.active(True)
+        if not station.isconnected():
+            station.disconnect()
+            station.connect(ssid, password)
+        began_ms = time.ticks_ms()
+        while not station.isconnected():
+            if time.ticks_diff(time.ticks_ms(), began_ms) >= deadline_ms:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    def wifi_connected(self):
+        return self._station.isconnected()
+
+    def wifi_rssi(self):
+        return self._station.status("rssi") if self._station.isconnected() else None
+
+    def wifi_access_point(self, ssid, password):
+        point = network.WLAN(network.AP_IF)
+        point.active(True)
+        point.config(essid=ssid, password=password, authmode=network.AUTH_WPA2_PSK)
+
+    def wifi_address(self):
+        return self._station.ifconfig()[0]
+
+    async def open_stream(self, host, port, tls, deadline_ms):
+        context = name = None
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=tls["ca"])
+            name = tls["host"]
+        return await asyncio.wait_for(
+            asyncio.open_connection(host, port, ssl=context, server_hostname=name),
+            deadline_ms / 1_000,
+        )
+
+    async def start_server(self, serve, port):
+        return await asyncio.start_server(serve, _OWN_ADDRESS, port)
+
+    def random(self, count):
+        return os.urandom(count)
+
+    def unique_id(self):
+        return machine.unique_id()
+
+    def reset(self):
+        machine.reset()
+
+    def reset_cause(self):
+        cause = machine.reset_cause()
+        for name, told in _CAUSES.items():
+            if getattr(machine, name, None) == cause:
+                return told
+        return str(cause)
+
+    def watchdog_feed(self):
+        # From the first feeding on it cannot be stopped; safe mode never begins.
+        if not self._watchdog:
+            self._watchdog = machine.WDT(timeout=_WATCHDOG_MS)
+        self._watchdog.feed()
+
+    async def resolve(self, host):
+        await asyncio.sleep(0)
+        return socket.getaddrinfo(host, 1)[0][-1][0]
+
+    async def ntp(self, host, deadline_ms):
+        asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        began_ms = time.ticks_ms()
+        try:
+            asked.setblocking(False)
+            asked.sendto(b"\x1b" + bytes(47), socket.getaddrinfo(host, 123)[0][-1])
+            while time.ticks_diff(time.ticks_ms(), began_ms) < deadline_ms:
+                try:
+                    answer = asked.recv(48)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                    continue
+                if len(answer) == 48 and answer[1]:
+                    return struct.unpack(">I", answer[40:44])[0] - _NTP_EPOCH_S
+        except OSError:
+            pass
+        finally:
+            asked.close()
+        return 0

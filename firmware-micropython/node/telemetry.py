@@ -1,0 +1,211 @@
+"""Messages of the node: telemetry, status, events and results, and when telemetry is due.
+
+Decimal numbers are written from integers: a float of the ESP32 holds 24 bits.
+"""
+
+import json
+
+from node.port import const
+
+_MOST_EVENTS = const(32)
+_CHANGE_PCT = const(20)
+_CHANGE_DW = const(500)
+
+
+def decimal(value, digits):
+    """A whole number of 10^-digits as JSON text; None is null."""
+    if value is None:
+        return "null"
+    text = str(abs(value))
+    if digits:
+        text = "0" * (digits + 1 - len(text)) + text
+        text = text[:-digits] + "." + text[-digits:]
+    return "-" + text if value < 0 else text
+
+
+def _measured(point):
+    """The values of one module as members of a JSON object."""
+    v = point.values
+    total_wh = point.total_wh
+    return (
+        f'"voltage":{decimal(v and v.voltage_dv, 1)},'
+        f'"current":{decimal(v and v.current_ma, 3)},'
+        f'"power_w":{decimal(v and v.power_dw, 1)},'
+        f'"energy_kwh":{decimal(total_wh, 3)},'
+        f'"power_factor":{decimal(v and v.power_factor_pct, 2)},'
+        f'"frequency_hz":{decimal(v and v.frequency_dhz, 1)},'
+        f'"energy_wh":{decimal(total_wh, 0)},'
+        f'"quality":"{point.quality}"'
+    )
+
+
+def telemetry(node, seq):
+    """The telemetry message of what was measured last."""
+    points = node.meter.points
+    head = {
+        "device_id": node.device_id,
+        "timestamp": node.clock.unix_s() or None,
+        "rssi": node.board.wifi_rssi(),
+        "seq": seq,
+        "boot_id": node.boot_id,
+        "session": node.session,
+        "relay": _relay(node),
+        "reasons": node.relay.reasons,
+        "firmware": node.version,
+    }
+    text = json.dumps(head)[:-1] + "," + _measured(points[0])
+    if len(points) > 1:
+        meters = [f'{{"address":{p.address},{_measured(p)}}}' for p in points]
+        text += ',"meters":[' + ",".join(meters) + "]"
+    return (text + "}").encode()
+
+
+def status(node):
+    """The retained status message."""
+    lease = node.meter.lease
+    return {
+        "device_id": node.device_id,
+        "online": True,
+        "session": node.session,
+        "boot_id": node.boot_id,
+        "firmware": node.version,
+        "slot": node.slot,
+        "trial": node.trial.under_way,
+        "reset": node.board.reset_cause(),
+        "hardware": node.hardware,
+        "spooled": node.spool.waiting if node.spool else 0,
+        "relay": _relay(node),
+        "reasons": node.relay.reasons,
+        "lease": lease
+        and {
+            "epoch": lease.epoch,
+            "seq": lease.seq,
+            "cutoff_wh": lease.cutoff_wh,
+            "expires": lease.expires,
+        },
+        "update": node.updating.state(),
+    }
+
+
+def offline(node):
+    """What the broker tells when the node has gone."""
+    told = {
+        "device_id": node.device_id,
+        "online": False,
+        "session": node.session,
+        "boot_id": node.boot_id,
+    }
+    return json.dumps(told).encode()
+
+
+def result(node, body, code, message):
+    """The answer to a command, at most 64 characters of `message`."""
+    point = node.meter.points[0]
+    values = point.values
+    told = {
+        "device_id": node.device_id,
+        "session": node.session,
+        "id": body["id"],
+        "seq": body.get("seq"),
+        "ok": code == "DONE",
+        "code": code,
+        "message": message[:64],
+        "relay": _relay(node),
+        "reasons": node.relay.reasons,
+        "energy_wh": point.total_wh,
+        "current_ma": values and values.current_ma,
+        "power_dw": values and values.power_dw,
+        "at": node.clock.unix_s() or None,
+    }
+    return json.dumps(told).encode()
+
+
+def _relay(node):
+    return "closed" if node.relay.closed else "open"
+
+
+class Events:
+    """Events that wait for the broker, oldest first; the oldest goes when there are too many."""
+
+    def __init__(self):
+        self.node = None  # whoever's they are; set once it is whole
+        self.lost = 0
+        self._waiting = []
+        self._seq = 0
+
+    def add(self, kind, **more):
+        """Something happened now."""
+        self._seq += 1
+        if len(self._waiting) >= _MOST_EVENTS:
+            self._waiting.pop(0)
+            self.lost += 1
+        more["seq"] = self._seq
+        more["kind"] = kind
+        if self.node:
+            more["at"] = self.node.clock.unix_s() or None
+            more["energy_wh"] = self.node.meter.points[0].total_wh
+            self.node.wake.set()
+        self._waiting.append(more)
+
+    def oldest(self):
+        """(its sequence, the message) of the oldest; None: nothing waits."""
+        if not self._waiting:
+            return None
+        told = dict(self._waiting[0])
+        told["device_id"] = self.node.device_id
+        told["session"] = self.node.session
+        told["boot_id"] = self.node.boot_id
+        if self.lost:
+            told["lost"] = self.lost
+        return told["seq"], json.dumps(told).encode()
+
+    def sent(self, seq):
+        """The broker has an event; another one may have taken its place meanwhile."""
+        if self._waiting and self._waiting[0]["seq"] == seq:
+            self._waiting.pop(0)
+
+
+class Reporter:
+    """When telemetry is due: each period, at once when asked, and on a change that matters."""
+
+    def __init__(self):
+        self.asked = True
+        self._sent_s = None
+        self._shown = None
+        self._power_dw = None
+
+    def due(self, node):
+        """Whether a message is to be sent now."""
+        now_s = node.clock.now_s()
+        if not node.meter.polled:
+            return False
+        if self.asked or self._sent_s is None:
+            return True
+        if now_s - self._sent_s >= node.settings["telemetry_s"]:
+            return True
+        if self._shown != _shown(node):
+            return True
+        return now_s > self._sent_s and self._moved(_power_dw(node))
+
+    def sent(self, node):
+        """A message of the present values is being sent."""
+        self.asked = False
+        self._sent_s = node.clock.now_s()
+        self._shown = _shown(node)
+        self._power_dw = _power_dw(node)
+
+    def _moved(self, power_dw):
+        if power_dw is None or self._power_dw is None:
+            return False
+        moved_dw = abs(power_dw - self._power_dw)
+        largest_dw = max(power_dw, self._power_dw)
+        return moved_dw > _CHANGE_DW and moved_dw * 100 > _CHANGE_PCT * largest_dw
+
+
+def _power_dw(node):
+    values = node.meter.points[0].values
+    return values and values.power_dw
+
+
+def _shown(node):
+    return node.relay.reasons, [p.quality for p in node.meter.points]

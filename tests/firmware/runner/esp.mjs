@@ -1,0 +1,208 @@
+// One boot of an ESP32 in real MicroPython: its flash lies on the host, its pins are lines of TCP.
+//
+//   node esp.mjs MICROPYTHON.mjs   standard input: {place, uart, control, pins, cause, library, program}
+//
+// What the firmware closes, renames or removes is on the host at once: killing this process is a cut
+// of power. It ends with 3 at machine.reset(), with 4 when the watchdog bites. Bytes cross as hex.
+import { randomBytes } from "node:crypto";
+import fs from "node:fs";
+import net from "node:net";
+import path from "node:path";
+
+const job = JSON.parse(fs.readFileSync(0, "utf8"));
+const { loadMicroPython } = await import(process.argv[2]);
+const mp = await loadMicroPython({
+  heapsize: 16 * 1024 * 1024,
+  linebuffer: true,
+  stdout: (line) => console.log(line),
+  stderr: (line) => console.error(line),
+});
+const FS = mp.FS;
+const flash = path.join(job.place, "flash");
+const WRITES = 3; // O_WRONLY, O_RDWR
+const NO_SPACE = 51;
+let full = false;
+
+function load(folder) {
+  for (const entry of fs.readdirSync(path.join(flash, folder), { withFileTypes: true })) {
+    const inner = `${folder}/${entry.name}`;
+    if (entry.isDirectory()) {
+      FS.mkdirTree(inner);
+      load(inner);
+    } else {
+      FS.writeFile(inner, fs.readFileSync(path.join(flash, inner)));
+    }
+  }
+}
+load("");
+for (const [name, content] of Object.entries(job.library)) {
+  FS.mkdirTree(path.dirname(name));
+  FS.writeFile(name, Buffer.from(content, "base64"));
+}
+
+// --- the flash ---------------------------------------------------------------------------------
+const isKept = (name) => !/^\/(lib|tests-root|tmp|dev|proc|home)(\/|$)/.test(name);
+const absolute = (name) => path.resolve("/", name);
+const at = (name) => path.join(flash, absolute(name));
+function replace(target, content) {
+  fs.writeFileSync(`${target}.host`, content);
+  fs.renameSync(`${target}.host`, target);
+}
+const original = { close: FS.close, open: FS.open, rename: FS.rename, unlink: FS.unlink, mkdir: FS.mkdir };
+FS.open = (name, flags, mode) => {
+  const writes = typeof flags === "number" ? flags & WRITES : /[wa+]/.test(flags ?? "");
+  if (full && writes && typeof name === "string" && !fs.existsSync(at(name))) throw new FS.ErrnoError(NO_SPACE);
+  return original.open.call(FS, name, flags, mode);
+};
+FS.close = (stream) => {
+  const writes = (stream.flags & WRITES) !== 0 && FS.isFile(stream.node?.mode ?? 0);
+  const name = writes ? FS.getPath(stream.node) : "";
+  const done = original.close.call(FS, stream);
+  if (writes && isKept(name)) replace(at(name), FS.readFile(name));
+  return done;
+};
+FS.rename = (from, to) => {
+  original.rename.call(FS, from, to);
+  if (isKept(absolute(to))) fs.renameSync(at(from), at(to));
+};
+FS.unlink = (name) => {
+  original.unlink.call(FS, name);
+  if (isKept(absolute(name))) fs.rmSync(at(name));
+};
+FS.mkdir = (name, mode) => {
+  const made = original.mkdir.call(FS, name, mode);
+  if (isKept(absolute(name))) fs.mkdirSync(at(name), { recursive: true });
+  return made;
+};
+
+// --- the wires ---------------------------------------------------------------------------------
+const joined = (port) =>
+  new Promise((done, failed) => {
+    const socket = net.connect({ host: "127.0.0.1", port, noDelay: true });
+    socket.once("connect", () => done(socket));
+    socket.once("error", failed);
+  });
+const uart = await joined(job.uart);
+const control = await joined(job.control);
+let received = Buffer.alloc(0);
+uart.on("data", (piece) => (received = Buffer.concat([received, piece])));
+const pins = new Map(Object.entries(job.pins));
+let wifi = job.wifi;
+let quarters = 0;
+let rest = "";
+control.on("data", (piece) => {
+  rest += piece;
+  const lines = rest.split("\n");
+  rest = lines.pop();
+  for (const line of lines) {
+    const order = JSON.parse(line);
+    if ("pin" in order) pins.set(String(order.pin), order.level);
+    if ("wifi" in order) wifi = order.wifi;
+    if ("full" in order) full = order.full;
+    if ("quarters" in order) quarters += order.quarters;
+  }
+});
+// The world that started this boot is gone.
+control.on("close", () => process.exit(0));
+
+const kept = (name) => path.join(job.place, name);
+const end = (status) => {
+  control.removeAllListeners("close");
+  control.end(() => process.exit(status));
+};
+let watchdog = null;
+
+mp.registerJsModule("jsesp", {
+  cause: () => job.cause,
+  feed: (timeout_ms) => {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(() => end(4), timeout_ms);
+  },
+  nvs_read: () => (fs.existsSync(kept("nvs.json")) ? fs.readFileSync(kept("nvs.json"), "utf8") : "{}"),
+  nvs_write: (text) => replace(kept("nvs.json"), text),
+  pin_get: (number) => pins.get(String(number)) ?? 0,
+  pin_set: (number, level) => {
+    pins.set(String(number), level);
+    control.write(`${JSON.stringify({ pin: number, level })}\n`);
+  },
+  quarters: () => {
+    const over = quarters;
+    quarters = 0;
+    return over;
+  },
+  random: (count) => randomBytes(count).toString("hex"),
+  reset: () => end(3),
+  rtc_read: () => (fs.existsSync(kept("rtc")) ? fs.readFileSync(kept("rtc"), "utf8") : ""),
+  rtc_write: (hex) => replace(kept("rtc"), hex),
+  uart_any: () => received.length,
+  uart_read: (count) => {
+    const taken = received.subarray(0, count).toString("hex");
+    received = received.subarray(count);
+    return taken;
+  },
+  uart_write: (hex) => uart.write(Buffer.from(hex, "hex")),
+  wifi: () => wifi,
+});
+
+// As in run.mjs: one read waits at a time, the socket is paused while nobody reads.
+class Connection {
+  constructor(socket) {
+    this.socket = socket;
+    this.received = Buffer.alloc(0);
+    this.ended = false;
+    this.wake = null;
+    socket.pause();
+    socket.on("data", (piece) => {
+      this.received = Buffer.concat([this.received, piece]);
+      socket.pause();
+      this.ring();
+    });
+    socket.on("close", () => {
+      this.ended = true;
+      this.ring();
+    });
+    socket.on("error", () => {});
+  }
+
+  ring() {
+    this.wake?.();
+    this.wake = null;
+  }
+
+  async read(most) {
+    if (!this.received.length && !this.ended) {
+      this.socket.resume();
+      await new Promise((wake) => (this.wake = wake));
+    }
+    const taken = this.received.subarray(0, most);
+    this.received = this.received.subarray(taken.length);
+    return taken.toString("hex");
+  }
+
+  write(hex) {
+    return new Promise((done, failed) => {
+      if (this.ended || this.socket.destroyed) return failed(new Error("closed"));
+      this.socket.write(Buffer.from(hex, "hex"), (error) => (error ? failed(error) : done()));
+    });
+  }
+
+  close() {
+    this.socket.destroy();
+  }
+}
+
+mp.registerJsModule("jsnet", {
+  connect: (host, port) =>
+    new Promise((done, failed) => {
+      const socket = net.connect({ host, port, noDelay: true });
+      socket.once("connect", () => done(new Connection(socket)));
+      socket.once("error", failed);
+    }),
+});
+
+try {
+  await mp.runPythonAsync(job.program);
+} catch (error) {
+  console.error(error.message);
+  process.exit(1);
+}

@@ -1,0 +1,1 @@
+"""`ssl` is there to be imported; this interpreter has no TLS."""
