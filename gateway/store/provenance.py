@@ -103,7 +103,8 @@ class RowProof:
         except StoreCorruptError:
             return  # told where its hash was looked at
         action = record.get("action")
-        if action not in ACTIONS:
+        # What was refused made nothing, whatever it calls itself; control's own has no result.
+        if action not in ACTIONS or record.get("result", "executed") != "executed":
             return
         made = record.get("made")
         made = made if isinstance(made, dict) else {}
@@ -115,7 +116,7 @@ class RowProof:
                     tuple(map(int, made["opening_wh"])),
                     int(made["utc_ms"]),
                 )
-            elif record.get("result") == "executed":
+            else:
                 self._made.take(_act(str(action), utc_ms, record, made))
         except (KeyError, TypeError, ValueError, RefusedError):
             # Nothing follows from what this program cannot read, and rows are none of its business.
