@@ -70,9 +70,13 @@ class RowProof:
         self._unread: list[str] = []
         self._made = Provenance()
         self._is_readable = True
-        site = read_site(connection)
-        self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
-        self._zone = site.zone
+        try:
+            site = read_site(connection)
+            self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
+            self._zone = site.zone
+        except (RefusedError, StoreCorruptError) as error:
+            self._unread = [f"the site cannot be read: {error}"]
+            return
         tables = {
             as_text(row[0])
             for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")

@@ -124,6 +124,17 @@ def test_a_row_that_is_gone_is_missed(ledger: sqlite3.Connection, table: str) ->
     assert verify_ledger(ledger).problem_count >= 1
 
 
+@pytest.mark.parametrize("change", ["currency = ''", "minor_digits = -1", "money_scale = 3"])
+def test_a_site_that_cannot_be_read_is_a_finding(ledger: sqlite3.Connection, change: str) -> None:
+    """And no end of the proof: what else was found is told too."""
+    ledger.execute("PRAGMA ignore_check_constraints = 1")
+    ledger.execute(f"UPDATE site SET {change}")
+    ledger.execute("DELETE FROM ledger_transaction WHERE seq = 2")
+    report = verify_ledger(ledger)
+    assert "the site cannot be read" in " ".join(report.problems)
+    assert len(report.problems) > 1
+
+
 def of_an_older_program(connection: sqlite3.Connection) -> None:
     """Write the audit chain as before: no `made`, and no record of a meter's first place."""
     rows = connection.execute("SELECT utc_ms, body FROM audit ORDER BY seq").fetchall()
