@@ -69,7 +69,6 @@ class RowProof:
         self._rows: _Rows | None = None
         self._unread: list[str] = []
         self._made = Provenance()
-        self._is_readable = True
         try:
             site = read_site(connection)
             self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
@@ -123,8 +122,10 @@ class RowProof:
             else:
                 self._made.take(_act(str(action), utc_ms, record, made))
         except (KeyError, TypeError, ValueError, RefusedError):
-            # Nothing follows from what this program cannot read, and rows are none of its business.
-            self._is_readable = False
+            # Nothing follows from what this program cannot read: what came after it hangs on it.
+            self._unread = self._unread or [
+                f"audit record {seq}: what was asked for cannot be read; no row was compared"
+            ]
 
     def _read(self, text: str) -> CreditTerms | None:
         """Terms but for the calendar: a preset is stored as it was when it was agreed."""
@@ -137,7 +138,7 @@ class RowProof:
     def problems(self, settled: Collection[tuple[str, str]]) -> list[str]:
         """What differs; `settled` are meter and point of every settlement line."""
         rows = self._rows
-        if rows is None or not self._is_readable:
+        if rows is None or self._unread:
             return self._unread
         made = self._made
         return [
