@@ -163,7 +163,7 @@ def of_an_older_program(connection: sqlite3.Connection) -> None:
 def chain_again(
     connection: sqlite3.Connection, change: Callable[[dict[str, Any]], dict[str, Any] | None]
 ) -> None:
-    """Write the audit chain with changed records, every hash computed again; None leaves one out."""
+    """Write the audit chain with changed records and new hashes; None leaves one out."""
     rows = connection.execute("SELECT utc_ms, body FROM audit ORDER BY seq").fetchall()
     connection.execute("DELETE FROM audit")
     seq, link = 0, GENESIS
