@@ -118,7 +118,7 @@ def trial_of(files):
         return None
     try:
         trial = json.loads(text)
-        if trial["slot"] in SLOTS and trial["boots"] >= 0:
+        if trial["slot"] in SLOTS and trial["boots"] >= 0 and trial.get("started", 0) >= 0:
             return trial
     except (ValueError, TypeError, KeyError):
         pass

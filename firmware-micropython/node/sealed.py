@@ -10,6 +10,8 @@ import json
 from node.port import const
 
 MOST_BYTES = const(2_048)
+# Each is 36 bytes while JSON is read, and the envelope is read before the seal is known.
+MOST_BRACKETS = const(256)
 _BLOCK = const(64)
 
 
@@ -98,6 +100,8 @@ class Seal:
 
     def _unsealed(self, message, retained):
         if retained or len(message) > MOST_BYTES:
+            raise RefusedError("BAD_FORM")
+        if message.count(b"[") + message.count(b"{") > MOST_BRACKETS:
             raise RefusedError("BAD_FORM")
         envelope = _object(message)
         text, mac = envelope.get("body"), envelope.get("mac")

@@ -188,7 +188,7 @@ class Update:
     async def _verified(self):
         """The header's bytes, once the signature, the payload and the purpose are right."""
         with self._files.open(PART, "rb") as file:
-            file.read(PART_HEAD)
+            announced = file.read(PART_HEAD)
             prefix = file.read(bundle.PREFIX)
             raw = file.read(bundle.header_length(prefix))
             signature = file.read(bundle.SIGNATURE)
@@ -201,6 +201,7 @@ class Update:
             first = file.read(2)
             if not bundle.window_fits(first):
                 raise UpdateError("UPDATE_FORM", "the payload needs too much memory")
+            whole = hashlib.sha256(prefix + raw + signature + first)
             payload = hashlib.sha256(first)
             size = len(first)
             while size <= header.size:
@@ -208,10 +209,14 @@ class Update:
                 if not part:
                     break
                 payload.update(part)
+                whole.update(part)
                 size += len(part)
                 await asyncio.sleep(0)
         if size != header.size or payload.digest() != header.sha256:
             raise UpdateError("UPDATE_DAMAGED", "the payload is not the one that was signed")
+        if whole.digest() != announced:
+            # Signed, but not what the gateway ordered: another release, sent in its place.
+            raise UpdateError("UPDATE_DAMAGED", "not the bundle that was announced")
         return raw
 
     def _signed(self, digest, signature):

@@ -24,7 +24,7 @@ HIDDEN: Final = "…"
 FURTHER: Final = "further denials"
 
 _CODE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-_NUMBER: Final = re.compile(r"[0-9](?:[ .-]?[0-9])+")
+_NUMBER: Final = re.compile(r"[0-9](?:[ .-]*[0-9])+")
 _KEPT: Final = re.compile(r"[\x20-\x7e]*")
 NS_PER_S: Final = 1_000_000_000
 

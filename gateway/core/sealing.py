@@ -14,6 +14,8 @@ from typing import Final
 
 NODE_KEY_BYTES: Final = 32
 COMMAND_BYTES_MAX: Final = 2_048
+# Lists and objects in it: each costs the node memory.
+COMMAND_BRACKETS_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,9 @@ def seal(key: bytes, command: Command) -> bytes:
     message = json.dumps({"body": body, "mac": mac}, separators=(",", ":")).encode()
     if len(message) > COMMAND_BYTES_MAX:
         raise ValueError(f"a command of {len(message)} bytes, at most {COMMAND_BYTES_MAX}")
+    brackets = message.count(b"[") + message.count(b"{")
+    if brackets > COMMAND_BRACKETS_MAX:
+        raise ValueError(f"a command of {brackets} brackets, at most {COMMAND_BRACKETS_MAX}")
     return message
 
 

@@ -107,9 +107,8 @@ class ReplayRunner:
                 return report
         try:
             async with asyncio.timeout(LINE_S):
-                while self._run is not None and self._run.name != name:
-                    await asyncio.wait({self._run.task})
-                await self._given_up()
+                while (run := self._run) is not None and not (run.name == name and run.waiting):
+                    await asyncio.wait({run.task})
         except TimeoutError:
             raise RefusedError(
                 "REPLAY_BUSY", "other replays were being counted all the time"
@@ -157,9 +156,15 @@ class ReplayRunner:
             "account_days_max": ACCOUNT_DAYS_MAX,
             "deadline_s": round(self._deadline_s) + _GRACE_S,
         }
-        process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+            )
+        except OSError as error:
+            _log.error("a replay failed", reason=error.strerror)
+            raise RefusedError(
+                "REPLAY_FAILED", f"the process that counts it cannot begin: {error.strerror}"
+            ) from error
         try:
             async with asyncio.timeout(self._deadline_s):
                 out, _ = await process.communicate(json.dumps(asked).encode())

@@ -8,7 +8,7 @@ from typing import Final
 from gateway.core.denials import Denial, audited_denial, decode_denial, encode_denial
 from gateway.core.errors import RefusedError, StoreCorruptError
 from gateway.store.audit import append_audit
-from gateway.store.requests import read_north_epoch
+from gateway.store.requests import is_fault_of_row, read_north_epoch
 from gateway.store.rows import document, mapping
 
 # What waits for control at most: some hundred kilobytes.
@@ -71,11 +71,13 @@ def denials_after(
     """
     epoch = read_north_epoch(connection)
     after = cursor.denial_id if cursor is not None and cursor.epoch == epoch else 0
+    # Ids first, then row by row: one row that cannot be read must not hide those after it.
     rows = connection.execute(
-        "SELECT id, body FROM denial WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        "SELECT id FROM denial WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
     ).fetchall()
     return DenialBatch(
-        epoch, tuple(DenialRow(row[0], _decoded(row[1])) for row in rows if _is_id(row[0]))
+        epoch,
+        tuple(DenialRow(row[0], _found(connection, row[0])) for row in rows if _is_id(row[0])),
     )
 
 
@@ -83,10 +85,15 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int)
 
 
-def _decoded(body: object) -> Denial | None:
+def _found(connection: sqlite3.Connection, denial_id: int) -> Denial | None:
     try:
-        return decode_denial(mapping(body))
+        row = connection.execute("SELECT body FROM denial WHERE id = ?", (denial_id,)).fetchone()
+        return None if row is None else decode_denial(mapping(row[0]))
     except (RefusedError, StoreCorruptError):
+        return None
+    except sqlite3.Error as error:
+        if not is_fault_of_row(error):
+            raise
         return None
 
 

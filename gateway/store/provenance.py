@@ -69,10 +69,13 @@ class RowProof:
         self._rows: _Rows | None = None
         self._unread: list[str] = []
         self._made = Provenance()
-        self._is_readable = True
-        site = read_site(connection)
-        self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
-        self._zone = site.zone
+        try:
+            site = read_site(connection)
+            self._currency = Currency(site.currency, site.money_scale, site.minor_digits)
+            self._zone = site.zone
+        except (RefusedError, StoreCorruptError) as error:
+            self._unread = [f"the site cannot be read: {error}"]
+            return
         tables = {
             as_text(row[0])
             for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
@@ -103,7 +106,8 @@ class RowProof:
         except StoreCorruptError:
             return  # told where its hash was looked at
         action = record.get("action")
-        if action not in ACTIONS:
+        # What was refused made nothing, whatever it calls itself; control's own has no result.
+        if action not in ACTIONS or record.get("result", "executed") != "executed":
             return
         made = record.get("made")
         made = made if isinstance(made, dict) else {}
@@ -115,11 +119,13 @@ class RowProof:
                     tuple(map(int, made["opening_wh"])),
                     int(made["utc_ms"]),
                 )
-            elif record.get("result") == "executed":
+            else:
                 self._made.take(_act(str(action), utc_ms, record, made))
         except (KeyError, TypeError, ValueError, RefusedError):
-            # Nothing follows from what this program cannot read, and rows are none of its business.
-            self._is_readable = False
+            # Nothing follows from what this program cannot read: what came after it hangs on it.
+            self._unread = self._unread or [
+                f"audit record {seq}: what was asked for cannot be read; no row was compared"
+            ]
 
     def _read(self, text: str) -> CreditTerms | None:
         """Terms but for the calendar: a preset is stored as it was when it was agreed."""
@@ -132,7 +138,7 @@ class RowProof:
     def problems(self, settled: Collection[tuple[str, str]]) -> list[str]:
         """What differs; `settled` are meter and point of every settlement line."""
         rows = self._rows
-        if rows is None or not self._is_readable:
+        if rows is None or self._unread:
             return self._unread
         made = self._made
         return [

@@ -240,14 +240,20 @@ def _row(connection: sqlite3.Connection, request_id: int) -> StoredRequest | Dam
     try:
         row = connection.execute(_COLUMNS + "WHERE id = ?", (request_id,)).fetchone()
     except sqlite3.Error as error:
-        # Too large, or (without a code of SQLite) text that is not UTF-8: the row's own fault.
-        if primary_code(error) not in (sqlite3.SQLITE_TOOBIG, -1):
+        if not is_fault_of_row(error):
             raise
         return DamagedRequest(request_id, None, "", "REQUEST_FIELD", f"not readable: {error}")
     if row is None:
         # A hostile file may show an id and no row behind it.
         return DamagedRequest(request_id, None, "", "REQUEST_FIELD", "there is no such row")
     return _decoded(row)
+
+
+def is_fault_of_row(error: sqlite3.Error) -> bool:
+    """Whether one row alone cannot be read: too large, or text that is not UTF-8, which has no
+    code of SQLite.
+    """
+    return primary_code(error) in (sqlite3.SQLITE_TOOBIG, -1)
 
 
 def _decoded(row: Sequence[object]) -> StoredRequest | DamagedRequest:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway.app.control.denials import DenialRecords
 from gateway.core.denials import Denial, encode_denial
+from gateway.core.provenance import ASSIGN_METER
 from gateway.core.requests import Recharge
 from gateway.store.commands import find_outcome
 from gateway.store.denials import WAITING_MAX, add_denials, load_denial_cursor
@@ -18,9 +19,11 @@ from gateway.store.export import export_lines
 from gateway.store.ledger import read_balance
 from gateway.store.recovery import begin_north_epoch
 from gateway.store.replay import replay_ledger
+from gateway.store.requests import LENGTH_MAX
 from tests.app.control_site import ControlSite
 from tests.app.test_control import RICH, begin
 from tests.app.test_inlet import Office
+from tests.app.test_replay import unlock
 
 DENIAL = Denial(
     actor="token:01HX",
@@ -157,6 +160,36 @@ async def test_a_hostile_north_writes_nothing_but_bounded_denials(
     (only,) = audited(site)
     assert only["place"] == "1234" + "*" * 16
     assert site.proof().problems == ()
+
+
+async def test_a_row_that_cannot_be_read_holds_up_none_after_it(
+    site: ControlSite, office: Office
+) -> None:
+    """Text that is none, and one larger than control lets itself be given."""
+    await begin(site)
+    connection = office.file.connection
+    connection.execute("INSERT INTO denial (body) VALUES (CAST(x'ff' AS TEXT))")
+    connection.execute("PRAGMA ignore_check_constraints = 1")
+    connection.execute("INSERT INTO denial (body) VALUES (?)", ("x" * (LENGTH_MAX + 1),))
+    deny(office, "behind them")
+    with capture_logs() as lines:
+        look(site, records_of(site))
+    assert [line["ids"] for line in lines if line["event"] == "denial.damaged"] == [[1, 2]]
+    assert [record["place"] for record in audited(site)] == ["behind them"]
+
+
+async def test_no_denial_turns_off_the_proofs_of_rows(site: ControlSite, office: Office) -> None:
+    """Whatever a hostile north calls what it refused, a row that was changed is still named."""
+    await begin(site)
+    connection = office.file.connection
+    forged = {**encode_denial(DENIAL), "action": ASSIGN_METER}
+    connection.execute("INSERT INTO denial (body) VALUES (?)", (json.dumps(forged),))
+    look(site, records_of(site))
+    assert [record["action"] for record in audited(site)] == [ASSIGN_METER]
+    assert site.proof().problems == ()
+    unlock(site.file.connection)
+    site.file.connection.execute("UPDATE account_point SET tariff_id = 'cheap' WHERE number = 1")
+    assert "tariff is 'cheap'" in " ".join(site.proof().problems)
 
 
 async def test_control_takes_no_more_than_a_bounded_number(

@@ -28,6 +28,7 @@ from gateway.app.firmware.labels import PER_PAGE, Label, labels_pdf
 from gateway.app.firmware.record import Record, boards_in, read_boards
 from gateway.app.firmware.simulated import SimulatedBoard, SimulatedBoards
 from gateway.app.firmware.station import Order, Station
+from gateway.app.firmware.tools import command_of
 from gateway.core.errors import RefusedError
 from tests.firmware.bench_site import NODE_KEY, WIFI_PASSWORD, write_bench
 from tests.firmware.micropython import ROOT
@@ -267,6 +268,17 @@ def test_a_missing_tool_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", "")
     answer = call("flash", "--port", "socket://127.0.0.1:1")
     assert answer.err == f"FIRMWARE_TOOL: {tool} is not installed: pip install {tool}\n"
+
+
+@pytest.mark.parametrize("tool", ["esptool", "mpremote"])
+def test_what_lies_in_the_directory_is_not_taken_for_the_tool(tmp_path: Path, tool: str) -> None:
+    """A downloaded esptool.py stands beside many a bench.json; it would be given the secrets."""
+    (tmp_path / f"{tool}.py").write_text("print('not the tool')")
+    done = subprocess.run(
+        [*command_of(tool), "version"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.stdout
+    assert b"not the tool" not in done.stdout
 
 
 @pytest.mark.parametrize("library", ["littlefs", "segno"])

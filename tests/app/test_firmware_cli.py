@@ -85,6 +85,10 @@ def test_a_key_is_its_owners_alone(call: Call) -> None:
     again = call("keygen", "k.pem")
     assert (again.status, again.err.partition(":")[0]) == (1, "FILE_EXISTS")
     assert Path("k.pem").read_bytes() == kept
+    Path("other.pem.pub").write_bytes(b"of a key that is elsewhere")
+    half = call("keygen", "other.pem")
+    assert (half.status, half.err.partition(":")[0]) == (1, "FILE_EXISTS")
+    assert not Path("other.pem").exists()
 
 
 def test_a_passphrase_encrypts_the_key(call: Call) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,15 +125,51 @@ def test_a_row_that_is_gone_is_missed(ledger: sqlite3.Connection, table: str) ->
     assert verify_ledger(ledger).problem_count >= 1
 
 
+@pytest.mark.parametrize("change", ["currency = ''", "minor_digits = -1", "money_scale = 3"])
+def test_a_site_that_cannot_be_read_is_a_finding(ledger: sqlite3.Connection, change: str) -> None:
+    """And no end of the proof: what else was found is told too."""
+    ledger.execute("PRAGMA ignore_check_constraints = 1")
+    ledger.execute(f"UPDATE site SET {change}")  # noqa: S608
+    ledger.execute("DELETE FROM ledger_transaction WHERE seq = 2")
+    report = verify_ledger(ledger)
+    assert "the site cannot be read" in " ".join(report.problems)
+    assert len(report.problems) > 1
+
+
+def test_a_request_that_cannot_be_read_is_a_finding(ledger: sqlite3.Connection) -> None:
+    """Nothing is compared then, and nobody may take that for a proof."""
+
+    def spoilt(body: dict[str, Any]) -> dict[str, Any]:
+        if body["action"] == "remove_point":
+            body["object"] = "flat-2"
+        return body
+
+    chain_again(ledger, spoilt)
+    ledger.execute("UPDATE account_point SET account_id = 'bela' WHERE number = 1")
+    (problem,) = verify_ledger(ledger).problems
+    assert "no row was compared" in problem
+
+
 def of_an_older_program(connection: sqlite3.Connection) -> None:
     """Write the audit chain as before: no `made`, and no record of a meter's first place."""
+
+    def older(body: dict[str, Any]) -> dict[str, Any] | None:
+        body.pop("made", None)
+        return None if body["action"] == "assign_meter" else body
+
+    chain_again(connection, older)
+
+
+def chain_again(
+    connection: sqlite3.Connection, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> None:
+    """Write the audit chain with changed records and new hashes; None leaves one out."""
     rows = connection.execute("SELECT utc_ms, body FROM audit ORDER BY seq").fetchall()
     connection.execute("DELETE FROM audit")
     seq, link = 0, GENESIS
     for utc_ms, text in rows:
-        body = json.loads(text)
-        body.pop("made", None)
-        if body["action"] == "assign_meter":
+        body = change(json.loads(text))
+        if body is None:
             continue
         seq += 1
         link = chain_hash(link, audit_body(seq, utc_ms, body))

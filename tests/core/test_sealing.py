@@ -62,3 +62,5 @@ def test_a_command_larger_than_nodes_take_is_refused_here() -> None:
     """Not sent to be refused there."""
     with pytest.raises(ValueError, match="bytes"):
         seal(b"k" * 32, Command("n-1", "a" * 16, 1, "i", "settings", 0, {"x": "y" * 2_100}))
+    with pytest.raises(ValueError, match="brackets"):
+        seal(b"k" * 32, Command("n-1", "a" * 16, 1, "i", "settings", 0, {"x": [[]] * 300}))

@@ -188,6 +188,7 @@ def test_a_pointer_that_cannot_be_read_means_slot_a(content: bytes) -> None:
     [
         *(b"", b"{", b"[]", b"7", b"\xff", b'{"slot": "b"}', b'{"slot": "c", "boots": 1}'),
         *(b'{"slot": "b", "boots": "many"}', b'{"slot": "b", "boots": -1}'),
+        b'{"slot": "b", "boots": 3, "started": "twice"}',
     ],
 )
 def test_a_damaged_trial_counts_as_failed(content: bytes) -> None:

@@ -91,6 +91,18 @@ def test_a_stranger_cannot_sign(board: Board) -> None:
     assert untouched(board)
 
 
+def test_another_release_than_the_one_announced_is_refused(board: Board) -> None:
+    """Signed and of no lower counter, but not what the sealed command named: sent by the broker."""
+    sent = bundle("1", 2).raw
+    update = Update(board, "a", public_keys())
+    update.begin("2", len(sent), GOOD.sha256, 2)
+    while (want := update.want()) is not None:
+        assert update.take(want[0], sent[want[0] : want[0] + want[1]])
+    with pytest.raises(UpdateError, match="UPDATE_DAMAGED"):
+        asyncio.run(update.install())
+    assert untouched(board)
+
+
 def test_a_node_without_keys_takes_nothing(board: Board) -> None:
     """The package as it stands in the repository carries no key."""
     from node.keys import KEYS

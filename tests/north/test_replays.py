@@ -187,6 +187,20 @@ async def test_whoever_asks_again_at_once_is_counted_anew(tmp_path: Path) -> Non
     assert set(await runner.ask(ONE)) == {"by"}
 
 
+async def test_whoever_publishes_gets_no_report_of_another_draft(tmp_path: Path) -> None:
+    """The replay of its draft was given up, and somebody else's began before its turn came."""
+    answer = "print(json.dumps({'report':{'days':json.load(sys.stdin)['days']}}))"
+    runner = runner_of(BEGUN + "time.sleep(0.5);" + answer, tmp_path)
+    gone = asyncio.create_task(runner.ask(ONE))
+    await until_begun(tmp_path)
+    gone.cancel()
+    await asyncio.wait({gone})
+    other = asyncio.create_task(runner.ask(OTHER))
+    await asyncio.sleep(0)
+    assert await runner.ask_in_line(ONE) == {"days": 7}
+    assert await other == {"days": 8}
+
+
 async def test_the_end_of_north_ends_it_too(tmp_path: Path) -> None:
     """Nothing goes on counting for nobody."""
     runner = runner_of(SLOW, tmp_path)
@@ -208,6 +222,14 @@ async def test_a_process_that_falls_over_is_told_as_that(tmp_path: Path, program
         with pytest.raises(RefusedError) as failed:
             await runner.ask(ONE)
         assert failed.value.refusal_code == "REPLAY_FAILED"
+
+
+async def test_a_process_that_does_not_even_begin_is_told_as_that(tmp_path: Path) -> None:
+    """No memory or no process left for it, or no such program: a refusal like any other."""
+    runner = ReplayRunner((str(tmp_path / "nowhere"),), ManualClock())
+    with pytest.raises(RefusedError) as failed:
+        await runner.ask(ONE)
+    assert failed.value.refusal_code == "REPLAY_FAILED"
 
 
 async def test_refusals_of_the_process_come_through(tmp_path: Path) -> None:

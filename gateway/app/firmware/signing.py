@@ -83,6 +83,9 @@ def make_key(path: Path, passphrase: str | None) -> PublicKey:
         PublicFormat,
     )
 
+    if public_path(path).exists():
+        # Looked at first: a private key without its public half beside it is no key pair.
+        raise RefusedError("FILE_EXISTS", f"{public_path(path)} is there already")
     if passphrase is not None and len(passphrase) < PASSPHRASE_LEAST:
         raise RefusedError(
             "KEY_REFUSED", f"the passphrase is shorter than {PASSPHRASE_LEAST} characters"

@@ -43,7 +43,8 @@ _SUM: Final = re.compile(r"^sha256sum :(/\S+)\n([0-9a-f]{64})$", re.MULTILINE)
 def command_of(tool: str) -> list[str]:
     """How to start a tool. Raises RefusedError FIRMWARE_TOOL."""
     if importlib.util.find_spec(tool) is not None:
-        return [sys.executable, "-m", tool]
+        # -P: a file of that name in this directory is not the tool.
+        return [sys.executable, "-P", "-m", tool]
     found = shutil.which(tool)
     if found is None:
         raise RefusedError("FIRMWARE_TOOL", f"{tool} is not installed: pip install {tool}")

@@ -1,5 +1,6 @@
 """Sealed commands: test vectors of RFC 4231, derived keys, and every refusal in its order."""
 
+import gc
 import json
 
 from node import sealed
@@ -95,6 +96,23 @@ def test_each_refusal():
     assert seal.open(message(seq=7, expires=51), False, 50)["seq"] == 7
     # The command that sets the clock expires by none.
     assert seal.open(message(seq=8, expires=1, type="time"), False, 0)["type"] == "time"
+
+
+def test_a_forgery_costs_little_memory():
+    """Whoever reaches the broker can send one; an ESP32 has some 100 KB to spare."""
+    seal = sealed.Seal(SECRET, "node-1", "s1")
+    deep = b"[" * 2_048
+    gc.collect()
+    gc.disable()
+    allocated = getattr(gc, "mem_alloc", lambda: 0)  # CPython has none
+    try:
+        before = allocated()
+        error = refused(sealed.RefusedError, seal.open, deep, False, 0)
+        spent = allocated() - before
+    finally:
+        gc.enable()
+    assert error.code == "BAD_FORM"
+    assert spent < 16_384
 
 
 def test_forgeries_are_counted():
