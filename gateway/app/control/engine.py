@@ -20,7 +20,7 @@ from gateway.app.control.renewals import Renewals
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
-from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
+from gateway.core.errors import MeterCounterError, MeterError, MeterExceptionError, RefusedError
 from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
@@ -189,6 +189,8 @@ class Engine:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
         self._presence.failed(index, error)
+        if isinstance(error, MeterCounterError):
+            self._renewals.renew(index, error)
 
     def presence(self, index: int) -> str:
         """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""
