@@ -90,6 +90,50 @@ def test_what_is_fed_in_gives_supply_back(site: ControlSite) -> None:
     check(site)
 
 
+def test_what_lifts_no_credit_waits_for_the_half_hour(site: ControlSite) -> None:
+    """Far below zero a roof does not fill the ledger with a posting a second."""
+
+    async def live() -> None:
+        await use(site, 225 + 1_000, 500, seconds=3_600)
+        assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+        before = len(lines_of(site))
+        for export_wh in range(501, 511):
+            await use(site, 1_225, export_wh, seconds=1)
+        assert len(lines_of(site)) == before
+        await use(site, 1_225, 500 + 2_667 + 1, seconds=3_600)
+        assert site.engine.points[0].supply.reasons == frozenset()
+
+    asyncio.run(live())
+    check(site)
+
+
+def test_supply_is_given_back_after_a_request_that_was_under_way(site: ControlSite) -> None:
+    """A recharge that is refused in the instant of the posting leaves nobody cut with credit."""
+    account = site.engine.points[0].account
+    assert account is not None
+
+    async def seen_open(export_wh: int) -> None:
+        site.clock.pass_s(1)
+        site.read(225, export_wh=export_wh, closed=False)
+        await site.sweeper.sweep()
+
+    async def live() -> None:
+        await use(site, 225, 500)
+        for _ in range(3):
+            await seen_open(500)
+        site.clock.pass_s(1)
+        site.read(225, export_wh=501, closed=False)
+        sweep = asyncio.create_task(site.sweeper.sweep())
+        await asyncio.sleep(0)
+        with site.desk.holding(account):
+            await sweep
+        assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+        await seen_open(501)
+        assert site.engine.points[0].supply.reasons == frozenset()
+
+    asyncio.run(live())
+
+
 def exports(site: ControlSite) -> list[ExportRegisters]:
     """Export registers of all lines, the second register (always 1) shown as 0."""
     found = [line.export for line in lines_of(site) if line.export is not None]

@@ -176,9 +176,7 @@ class Engine:
             )
         if step.fed_wh or step.export_events:
             tell_feed_in(self._journal, point, step)
-            if Reason.CREDIT in point.supply.reasons or (
-                point.account and point.account.is_disabled
-            ):
+            if point.account is not None and point.account.is_lifted(point.label_utc_ms):
                 # What lifts the credit gives supply back once it is posted.
                 self.due.add(index)
         if tell_credit(self._journal, point, step):
