@@ -30,7 +30,8 @@ def site(make_site: MakeSite) -> Gateway:
     """fail_disconnected, and a breaker that lets one cut through in ten minutes.
 
     A paid flat, one without an account, one whose meter will refuse writes, one whose credit ends,
-    one whose cut the breaker holds back, one whose readings are held, one whose meter counts NaN.
+    one whose cut the breaker holds back, one whose readings are held, one whose meter counts NaN;
+    control was started again since.
     """
     policy = {"fail_safe": "fail_disconnected", "fail_safe_after_s": AFTER_S}
     breaker = {"max_cuts": 1, "max_percent": 1, "halt_percent": 100, "halt_min_points": 1000}
@@ -52,6 +53,9 @@ def site(make_site: MakeSite) -> Gateway:
     site.until(lambda: site.row(HELD).quality is Quality.UNCERTAIN, "a held reading")
     site.ask("fault", DOUBTFUL, kind="nan_energy")
     site.until(lambda: site.events("METER_AWAY", DOUBTFUL), "readings that are none")
+    site.kill("control")
+    site.start_process("control")
+    site.until(lambda: len(site.events("METER_AWAY", DOUBTFUL)) == 2, "them after the start")
     return site
 
 

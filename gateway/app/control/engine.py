@@ -187,7 +187,8 @@ class Engine:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
         self._presence.failed(index, error)
-        if isinstance(error, MeterCounterError):
+        # A cut that was under way when the process died is not worked against.
+        if isinstance(error, MeterCounterError) and index not in self.inherited:
             self._renewals.renew(index, error)
 
     def presence(self, index: int) -> str:

@@ -127,12 +127,12 @@ class Renewals:
     def renew(self, index: int, seen: Reading | MeterCounterError) -> None:
         """Repeat the command of an output that is shown on, when its turn has come.
 
-        A doubtful counter must not cut either: with it counts what is shown of an output that a
-        good reading has shown on.
+        A doubtful counter must not cut either: what is shown with it counts, unless the last good
+        reading has shown the output off.
         """
         held = self._held[index]
         now_ns = self._clock.mono_ns()
-        if held is None or not held.was_on or now_ns < held.due_ns:
+        if held is None or held.was_on is False or now_ns < held.due_ns:
             return
         asked_ns = seen.asked_ns or (seen.mono_ns if isinstance(seen, Reading) else now_ns)
         closed = held.rule.holds_closed
