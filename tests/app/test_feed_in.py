@@ -211,6 +211,23 @@ def test_the_setting_is_taken_away(site: ControlSite, policy: str) -> None:
     check(site)
 
 
+def test_what_is_held_waits_although_the_setting_is_taken_away(site: ControlSite) -> None:
+    """Over as many starts as it takes: only a manager decides on it."""
+    asyncio.run(use(site, 100, 900_000))
+    _configure(site, "credited", "ignored")
+    asyncio.run(use(site, 100, 900_010))
+    site.restart()
+    asyncio.run(use(site, 100, 900_020))
+    asyncio.run(site.do(ReleaseQuarantine("flat-1", True, "a new inverter")))
+    assert wallet_nano(site) == NANO_PER_RUPEE + 899_500 * FEED_IN_NANO
+    _configure(site, "ignored", "credited")
+    asyncio.run(use(site, 100, 900_030))
+    asyncio.run(use(site, 100, 900_034))
+    asyncio.run(_post(site))
+    assert wallet_nano(site) == NANO_PER_RUPEE + 899_504 * FEED_IN_NANO
+    check(site)
+
+
 def _configure(site: ControlSite, before: str, after: str) -> None:
     path = site.directory / "config.yaml"
     text = path.read_text(encoding="utf-8")
