@@ -6,12 +6,19 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from gateway.app.config import load_config
 from gateway.core.ledger import ExportRegisters, SettlementLine, merge_entries, settlement_of
-from gateway.core.requests import ChangeTariff, PublishTariff, ReleaseQuarantine
+from gateway.core.requests import (
+    ChangeTariff,
+    CloseAccount,
+    OutcomeStatus,
+    PublishTariff,
+    ReleaseQuarantine,
+)
 from gateway.core.switching import Reason
 from gateway.store.checkpoints import Sums
 from gateway.store.commands import find_outcome
@@ -163,6 +170,27 @@ def test_a_held_jump_waits_for_a_manager(site: ControlSite) -> None:
     assert outcome.result == {"charged_wh": [0, 0], "credited_wh": [899_510, 0]}
     assert wallet_nano(site) == NANO_PER_RUPEE - 20 * PRICE_NANO + 899_510 * FEED_IN_NANO
     assert exports(site)[-1].flags == ("RELEASED",)
+    check(site)
+
+
+def test_held_feed_in_of_one_customer_is_never_the_next_ones(site: ControlSite) -> None:
+    """As with import: an account ends and begins where nothing waits for a decision."""
+
+    async def live() -> None:
+        await use(site, 110, 900_000)
+        await site.do(CloseAccount("flat-1", "moves out", "counter"), key="early")
+        await site.do(ReleaseQuarantine("flat-1", True, "a new inverter"))
+        await site.do(CloseAccount("flat-1", "moves out", "counter"), key="late")
+
+    asyncio.run(live())
+    early, late = (find_outcome(site.file.connection, key) for key in ("early", "late"))
+    assert early is not None
+    assert (early.status, early.code) == (OutcomeStatus.REFUSED, "FEED_IN_HELD")
+    assert late is not None
+    assert late.status is OutcomeStatus.EXECUTED
+    paid_nano = NANO_PER_RUPEE - 10 * PRICE_NANO + 899_500 * FEED_IN_NANO
+    fee_nano = paid_nano - cast("int", late.result["refund_nano"])
+    assert 0 < fee_nano < 2 * NANO_PER_RUPEE
     check(site)
 
 
