@@ -165,6 +165,11 @@ class Account:
         """Whether supply of a point is blocked for credit."""
         return any(Reason.CREDIT in point.supply.reasons for point in self.points)
 
+    def is_lifted(self, utc_ms: int) -> bool:
+        """Whether the credit is there again, by what is not posted yet, and supply still blocked
+        for it."""
+        return self.is_disabled and not self.credit.is_exhausted(self.running_nano, utc_ms)
+
     # -- persistence -----------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, object]:

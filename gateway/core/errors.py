@@ -68,6 +68,18 @@ class MeterProtocolError(MeterError):
     code = "METER_PROTOCOL"
 
 
+class MeterCounterError(MeterProtocolError):
+    """An energy register held no possible counter; the bytes around it were in order.
+
+    `output_closed` is the supply switch as it read back with it, asked for at `asked_ns`.
+    """
+
+    def __init__(self, message: str, *, output_closed: bool, asked_ns: int) -> None:
+        super().__init__(message)
+        self.output_closed = output_closed
+        self.asked_ns = asked_ns
+
+
 class MeterExceptionError(MeterError):
     """The meter answered with a Modbus exception.
 

@@ -199,7 +199,8 @@ class FeedIn:
     def restore(self, state: Mapping[str, object], *, mono_ns: int) -> None:
         """Go on from `snapshot`; `mono_ns` is this boot's time of the last good registers.
 
-        Registers that were not followed meanwhile begin anew. Raises RefusedError GUARD_STATE.
+        Registers that were not followed meanwhile begin anew when they are followed again; until
+        then what is held stays. Raises RefusedError GUARD_STATE.
         """
         to_wh = _registers(state["to_wh"])
         if self._places and to_wh is not None and len(to_wh) != len(self._places):
@@ -208,7 +209,7 @@ class FeedIn:
         self._from_wh, self._to_wh = _registers(state["from_wh"]), to_wh
         self._advance_wh = _registers(state["advance_wh"]) or ()
         self._flags = set(cast("Sequence[str]", state["flags"]))
-        if state["credited"]:
+        if state["credited"] or not self.is_credited:
             self._guard.restore(cast("Mapping[str, object]", state["guard"]), mono_ns=mono_ns)
 
     def _next(self) -> None:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from gateway.core.clock import Clock
 from gateway.core.errors import (
+    MeterCounterError,
     MeterError,
     MeterExceptionError,
     MeterProtocolError,
@@ -163,8 +164,7 @@ class MeterClient:
     async def poll(self, lane: Lane) -> Reading:
         """Read one lane, connecting first when needed.
 
-        Raises a MeterError: MeterProtocolError with the link still open means that the bytes were
-        in order but an energy register held no possible counter.
+        Raises a MeterError: MeterCounterError leaves the link open.
         """
         plan, requests = self._lanes[lane]
         link = await self._open_link()
@@ -356,16 +356,19 @@ class MeterClient:
 
     def _reading(self, plan: LanePlan, replies: Sequence[Reply]) -> Reading:
         values = plan.decode([reply.payload for reply in replies])
+        energy = replies[plan.energy_read]
+        output_closed = self._supply_closed(int(values[plan.statuses_at[0]]))
         try:
             energy_wh = plan.energy_wh(values)
-        except MeterProtocolError:
+        except MeterProtocolError as error:
             self.readings_rejected += 1
-            raise
+            raise MeterCounterError(
+                str(error), output_closed=output_closed, asked_ns=energy.asked_ns
+            ) from error
         diagnostics = 0 if plan.diagnostics_at is None else int(values[plan.diagnostics_at])
         feedback_closed = None
         if self._feedback is not None:
             feedback_closed = bool(int(values[plan.statuses_at[1]]) & self._feedback.mask)
-        energy = replies[plan.energy_read]
         sequence = self._sequence
         self._sequence += 1
         return Reading(
@@ -376,7 +379,7 @@ class MeterClient:
             utc_ms=self._clock.utc_ms(),
             lane=plan.lane,
             energy_wh=energy_wh,
-            output_closed=self._supply_closed(int(values[plan.statuses_at[0]])),
+            output_closed=output_closed,
             feedback_closed=feedback_closed,
             current_a=_highest(values, plan.currents_at),
             power_w=None if plan.power_at is None else _highest(values, (plan.power_at,)),

@@ -6,12 +6,19 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from gateway.app.config import load_config
 from gateway.core.ledger import ExportRegisters, SettlementLine, merge_entries, settlement_of
-from gateway.core.requests import ChangeTariff, PublishTariff, ReleaseQuarantine
+from gateway.core.requests import (
+    ChangeTariff,
+    CloseAccount,
+    OutcomeStatus,
+    PublishTariff,
+    ReleaseQuarantine,
+)
 from gateway.core.switching import Reason
 from gateway.store.checkpoints import Sums
 from gateway.store.commands import find_outcome
@@ -90,6 +97,50 @@ def test_what_is_fed_in_gives_supply_back(site: ControlSite) -> None:
     check(site)
 
 
+def test_what_lifts_no_credit_waits_for_the_half_hour(site: ControlSite) -> None:
+    """Far below zero a roof does not fill the ledger with a posting a second."""
+
+    async def live() -> None:
+        await use(site, 225 + 1_000, 500, seconds=3_600)
+        assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+        before = len(lines_of(site))
+        for export_wh in range(501, 511):
+            await use(site, 1_225, export_wh, seconds=1)
+        assert len(lines_of(site)) == before
+        await use(site, 1_225, 500 + 2_667 + 1, seconds=3_600)
+        assert site.engine.points[0].supply.reasons == frozenset()
+
+    asyncio.run(live())
+    check(site)
+
+
+def test_supply_is_given_back_after_a_request_that_was_under_way(site: ControlSite) -> None:
+    """A recharge that is refused in the instant of the posting leaves nobody cut with credit."""
+    account = site.engine.points[0].account
+    assert account is not None
+
+    async def seen_open(export_wh: int) -> None:
+        site.clock.pass_s(1)
+        site.read(225, export_wh=export_wh, closed=False)
+        await site.sweeper.sweep()
+
+    async def live() -> None:
+        await use(site, 225, 500)
+        for _ in range(3):
+            await seen_open(500)
+        site.clock.pass_s(1)
+        site.read(225, export_wh=501, closed=False)
+        sweep = asyncio.create_task(site.sweeper.sweep())
+        await asyncio.sleep(0)
+        with site.desk.holding(account):
+            await sweep
+        assert site.engine.points[0].supply.reasons == {Reason.CREDIT}
+        await seen_open(501)
+        assert site.engine.points[0].supply.reasons == frozenset()
+
+    asyncio.run(live())
+
+
 def exports(site: ControlSite) -> list[ExportRegisters]:
     """Export registers of all lines, the second register (always 1) shown as 0."""
     found = [line.export for line in lines_of(site) if line.export is not None]
@@ -119,6 +170,27 @@ def test_a_held_jump_waits_for_a_manager(site: ControlSite) -> None:
     assert outcome.result == {"charged_wh": [0, 0], "credited_wh": [899_510, 0]}
     assert wallet_nano(site) == NANO_PER_RUPEE - 20 * PRICE_NANO + 899_510 * FEED_IN_NANO
     assert exports(site)[-1].flags == ("RELEASED",)
+    check(site)
+
+
+def test_held_feed_in_of_one_customer_is_never_the_next_ones(site: ControlSite) -> None:
+    """As with import: an account ends and begins where nothing waits for a decision."""
+
+    async def live() -> None:
+        await use(site, 110, 900_000)
+        await site.do(CloseAccount("flat-1", "moves out", "counter"), key="early")
+        await site.do(ReleaseQuarantine("flat-1", True, "a new inverter"))
+        await site.do(CloseAccount("flat-1", "moves out", "counter"), key="late")
+
+    asyncio.run(live())
+    early, late = (find_outcome(site.file.connection, key) for key in ("early", "late"))
+    assert early is not None
+    assert (early.status, early.code) == (OutcomeStatus.REFUSED, "FEED_IN_HELD")
+    assert late is not None
+    assert late.status is OutcomeStatus.EXECUTED
+    paid_nano = NANO_PER_RUPEE - 10 * PRICE_NANO + 899_500 * FEED_IN_NANO
+    fee_nano = paid_nano - cast("int", late.result["refund_nano"])
+    assert 0 < fee_nano < 2 * NANO_PER_RUPEE
     check(site)
 
 
@@ -164,6 +236,23 @@ def test_the_setting_is_taken_away(site: ControlSite, policy: str) -> None:
     asyncio.run(_post(site))
     assert wallet_nano(site) == NANO_PER_RUPEE + 14 * FEED_IN_NANO
     assert exports(site)[-1] == ExportRegisters((510, 0), (604, 0), (4, 0), ("EXPORT_BEGUN",))
+    check(site)
+
+
+def test_what_is_held_waits_although_the_setting_is_taken_away(site: ControlSite) -> None:
+    """Over as many starts as it takes: only a manager decides on it."""
+    asyncio.run(use(site, 100, 900_000))
+    _configure(site, "credited", "ignored")
+    asyncio.run(use(site, 100, 900_010))
+    site.restart()
+    asyncio.run(use(site, 100, 900_020))
+    asyncio.run(site.do(ReleaseQuarantine("flat-1", True, "a new inverter")))
+    assert wallet_nano(site) == NANO_PER_RUPEE + 899_500 * FEED_IN_NANO
+    _configure(site, "ignored", "credited")
+    asyncio.run(use(site, 100, 900_030))
+    asyncio.run(use(site, 100, 900_034))
+    asyncio.run(_post(site))
+    assert wallet_nano(site) == NANO_PER_RUPEE + 899_504 * FEED_IN_NANO
     check(site)
 
 

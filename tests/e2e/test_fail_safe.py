@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 AFTER_S = 10
 PAID, OPEN_POINT, PROTECTED, OUT = "flat-101", "flat-102", "flat-103", "flat-104"
-DUE, HELD = "flat-105", "flat-106"
-SUPPLIED = (PAID, OPEN_POINT, PROTECTED, DUE, HELD)
+DUE, HELD, DOUBTFUL = "flat-105", "flat-106", "flat-107"
+SUPPLIED = (PAID, OPEN_POINT, PROTECTED, DUE, HELD, DOUBTFUL)
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +30,20 @@ def site(make_site: MakeSite) -> Gateway:
     """fail_disconnected, and a breaker that lets one cut through in ten minutes.
 
     A paid flat, one without an account, one whose meter will refuse writes, one whose credit ends,
-    one whose cut the breaker holds back, one whose readings are held.
+    one whose cut the breaker holds back, one whose readings are held, one whose meter counts NaN;
+    control was started again since.
     """
     policy = {"fail_safe": "fail_disconnected", "fail_safe_after_s": AFTER_S}
     breaker = {"max_cuts": 1, "max_percent": 1, "halt_percent": 100, "halt_min_points": 1000}
     supply = {**QUICK_SUPPLY, "verify_s": 1, "fault_retry_s": 10, "mass_cut": breaker}
-    site = make_site(meters=6, meter_defaults=policy, remote_timeout_s=AFTER_S, supply=supply)
+    site = make_site(meters=7, meter_defaults=policy, remote_timeout_s=AFTER_S, supply=supply)
     site.start()
     site.open(PAID, "100")
     site.open(PROTECTED, "100")
     site.open(OUT, "0.008")
     site.open(HELD, "100")
-    site.load(1_000, PAID, OPEN_POINT, PROTECTED, HELD)
+    site.open(DOUBTFUL, "100")
+    site.load(1_000, PAID, OPEN_POINT, PROTECTED, HELD, DOUBTFUL)
     site.load(4_000, OUT)
     assert site.finished_cut(OUT).state is CommandState.VERIFIED
     site.open(DUE, "0.008")
@@ -49,6 +51,11 @@ def site(make_site: MakeSite) -> Gateway:
     site.until(lambda: Reason.CREDIT in site.row(DUE).reasons, "credit that ended")
     site.ask("fault", HELD, kind="energy_jump")
     site.until(lambda: site.row(HELD).quality is Quality.UNCERTAIN, "a held reading")
+    site.ask("fault", DOUBTFUL, kind="nan_energy")
+    site.until(lambda: site.events("METER_AWAY", DOUBTFUL), "readings that are none")
+    site.kill("control")
+    site.start_process("control")
+    site.until(lambda: len(site.events("METER_AWAY", DOUBTFUL)) == 2, "them after the start")
     return site
 
 
@@ -74,8 +81,8 @@ def rows(site: Gateway) -> dict[str, int]:
 def test_outputs_are_held_without_a_trace(site: Gateway) -> None:
     """Three timeouts long nothing moves, and no row is written.
 
-    Without an account, with held readings, and with a cut that is due and not let through: what
-    control does not decide, no timer does.
+    Without an account, with held readings, with counters that are none, and with a cut that is due
+    and not let through: what control does not decide, no timer does.
     """
     before, gone = rows(site), openings(site, *SUPPLIED)
     end_s = time.monotonic() + 3 * AFTER_S
@@ -90,6 +97,8 @@ def test_outputs_are_held_without_a_trace(site: Gateway) -> None:
     assert openings(site, OUT) == 1
     assert not site.cuts(DUE)
     assert site.row(HELD).quality is Quality.UNCERTAIN
+    site.ask("clear", DOUBTFUL)
+    site.until(lambda: site.row(DOUBTFUL).quality is Quality.GOOD, "good readings again")
 
 
 def test_after_a_fall_supply_is_restored_without_a_person(site: Gateway) -> None:

@@ -50,7 +50,7 @@ class AccountRequests:
         """Open an account on a point that was read just now, from whose registers it is charged.
 
         Refuses POINT_UNKNOWN, POINT_TAKEN, TARIFF_UNKNOWN, TERMS_INVALID, CLOCK_UNTRUSTED,
-        METER_AWAY, AMOUNT_RANGE, ACCOUNT_EXISTS.
+        METER_AWAY, FEED_IN_HELD, AMOUNT_RANGE, ACCOUNT_EXISTS.
         """
         desk = self._desk
         index = self._free_point(body.service_point_id)
@@ -59,7 +59,7 @@ class AccountRequests:
         terms = CreditTerms(disablement_threshold_nano=body.disablement_threshold_nano)
         if body.terms:
             terms = self._terms(body.terms)
-        desk.check_readable(index)
+        self._check_edge(index)
         label, pricer = self._pricer(index, body.tariff_id)
         record = AccountRecord(
             account_id=body.account_id,
@@ -117,12 +117,12 @@ class AccountRequests:
         """Let an account pay for another point too; its periods are those of the account.
 
         Refuses ACCOUNT_UNKNOWN, POINT_UNKNOWN, POINT_TAKEN, TARIFF_UNKNOWN, CLOCK_UNTRUSTED,
-        METER_AWAY.
+        METER_AWAY, FEED_IN_HELD.
         """
         desk = self._desk
         account = desk.account(body.account_id)
         index = self._free_point(body.service_point_id)
-        desk.check_readable(index)
+        self._check_edge(index)
         label, pricer = self._pricer(index, body.tariff_id, opened_utc_ms=account.opened_utc_ms)
         stay = AccountPoint(body.account_id, body.service_point_id, body.tariff_id, label)
 
@@ -136,7 +136,7 @@ class AccountRequests:
     async def remove_point(self, body: wishes.RemovePoint, request: Request) -> None:
         """Let an account no longer pay for a point.
 
-        Refuses POINT_UNKNOWN, POINT_FREE, LAST_POINT, CLOCK_UNTRUSTED, METER_AWAY.
+        Refuses POINT_UNKNOWN, POINT_FREE, LAST_POINT, CLOCK_UNTRUSTED, METER_AWAY, FEED_IN_HELD.
         """
         desk = self._desk
         index = desk.point(body.service_point_id)
@@ -147,7 +147,7 @@ class AccountRequests:
                 "an account keeps one point at least: close the account",
                 "service_point_id",
             )
-        desk.check_readable(index)
+        self._check_edge(index)
         label = desk.books.label()
 
         def effect(connection: Connection) -> dict[str, object]:
@@ -204,7 +204,8 @@ class AccountRequests:
     async def close_account(self, body: wishes.CloseAccount, request: Request) -> None:
         """Move-out: last fees, what is owed is paid from the credit, the rest is paid out.
 
-        Refuses ACCOUNT_UNKNOWN, REASON_MISSING, REFUND_MISSING, CLOCK_UNTRUSTED, METER_AWAY.
+        Refuses ACCOUNT_UNKNOWN, REASON_MISSING, REFUND_MISSING, CLOCK_UNTRUSTED, METER_AWAY,
+        FEED_IN_HELD.
         """
         desk = self._desk
         account = desk.account(body.account_id)
@@ -212,7 +213,7 @@ class AccountRequests:
             raise RefusedError("REASON_MISSING", "say why the account ends", "reason")
         indices = desk.indices_of(body.account_id)
         for index in indices:
-            desk.check_readable(index)
+            self._check_edge(index)
         credit = account.credit
         if not body.refund_provider and credit.wallet_nano - account.running_nano > 0:
             raise RefusedError(
@@ -267,6 +268,18 @@ class AccountRequests:
                 "service_point_id",
             )
         return index
+
+    def _check_edge(self, index: int) -> None:
+        """Refuse to let an account begin or end where energy waits for a decision: what is fed in
+        and held would be another's. Raises RefusedError CLOCK_UNTRUSTED, METER_AWAY, FEED_IN_HELD.
+        """
+        self._desk.check_readable(index)
+        point = self._desk.engine.points[index]
+        if point.feed_in is not None and point.feed_in.held:
+            raise RefusedError(
+                "FEED_IN_HELD",
+                f"meter {point.terms.meter_id} holds energy that was fed in: decide on it first",
+            )
 
     def _payer(self, index: int) -> Account:
         point = self._desk.engine.points[index]

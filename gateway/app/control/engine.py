@@ -20,7 +20,7 @@ from gateway.app.control.renewals import Renewals
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
 from gateway.core.clocktrust import ClockTrust, stepped
-from gateway.core.errors import MeterError, MeterExceptionError, RefusedError
+from gateway.core.errors import MeterCounterError, MeterError, MeterExceptionError, RefusedError
 from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
@@ -178,9 +178,7 @@ class Engine:
             )
         if step.fed_wh or step.export_events:
             tell_feed_in(self._journal, point, step)
-            if Reason.CREDIT in point.supply.reasons or (
-                point.account and point.account.is_disabled
-            ):
+            if point.account is not None and point.account.is_lifted(point.label_utc_ms):
                 # What lifts the credit gives supply back once it is posted.
                 self.due.add(index)
         if tell_credit(self._journal, point, step):
@@ -191,6 +189,9 @@ class Engine:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
         self._presence.failed(index, error)
+        # A cut that was under way when the process died is not worked against.
+        if isinstance(error, MeterCounterError) and index not in self.inherited:
+            self._renewals.renew(index, error)
 
     def presence(self, index: int) -> str:
         """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""

@@ -13,7 +13,7 @@ import structlog
 from gateway.app.control.group import Meters
 from gateway.app.control.polls import FailSafe
 from gateway.core.clock import Clock
-from gateway.core.errors import MeterError
+from gateway.core.errors import MeterCounterError, MeterError
 from gateway.core.point import Point
 from gateway.core.proof import NS
 from gateway.core.reading import Reading
@@ -125,15 +125,19 @@ class Renewals:
             supply.disturbed()
             self._tell_fallen(index, held)
 
-    def renew(self, index: int, reading: Reading) -> None:
-        """Repeat the command of an output that this reading shows on, when its turn has come."""
+    def renew(self, index: int, seen: Reading | MeterCounterError) -> None:
+        """Repeat the command of an output that is shown on, when its turn has come.
+
+        A doubtful counter must not cut either: what is shown with it counts, unless the last good
+        reading has shown the output off.
+        """
         held = self._held[index]
         now_ns = self._clock.mono_ns()
-        if held is None or not held.was_on or now_ns < held.due_ns:
+        if held is None or held.was_on is False or now_ns < held.due_ns:
             return
-        asked_ns = reading.asked_ns or reading.mono_ns
+        asked_ns = seen.asked_ns or (seen.mono_ns if isinstance(seen, Reading) else now_ns)
         closed = held.rule.holds_closed
-        if reading.output_closed is not closed or now_ns - asked_ns > FRESH_NS:
+        if seen.output_closed is not closed or now_ns - asked_ns > FRESH_NS:
             return
         if not self._points[index].supply.may_renew(closed=closed):
             return

@@ -81,7 +81,11 @@ class Sweeper:
         engine = self._engine
         for index in posted:
             account = engine.points[index].account
-            if engine.points[index].feed_in is None or account is None or account.held:
+            if engine.points[index].feed_in is None or account is None:
+                continue
+            if account.held:
+                # The request under way may be refused: looked at again afterwards.
+                engine.due.add(index)
                 continue
             cleared = account.credited(self._books.label())
             for other, point in enumerate(engine.points) if cleared else ():

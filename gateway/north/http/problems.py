@@ -87,6 +87,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "ACCOUNT_CLOSED": 409,
     "METER_ASSIGNED": 409,
     "METER_AWAY": 409,
+    "FEED_IN_HELD": 409,
     "CLOCK_UNTRUSTED": 409,
     "METER_UNASSIGNED": 409,
     "TARIFF_VERSION": 409,
