@@ -46,7 +46,8 @@ class _Held:
     """What is known of one output; times are monotonic ns.
 
     `after_s` is the shorter of what is configured and what the meter says (`found_s`), `phase`
-    (0 … 1) the place within a period; `taken_ns` is when the meter last took a command to be on.
+    (0 … 1) the place within a period; `taken_ns` is when a command to be on was last sent
+    that the meter took.
     """
 
     __slots__ = (
@@ -143,10 +144,11 @@ class Renewals:
             return
         try:
             client = self._polls.client(index)
-            if not client.begin_renewal(closed=closed, done=partial(self._ended, index, held)):
+            done = partial(self._ended, index, held, now_ns)
+            if not client.begin_renewal(closed=closed, done=done):
                 return
         except MeterError as error:
-            self._ended(index, held, error)
+            self._ended(index, held, now_ns, error)
         else:
             held.due_ns = self._next_ns(held, now_ns)
 
@@ -158,13 +160,15 @@ class Renewals:
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _ended(self, index: int, held: _Held, error: MeterError | None) -> None:
+    def _ended(self, index: int, held: _Held, asked_ns: int, error: MeterError | None) -> None:
         if self._polls.is_stopping:
             return
         meter_id = self._points[index].terms.meter_id
         now_ns = self._clock.mono_ns()
         if error is None:
-            held.taken_ns = now_ns
+            # The meter counts from when it came, not from when control, that may have stood still,
+            # saw the answer.
+            held.taken_ns = asked_ns
             if held.is_failing:
                 held.is_failing = False
                 log.info("renewal.again", meter=meter_id)
