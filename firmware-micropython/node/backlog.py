@@ -38,7 +38,7 @@ class Backlog:
             self._unheard = False
 
     def greeted(self):
-        """A gateway that has just started: what went out while it was away is sent again at once."""
+        """The gateway has just started: what went out while it was away is sent again."""
         self._send_s, self._wait_s = 0, _AGAIN_S
 
     def acknowledged(self):
