@@ -37,6 +37,10 @@ class Backlog:
             self.connected()
             self._unheard = False
 
+    def greeted(self):
+        """The gateway has just started: what went out while it was away is sent again."""
+        self._send_s, self._wait_s = 0, _AGAIN_S
+
     def acknowledged(self):
         """The gateway has the segment: the next one may go."""
         self._send_s, self._wait_s = 0, _AGAIN_S

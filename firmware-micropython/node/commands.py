@@ -117,6 +117,8 @@ class Commands:
             raise ValueError("unix_s")
         if abs(node.clock.unix_s() - before_s) > 2:
             node.events.add("clock_set", before=before_s or None)
+        # The gateway sends it where a session is new to it: at its own start, too.
+        node.backlog.greeted()
 
     def _ack(self, args):
         segment = _one(args, "segment", int)

@@ -47,6 +47,8 @@ class NodeDevice:
     taken_segment: int | None = None
     taken_sweeps: int = 0
     gave_up: bool = False
+    # Its session has not been told the time.
+    clock_due: bool = False
 
     def take_status(self, status: NodeStatus) -> None:
         """What a status says of the device itself."""

@@ -348,8 +348,8 @@ class NodeGroup:
             device.gave_up = device.gave_up and not is_new
             if status.spooled and device.waits_until_ns is None and not device.gave_up:
                 device.waits_until_ns = self._clock.mono_ns() + BACKLOG_WAIT_NS
-            if is_new:
-                self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+            device.clock_due = device.clock_due or is_new
+            self._greet(device)
             return
         device.take_status(status)
 
@@ -367,9 +367,8 @@ class NodeGroup:
         if not self._is_alone(device, place) or place in (Place.DUPLICATE, Place.OLDER):
             return
         device.refused = 0
-        is_new = device.take_telemetry(told, now_ns)
-        if is_new:
-            self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+        device.clock_due = device.take_telemetry(told, now_ns) or device.clock_due
+        self._greet(device)
         self._listener.telemetry(device.index, told)
         if told.quality is Quality.BAD:
             self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
@@ -408,9 +407,16 @@ class NodeGroup:
         # The sweep under way may have begun without them: the one after it has them all.
         device.taken_segment, device.taken_sweeps = backlog.segment, 2
 
+    def _greet(self, device: NodeDevice) -> None:
+        """Tell a session that is new the time, as soon as our own is trusted."""
+        if device.clock_due and self._listener.unix_s():
+            device.clock_due = False
+            self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+
     def swept(self) -> None:
         """A sweep was committed: acknowledge segments whose readings are in it."""
         for device in self.devices.values():
+            self._greet(device)
             if device.taken_segment is None:
                 continue
             device.taken_sweeps -= 1
