@@ -1,6 +1,7 @@
 """A control process without its polls: real stores, real engine, readings fed by hand."""
 
 import asyncio
+from functools import cache
 from pathlib import Path
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -25,6 +26,7 @@ from gateway.app.stores import create_stores
 from gateway.core.masscut import MassCutBreaker, MassCutLimits
 from gateway.core.reading import Lane, Reading
 from gateway.core.requests import Body, CommissionPoint, OpenAccount, PublishTariff, Request, Role
+from gateway.south.models import meter_model
 from gateway.store.db import open_writer, own_directory
 from gateway.store.ledger import LEDGER
 from gateway.store.live import LiveTableWriter
@@ -75,6 +77,13 @@ class HandClock:
         """Both clocks go on."""
         self.now_ns += round(seconds * NS)
         self.wall_ms += round(seconds * 1000)
+
+
+@cache
+def _layout(model_name: str) -> tuple[int, int]:
+    """How many values a full reading has, and where the first export register stands."""
+    model = meter_model(model_name)
+    return len(model.names(Lane.FULL)), model.export_places[0]
 
 
 class ControlSite:
@@ -228,9 +237,9 @@ class ControlSite:
         """
         point = self.engine.points[index]
         sequence = max(point.last_sequence, point.last.sequence if point.last else 0) + 1
-        model = self.engine.polls.client(index).model
-        values = [1.0] * len(model.names(Lane.FULL))
-        values[model.export_places[0]] = export_wh
+        count, place = _layout(self.engine.polls.client(index).model.name)
+        values = [1.0] * count
+        values[place] = export_wh
         self.engine.on_reading(
             index,
             Reading(
