@@ -26,7 +26,8 @@ class Reading:
 
     `sequence` is assigned by the gateway, per meter, increasing. `mono_ns` is when the reply with
     the energy registers arrived, `utc_ms` its wall label; `asked_ns` is when they were asked for
-    (None: not known), and between the two they were taken, however long a reply lay in a queue.
+    (None: not known), and between the two they were taken, however long a reply lay in a queue;
+    `begun_ns` is when the first registers were asked for: the output may be as old as that.
     `energy_wh` is the cumulative import per
     tariff register (PAC3220: T1, T2), each floored to whole Wh; `part_wh` is the largest part of a
     Wh that was floored away, for scheduling only. `output_closed` is the supply
@@ -54,5 +55,6 @@ class Reading:
     meter_clock_s: int | None = None
     values: tuple[float, ...] = ()
     asked_ns: int | None = None
+    begun_ns: int | None = None
     part_wh: float = 0.0
     late: bool = False

@@ -363,7 +363,7 @@ class MeterClient:
         except MeterProtocolError as error:
             self.readings_rejected += 1
             raise MeterCounterError(
-                str(error), output_closed=output_closed, asked_ns=energy.asked_ns
+                str(error), output_closed=output_closed, asked_ns=replies[0].asked_ns
             ) from error
         diagnostics = 0 if plan.diagnostics_at is None else int(values[plan.diagnostics_at])
         feedback_closed = None
@@ -375,6 +375,7 @@ class MeterClient:
             sequence=sequence,
             mono_ns=energy.mono_ns,
             asked_ns=energy.asked_ns,
+            begun_ns=replies[0].asked_ns,
             part_wh=plan.part_wh(values),
             utc_ms=self._clock.utc_ms(),
             lane=plan.lane,

@@ -136,9 +136,10 @@ class Renewals:
         now_ns = self._clock.mono_ns()
         if held is None or held.was_on is False or now_ns < held.due_ns:
             return
-        asked_ns = seen.asked_ns or (seen.mono_ns if isinstance(seen, Reading) else now_ns)
+        # The output may have been read in an earlier request than the energy.
+        asked_ns = seen.begun_ns if isinstance(seen, Reading) else seen.asked_ns
         closed = held.rule.holds_closed
-        if seen.output_closed is not closed or now_ns - asked_ns > FRESH_NS:
+        if seen.output_closed is not closed or asked_ns is None or now_ns - asked_ns > FRESH_NS:
             return
         if not self._points[index].supply.may_renew(closed=closed):
             return
