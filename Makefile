@@ -42,7 +42,7 @@ demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=4 SPEED=1 PO
 test: lint types ## everything: format, lint, types, the whole test suite
 	@.ci/tools
 	@$(BIN)/pytest -m "not slow" -n 2
-	@$(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint types ## the same with the fast tests only, under a minute
 	@$(BIN)/pytest -m "not slow" -n 2
