@@ -135,10 +135,15 @@ class Supply(SupplyMemory):
             self.needs_person = True
         self.enforced = on
 
-    def opened_for_credit(self) -> None:
-        """The meter itself opened by its lease: closing it again is a reconnection."""
-        if self.enforced and not self.reconnection_pending and self.command is None:
-            self.reconnection_pending = self.needs_person = True
+    def opened_for_credit(self) -> bool:
+        """The meter itself opened by its lease: closing it again is a reconnection.
+
+        True when that is news.
+        """
+        if not self.enforced or self.reconnection_pending or self.command is not None:
+            return False
+        self.reconnection_pending = self.needs_person = True
+        return True
 
     def accept_open_output(self, now_ns: int) -> bool:
         """A person answers for closing an output that somebody opened; True when one stands."""

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,8 +56,8 @@ class MqttLink:
     """Keeps one connection to a broker, subscribed to `topics`, until `run` is cancelled.
 
     `on_message(topic, payload, retained)` and `on_state(connected, reason)` are called in the
-    event loop; an error of theirs ends `run`. `dropped` counts messages that came faster than they
-    were taken.
+    event loop; an error of theirs, of whatever kind, ends `run`. `dropped` counts messages that
+    came faster than they were taken.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class MqttLink:
             try:
                 await self._session()
                 reason = "the connection ended"
-            except (aiomqtt.MqttError, OSError, ValueError) as error:
+            except aiomqtt.MqttError as error:
                 reason = str(error) or type(error).__name__
             if self._client is not None:
                 self._client, failures = None, 0
@@ -115,13 +116,13 @@ class MqttLink:
             raise MeterUnreachableError(f"the broker took nothing: {error}") from error
 
     async def _session(self) -> None:
-        """One connection, from its beginning to its end."""
-        made = self._made()
-        async with made as client:
-            for topic in self._topics:
-                granted = await client.subscribe(topic, qos=1)
-                if any(_code(one) >= _REFUSED for one in granted):
-                    raise ValueError(f"the broker refuses to let us hear {topic}")
+        """One connection, from its beginning to its end; MqttError is the broker's doing alone."""
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(self._made())
+                await self._subscribe(client)
+            except (OSError, ValueError) as error:
+                raise aiomqtt.MqttError(str(error) or type(error).__name__) from error
             self._client = client
             self._on_state(True, "")  # noqa: FBT003 - a state, named by its receiver
             async for message in client.messages:
@@ -129,6 +130,13 @@ class MqttLink:
                 if isinstance(payload, bytes | bytearray):
                     retained = bool(message.retain)
                     self._on_message(message.topic.value, bytes(payload), retained)
+
+    async def _subscribe(self, client: aiomqtt.Client) -> None:
+        """Raises ValueError where the broker refuses a topic."""
+        for topic in self._topics:
+            granted = await client.subscribe(topic, qos=1)
+            if any(_code(one) >= _REFUSED for one in granted):
+                raise ValueError(f"the broker refuses to let us hear {topic}")
 
     def _made(self) -> aiomqtt.Client:
         """Raises OSError (files), ValueError."""

@@ -40,6 +40,7 @@ class NodeDevice:
     lease_seq: int = 0
     read_at_ns: int | None = None
     read_ns: int = 0
+    told_ns: int = 0
     refused: int = 0
     # Until when live readings wait for kept ones; and the segment that was taken, with how many
     # sweeps have to be committed before it is acknowledged.

@@ -49,6 +49,8 @@ WATCH_EVERY_S: Final = 1.0
 # A node is asked for telemetry at most this often.
 READ_GAP_NS: Final = NS // 2
 COMMAND_DEADLINE_S: Final = 4.0
+# A node that hears no command for five minutes takes the gateway for away and keeps its readings.
+TOLD_EVERY_NS: Final = 120 * NS
 RELAY_EXPIRES_S: Final = 30
 STOP_DEADLINE_S: Final = 3.0
 # So long live readings wait for kept ones that do not come.
@@ -202,6 +204,7 @@ class NodeGroup:
         answer: asyncio.Future[NodeResult] = asyncio.get_running_loop().create_future()
         self._waiting[command.command_id] = (device.device_id, answer)
         self.counts["commands"] += 1
+        device.told_ns = self._clock.mono_ns()
         topic = f"smartmeter/{device.device_id}/command"
         try:
             async with asyncio.timeout(COMMAND_DEADLINE_S):
@@ -414,9 +417,13 @@ class NodeGroup:
             self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
 
     def swept(self) -> None:
-        """A sweep was committed: acknowledge segments whose readings are in it."""
+        """A sweep was committed: acknowledge segments whose readings are in it, be heard."""
+        now_ns = self._clock.mono_ns()
         for device in self.devices.values():
             self._greet(device)
+            if device.online and device.session and now_ns - device.told_ns >= TOLD_EVERY_NS:
+                device.told_ns = now_ns
+                self.spawn(self._ask(device.index), f"read {device.device_id}")
             if device.taken_segment is None:
                 continue
             device.taken_sweeps -= 1

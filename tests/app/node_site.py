@@ -116,6 +116,10 @@ class ScriptedNode:
                 await self._live()
             except aiomqtt.MqttError:
                 self._client = None
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # CPython 3.11's wait_for, in the library, may swallow a cancellation.
+                    return
                 await asyncio.sleep(0.2)
 
     def status(self) -> dict[str, object]:

@@ -21,15 +21,15 @@ from gateway.store.commands import find_outcome
 from gateway.store.devices import DeviceStatus, read_devices
 from tests.app.control_site import NS, PRICE_NANO
 from tests.app.node_site import NodeSite, alive, until
-from tests.south.mosquitto import OpenBroker, needs_broker
+from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[OpenBroker]:
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
     """A broker that runs."""
-    made = OpenBroker(tmp_path)
+    made = Mosquitto(tmp_path)
     await made.start()
     yield made
     await made.kill()
@@ -43,7 +43,7 @@ def code_of(site: NodeSite, key: str) -> str:
 
 
 async def test_a_node_is_approved_metered_cut_recharged_confirmed_and_closed(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """The main job: a device nobody knows becomes a customer's meter, money decides its supply."""
     site = NodeSite(tmp_path, broker.port)
@@ -81,7 +81,7 @@ async def served(site: NodeSite, *, balance_nano: int = 10_000 * PRICE_NANO) -> 
 
 
 async def test_the_devices_of_the_file_are_approved_by_it_and_others_charge_nobody(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """A device id in the configuration, and a stranger beside it who is refused by a person."""
     site = NodeSite(tmp_path, broker.port)
@@ -113,7 +113,7 @@ async def test_the_devices_of_the_file_are_approved_by_it_and_others_charge_nobo
 
 
 async def test_an_approved_device_that_is_refused_loses_its_secret(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Another generation: what was provisioned before obeys nobody and is obeyed by nobody."""
     site = NodeSite(tmp_path, broker.port)
@@ -150,7 +150,7 @@ HOSTILE = (
 
 
 async def test_hostile_messages_cost_an_event_and_nothing_else(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """NaN, a megabyte, another's id, a silly session: refused with a code; metering goes on."""
     site = NodeSite(tmp_path, broker.port)
@@ -178,7 +178,7 @@ async def test_hostile_messages_cost_an_event_and_nothing_else(
 
 
 async def test_duplicates_and_older_messages_change_nothing(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Delivered twice, out of order, or kept by the broker: each message counts once."""
     site = NodeSite(tmp_path, broker.port)
@@ -200,7 +200,7 @@ async def test_duplicates_and_older_messages_change_nothing(
 
 
 async def test_a_counter_that_jumps_or_falls_with_another_boot_is_held(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """The guard judges nodes as it judges meters: no charge, no cut, a person decides."""
     site = NodeSite(tmp_path, broker.port)
@@ -217,7 +217,7 @@ async def test_a_counter_that_jumps_or_falls_with_another_boot_is_held(
 
 
 async def test_two_devices_of_one_name_are_shut_out_and_others_go_on(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Sessions that take turns: quarantined, told, and approved anew by a person."""
     site = NodeSite(tmp_path, broker.port)
@@ -232,7 +232,7 @@ async def test_two_devices_of_one_name_are_shut_out_and_others_go_on(
 
 
 async def test_a_broker_that_dies_is_told_once_and_found_again(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Killed and started anew: METER_AWAY after the nodes' time, then everything is back."""
     site = NodeSite(tmp_path, broker.port, speed=10)
@@ -252,7 +252,7 @@ async def test_a_broker_that_dies_is_told_once_and_found_again(
 
 
 async def test_a_frozen_broker_is_noticed_and_a_cut_waits_for_it(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """It takes connections and says nothing: readings stop, nothing hangs, and it goes on."""
     site = NodeSite(tmp_path, broker.port)
@@ -272,7 +272,7 @@ async def test_a_frozen_broker_is_noticed_and_a_cut_waits_for_it(
 
 
 async def test_control_stops_in_time_beside_a_frozen_broker(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """A goodbye that nobody takes is waited for no longer than a supervisor waits."""
     site = NodeSite(tmp_path, broker.port)
@@ -288,7 +288,7 @@ async def test_control_stops_in_time_beside_a_frozen_broker(
 
 
 async def test_a_gateway_that_dies_in_a_command_looks_before_it_repeats(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """The node opened and nobody heard it: the next run reads the output, sends nothing again."""
     site = NodeSite(tmp_path, broker.port)
@@ -314,7 +314,7 @@ async def test_a_gateway_that_dies_in_a_command_looks_before_it_repeats(
 
 
 async def test_a_node_without_a_relay_is_metered_and_cannot_be_cut(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """The older form of telemetry: one alarm in place of a cut, cleared by a recharge."""
     site = NodeSite(tmp_path, broker.port)
@@ -336,7 +336,7 @@ async def test_a_node_without_a_relay_is_metered_and_cannot_be_cut(
 
 
 async def test_a_lease_cuts_without_the_gateway_and_closing_needs_a_person(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Granted while all is well, reached while nobody looks; seen as the cut for credit."""
     site = NodeSite(tmp_path, broker.port)
@@ -361,6 +361,8 @@ async def test_a_lease_cuts_without_the_gateway_and_closing_needs_a_person(
             await asyncio.sleep(0.5)
             assert site.point(1).supply.reasons == {Reason.CREDIT}
             assert [told for told in node.told if told[0] == "relay"] == relays
+            (cut,) = [facts for kind, *_, facts in site.happened if kind == "SUPPLY_CUT"]
+            assert (cut["reasons"], cut["by"], cut["command"]) == (["CREDIT"], "lease", None)
             node.step_wh = 0
             await site.do(Recharge("flat-2", 1_000 * PRICE_NANO, "counter", "r-1"))
             await asyncio.sleep(0.5)
@@ -378,7 +380,7 @@ def kept(unix_s: int, energy_wh: int, *, flags: int = 7) -> list[int]:
 
 
 async def test_what_a_node_kept_is_settled_in_its_order_before_what_is_live(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Each record at its own time; acknowledged once committed; sent again it changes nothing."""
     site = NodeSite(tmp_path, broker.port)
@@ -428,7 +430,7 @@ async def test_what_a_node_kept_is_settled_in_its_order_before_what_is_live(
 
 
 async def test_live_readings_wait_a_minute_for_a_backlog_that_does_not_come(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """A node that says it has records and sends none is metered all the same."""
     site = NodeSite(tmp_path, broker.port, speed=30)
@@ -445,7 +447,7 @@ async def test_live_readings_wait_a_minute_for_a_backlog_that_does_not_come(
 
 
 async def test_a_node_is_told_the_time_once_the_gateways_own_is_trusted(
-    broker: OpenBroker, tmp_path: Path
+    broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Heard before that, as at every start of both: it is told then, and once."""
     site = NodeSite(tmp_path, broker.port)
@@ -458,4 +460,49 @@ async def test_a_node_is_told_the_time_once_the_gateways_own_is_trusted(
         await until(lambda: "time" in [kind for kind, _ in node.told])
         await asyncio.sleep(0.5)
         assert [kind for kind, _ in node.told].count("time") == 1
+    site.crash()
+
+
+async def test_a_node_that_is_left_alone_hears_of_the_gateway(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """In five quiet minutes it would take the gateway for away and keep readings for nothing."""
+    site = NodeSite(tmp_path, broker.port, speed=60)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await served(site)
+        await until(lambda: node.lease is not None)
+        node.told.clear()
+        begun_ns = site.clock.mono_ns()
+        await until(lambda: len(node.told) > 1, 10)
+        assert site.clock.mono_ns() - begun_ns < 300 * NS
+        assert node.told[:2] == [("read", {})] * 2
+    site.crash()
+
+
+async def test_the_button_confirms_for_who_stands_there_now(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """A press that was kept while the broker was away, or has no time, closes nothing later."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+
+    async def press(at_s: int | None) -> None:
+        told = {"device_id": "node-2", "session": node.session, "kind": "button", "at": at_s}
+        await node.publish("event", told)
+
+    async with site.running(), alive(node):
+        await served(site, balance_nano=10 * PRICE_NANO)
+        node.step_wh = 1
+        await until(lambda: site.events("SUPPLY_CUT"))
+        await site.do(Recharge("flat-2", 1_000 * PRICE_NANO, "counter", "r-1"))
+        await until(lambda: not site.point(1).supply.reasons)
+        now_s = site.clock.utc_ms() // 1_000
+        for at_s in (now_s - 3_600, now_s + 3_600, None):
+            await press(at_s)
+        await until(lambda: len(site.events("NODE_EVENT")) == 3)
+        await asyncio.sleep(0.5)
+        assert not node.closed
+        await press(now_s - 2)
+        await until(lambda: node.closed)
     site.crash()

@@ -16,7 +16,7 @@ from gateway.core.sealing import command_key, device_secret
 from tests.app.node_site import ScriptedNode
 from tests.e2e.conftest import MakeSite
 from tests.e2e.gateway_site import Gateway
-from tests.south.mosquitto import OpenBroker, needs_broker
+from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
 
@@ -25,19 +25,19 @@ NODE = "kiosk-7"
 
 
 @contextmanager
-def field(place: Path) -> Iterator[tuple[OpenBroker, ScriptedNode]]:
+def field(place: Path) -> Iterator[tuple[Mosquitto, ScriptedNode]]:
     """A broker and a node in a thread with a loop of its own; the node's key comes later."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
-    async def begin() -> tuple[OpenBroker, ScriptedNode, asyncio.Task[None]]:
-        broker = OpenBroker(place)
+    async def begin() -> tuple[Mosquitto, ScriptedNode, asyncio.Task[None]]:
+        broker = Mosquitto(place)
         await broker.start()
         node = ScriptedNode(broker.port, DEVICE, b"")
         return broker, node, asyncio.create_task(node.run())
 
-    async def end(broker: OpenBroker, task: asyncio.Task[None]) -> None:
+    async def end(broker: Mosquitto, task: asyncio.Task[None]) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await broker.kill()

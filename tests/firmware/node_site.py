@@ -19,8 +19,8 @@ from gateway.sim.loads import steady_curve
 from gateway.sim.node_board import NodeBoard, live
 from gateway.sim.pzem import PzemLine, PzemModule
 from node import app
-from tests.firmware.broker import Mosquitto
 from tests.firmware.esp_node import EspNode
+from tests.south.mosquitto import Mosquitto
 
 DEVICE: Final = "node-1"
 SITE_KEY: Final = bytes(range(32))

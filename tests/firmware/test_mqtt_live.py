@@ -13,11 +13,11 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests.firmware.broker import Mosquitto, needs_mosquitto
 from tests.firmware.same import mqtt_scenarios
 from tests.firmware.stage import INTERPRETERS, play, scenes
+from tests.south.mosquitto import Mosquitto, needs_broker
 
-pytestmark = [pytest.mark.slow, needs_mosquitto]
+pytestmark = [pytest.mark.slow, needs_broker]
 
 SCENES = scenes(mqtt_scenarios)
 

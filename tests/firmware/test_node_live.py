@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from gateway.sim.pzem import PzemFault
-from tests.firmware.broker import needs_mosquitto
 from tests.firmware.node_site import DEVICE, START_WH, Site, sealed
 from tests.firmware.stage import INTERPRETERS
+from tests.south.mosquitto import needs_broker
 
-pytestmark = [pytest.mark.slow, needs_mosquitto]
+pytestmark = [pytest.mark.slow, needs_broker]
 
 
 @pytest.fixture(params=INTERPRETERS)

@@ -10,14 +10,14 @@ import pytest
 
 from gateway.app.firmware.build import compiled
 from gateway.app.firmware.bundle import Bundle
-from tests.firmware.broker import needs_mosquitto
 from tests.firmware.esp_node import EspNode
 from tests.firmware.micropython import FIRMWARE
 from tests.firmware.node_site import Gateway, Site
 from tests.firmware.real_device import signed
 from tests.firmware.releases import key
+from tests.south.mosquitto import needs_broker
 
-pytestmark = [pytest.mark.slow, needs_mosquitto]
+pytestmark = [pytest.mark.slow, needs_broker]
 
 
 def release(version: str, security: int) -> Bundle:

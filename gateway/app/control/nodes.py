@@ -23,6 +23,7 @@ from gateway.core.errors import MeterError, RefusedError
 from gateway.core.lease import LEASE_S, UNLIMITED_WH, Grant, cutoff_wh, in_force, renewed
 from gateway.core.node_message import NodeEvent, NodeTelemetry
 from gateway.core.point import Point
+from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice
 from gateway.south.node_wiring import Link
 from gateway.south.nodes import TOPICS, NodeGroup
@@ -43,6 +44,8 @@ LEASE_RETRY_NS: Final = 30 * 1_000_000_000
 KEEP_EVERY_MS: Final = 60_000
 # A node that tells more events than this in a minute tells no more in it.
 EVENTS_MAX: Final = 20
+# A press of the button confirms for so long: whoever pressed has seen that it is safe.
+PRESENT_S: Final = 60
 MINUTE_NS: Final = 60 * 1_000_000_000
 LEASE_REASONS: Final = frozenset({"lease", "expired"})
 WARNINGS: Final = frozenset(
@@ -102,8 +105,19 @@ class NodeOffice:
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
         """A relay that a lease opened is closed by a reconnection, with its confirmation."""
-        if told.relay_closed is False and LEASE_REASONS.intersection(told.reasons):
-            self._point(index).supply.opened_for_credit()
+        if told.relay_closed is not False or not LEASE_REASONS.intersection(told.reasons):
+            return
+        point = self._point(index)
+        if point.supply.opened_for_credit():
+            self._tell(
+                "SUPPLY_CUT",
+                point.terms.service_point_id,
+                "notice",
+                command=None,
+                reasons=[Reason.CREDIT.value],
+                verified_by=["output"],
+                by="lease",
+            )
 
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
@@ -113,7 +127,7 @@ class NodeOffice:
         meter_id = self._point(index).terms.meter_id
         severity = "warning" if event.kind in WARNINGS else "notice"
         self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
-        if event.kind == "button":
+        if event.kind == "button" and self._is_present(event):
             self._confirm(index, now_ns)
 
     def refused(self, index: int, error: MeterError) -> None:
@@ -160,6 +174,13 @@ class NodeOffice:
             return False
         recent.append(now_ns)
         return True
+
+    def _is_present(self, event: NodeEvent) -> bool:
+        """Whether who pressed stands there still: nodes send later what they could not send."""
+        now_s = self.unix_s()
+        if event.node_ms is None or not now_s:
+            return False
+        return abs(now_s - event.node_ms // 1_000) <= PRESENT_S
 
     def _confirm(self, index: int, now_ns: int) -> None:
         point, engine = self._point(index), self._engine

@@ -6,8 +6,9 @@
 // of power. It ends with 3 at machine.reset(), with 4 when the watchdog bites. Bytes cross as hex.
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
-import net from "node:net";
 import path from "node:path";
+
+import { joined, jsnet } from "./net.mjs";
 
 const job = JSON.parse(fs.readFileSync(0, "utf8"));
 const { loadMicroPython } = await import(process.argv[2]);
@@ -76,14 +77,8 @@ FS.mkdir = (name, mode) => {
 };
 
 // --- the wires ---------------------------------------------------------------------------------
-const joined = (port) =>
-  new Promise((done, failed) => {
-    const socket = net.connect({ host: "127.0.0.1", port, noDelay: true });
-    socket.once("connect", () => done(socket));
-    socket.once("error", failed);
-  });
-const uart = await joined(job.uart);
-const control = await joined(job.control);
+const uart = await joined("127.0.0.1", job.uart);
+const control = await joined("127.0.0.1", job.control);
 let received = Buffer.alloc(0);
 uart.on("data", (piece) => (received = Buffer.concat([received, piece])));
 const pins = new Map(Object.entries(job.pins));
@@ -144,61 +139,7 @@ mp.registerJsModule("jsesp", {
   wifi: () => wifi,
 });
 
-// As in run.mjs: one read waits at a time, the socket is paused while nobody reads.
-class Connection {
-  constructor(socket) {
-    this.socket = socket;
-    this.received = Buffer.alloc(0);
-    this.ended = false;
-    this.wake = null;
-    socket.pause();
-    socket.on("data", (piece) => {
-      this.received = Buffer.concat([this.received, piece]);
-      socket.pause();
-      this.ring();
-    });
-    socket.on("close", () => {
-      this.ended = true;
-      this.ring();
-    });
-    socket.on("error", () => {});
-  }
-
-  ring() {
-    this.wake?.();
-    this.wake = null;
-  }
-
-  async read(most) {
-    if (!this.received.length && !this.ended) {
-      this.socket.resume();
-      await new Promise((wake) => (this.wake = wake));
-    }
-    const taken = this.received.subarray(0, most);
-    this.received = this.received.subarray(taken.length);
-    return taken.toString("hex");
-  }
-
-  write(hex) {
-    return new Promise((done, failed) => {
-      if (this.ended || this.socket.destroyed) return failed(new Error("closed"));
-      this.socket.write(Buffer.from(hex, "hex"), (error) => (error ? failed(error) : done()));
-    });
-  }
-
-  close() {
-    this.socket.destroy();
-  }
-}
-
-mp.registerJsModule("jsnet", {
-  connect: (host, port) =>
-    new Promise((done, failed) => {
-      const socket = net.connect({ host, port, noDelay: true });
-      socket.once("connect", () => done(new Connection(socket)));
-      socket.once("error", failed);
-    }),
-});
+mp.registerJsModule("jsnet", jsnet);
 
 try {
   await mp.runPythonAsync(job.program);

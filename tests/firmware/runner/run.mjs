@@ -3,9 +3,10 @@
 //   node run.mjs MICROPYTHON.mjs     standard input: {"files": {path: base64}, "program": source}
 //
 // What the program prints goes to standard output; an exception that it raises ends with status 1.
-// The module `jsnet` gives it TCP. Bytes cross as hex: a string would end at its first NUL.
+// The module `jsnet` gives it TCP.
 import { readFileSync } from "node:fs";
-import net from "node:net";
+
+import { jsnet } from "./net.mjs";
 
 const job = JSON.parse(readFileSync(0, "utf8"));
 const { loadMicroPython } = await import(process.argv[2]);
@@ -21,62 +22,7 @@ for (const [path, content] of Object.entries(job.files)) {
   mp.FS.writeFile(path, Buffer.from(content, "base64"));
 }
 
-// One read waits at a time; the socket is paused while nobody reads, as a real one's buffer fills.
-class Connection {
-  constructor(socket) {
-    this.socket = socket;
-    this.received = Buffer.alloc(0);
-    this.ended = false;
-    this.wake = null;
-    socket.pause();
-    socket.on("data", (data) => {
-      this.received = Buffer.concat([this.received, data]);
-      socket.pause();
-      this.ring();
-    });
-    socket.on("close", () => {
-      this.ended = true;
-      this.ring();
-    });
-    socket.on("error", () => {});
-  }
-
-  ring() {
-    this.wake?.();
-    this.wake = null;
-  }
-
-  async read(most) {
-    if (!this.received.length && !this.ended) {
-      this.socket.resume();
-      await new Promise((wake) => (this.wake = wake));
-    }
-    const taken = this.received.subarray(0, most);
-    this.received = this.received.subarray(taken.length);
-    return taken.toString("hex");
-  }
-
-  // Resolves once the bytes were handed to the system: a peer that reads nothing holds it up.
-  write(hex) {
-    return new Promise((done, failed) => {
-      if (this.ended || this.socket.destroyed) return failed(new Error("closed"));
-      this.socket.write(Buffer.from(hex, "hex"), (error) => (error ? failed(error) : done()));
-    });
-  }
-
-  close() {
-    this.socket.destroy();
-  }
-}
-
-mp.registerJsModule("jsnet", {
-  connect: (host, port) =>
-    new Promise((done, failed) => {
-      const socket = net.connect({ host, port, noDelay: true });
-      socket.once("connect", () => done(new Connection(socket)));
-      socket.once("error", failed);
-    }),
-});
+mp.registerJsModule("jsnet", jsnet);
 
 try {
   await mp.runPythonAsync(job.program);
