@@ -117,7 +117,7 @@ async def test_what_a_node_cannot_take_is_refused_with_the_reason(
     async with site.running(), alive(node, stranger):
         await served(site, node)
         await until(lambda: site.events("DEVICE_PENDING"))
-        before = [
+        before: list[tuple[Body, str]] = [
             (SetDevice("node-2", "[]"), "SETTINGS_DOCUMENT"),
             (SetDevice("node-2", "{}"), "SETTING_UNKNOWN"),
             (SetDevice("node-2", '{"wifi": "x"}'), "SETTING_UNKNOWN"),
