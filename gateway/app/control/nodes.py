@@ -309,8 +309,9 @@ class NodeOffice:
         if record is None or record.status is not DeviceStatus.APPROVED:
             return
         state = device.shown()
-        if SET in record.state:
-            state[SET] = record.state[SET]
+        # What only telemetry tells stays as it was until there is some.
+        kept = (SET,) if device.heard_ns is not None else (SET, "held", "modules")
+        state |= {name: record.state[name] for name in kept if name in record.state}
         utc_ms = self._clock.utc_ms()
         same = steady(state) == steady(record.state) and device.firmware == record.firmware
         if same and abs(utc_ms - record.seen_utc_ms) < KEEP_EVERY_MS:
