@@ -10,8 +10,10 @@ import pytest
 from gateway.core.requests import (
     ApproveDevice,
     Body,
+    Disconnect,
     IdentifyDevice,
     Recharge,
+    Reconnect,
     RefuseDevice,
     ReleaseDevice,
     ReleaseQuarantine,
@@ -250,9 +252,15 @@ async def test_a_counted_advance_that_fits_its_time_is_charged(
         await served(site, node, balance_nano=2_000 * PRICE_NANO)
         node.held_wh = 550
         await until(lambda: site.device("node-2").state["held"])
+        node.period_s = 4.0
         await asyncio.sleep(0.5)
         before = site.point(1).available_nano
         assert await asked(site, ReleaseDevice("node-2", count=True, reason="was off")) == ("", "")
+        # As long as the new total was not read, every cut-off would be of the old one.
+        await asyncio.sleep(2.0)
+        assert site.point(1).available_nano == before
+        assert node.lease is not None
+        assert node.lease["cutoff_wh"] == 2**31 - 1
         await until(lambda: site.point(1).available_nano == before - 50 * PRICE_NANO)
         await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
         assert node.closed
@@ -326,9 +334,18 @@ async def test_a_press_is_a_request_on_record_and_each_counts_once(
         site.restart(boot="boot-1")
         async with site.running():
             await until(lambda: site.point(1).last is not None)
+            await site.do(Disconnect("flat-2", "work"))
+            await until(lambda: not node.closed)
+            await site.do(Reconnect("flat-2"))
+            await until(lambda: not site.point(1).supply.command)
+            assert site.point(1).supply.reconnection_pending
             await press(node, now_s, 3)
             await asyncio.sleep(0.5)
+            assert not node.closed
             assert len(audited(site, "confirm_reconnect")) == 1
+            await press(node, site.clock.utc_ms() // 1_000, 4)
+            await until(lambda: node.closed)
+            assert len(audited(site, "confirm_reconnect")) == 2
     assert site.proof().problem_count == 0
     site.crash()
 
