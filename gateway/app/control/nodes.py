@@ -11,7 +11,7 @@ from gateway.app.clock import seeded
 from gateway.app.config import Config
 from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
-from gateway.app.control.devices import DeviceBook, Teller
+from gateway.app.control.devices import SET, DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import wanted_of
 from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
@@ -48,8 +48,6 @@ KEEP_EVERY_MS: Final = 60_000
 EVENTS_MAX: Final = 20
 MINUTE_NS: Final = 60 * 1_000_000_000
 LEASE_REASONS: Final = frozenset({"lease", "expired"})
-# What of a device's state is no word of its own: what it was set to.
-SET: Final = "settings"
 WARNINGS: Final = frozenset(
     {
         "meter_silent",
