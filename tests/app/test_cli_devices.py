@@ -8,6 +8,8 @@ from gateway.core.requests import IdentifyDevice, ReleaseDevice, RestartDevice, 
 from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
 from tests.app.terminal import terminal
 
+pytestmark = pytest.mark.slow
+
 AT = 1_800_000_000_000
 STATE = {
     "online": True,
