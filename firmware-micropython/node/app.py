@@ -11,6 +11,7 @@ from node import update
 from node.backlog import Backlog
 from node.clock import Clock
 from node.commands import SETTINGS_PATH, Commands
+from node.journal import Journal
 from node.link import Link
 from node.metering import Meter
 from node.panel import Panel
@@ -62,6 +63,7 @@ class Node:
         self._poll_wanted = asyncio.Event()
         self._asked = False
         self.events.node = self
+        self.events.keep_in(Journal(board, "/data/events"))
         self.events.add("boot", reset=board.reset_cause(), slot=slot, firmware=self.version)
         if left_out:
             self.events.add("settings_left_out", keys=left_out[:8])

@@ -1,9 +1,10 @@
 """What is known of one approved node while the gateway runs: session, order, sequence, presence."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.core.node_message import NodeLease, NodeRecord, NodeStatus, NodeTelemetry
+from gateway.core.node_message import NodeEvent, NodeLease, NodeRecord, NodeStatus, NodeTelemetry
 from gateway.core.node_order import NodeOrder
 from gateway.core.reading import Lane, Reading
 
@@ -16,6 +17,8 @@ CLOCK_MARGIN_NS: Final = 2 * NS
 DELAY_MAX_MS: Final = 3_600_000
 # A step over whatever sequence a former run of the gateway may have used in the same session.
 SEQUENCE_JUMP: Final = 1 << 24
+# Of so many events it is known that they came: more than wait at a node.
+EVENTS_KNOWN: Final = 128
 
 
 @dataclass(slots=True)
@@ -50,6 +53,19 @@ class NodeDevice:
     gave_up: bool = False
     # Its session has not been told the time.
     clock_due: bool = False
+    events: deque[tuple[str, int | None, int]] = field(
+        default_factory=lambda: deque(maxlen=EVENTS_KNOWN)
+    )
+
+    def is_news(self, event: NodeEvent) -> bool:
+        """Whether an event has not come yet: one whose receipt was lost is sent again."""
+        if event.seq is None:
+            return True
+        identity = (event.session, event.boot_id, event.seq)
+        if identity in self.events:
+            return False
+        self.events.append(identity)
+        return True
 
     def take_status(self, status: NodeStatus) -> None:
         """What a status says of the device itself."""
