@@ -262,19 +262,6 @@ def test_an_unknown_port_and_no_port_are_one_line(call: Call, tmp_path: Path) ->
     assert twice.err == "ARGUMENT: 1 to 32 ports, each once\n"
 
 
-def test_a_certificate_without_a_time_server_is_warned_of(call: Call) -> None:
-    """The boards are done all the same: somebody may name the server's address later."""
-    broker = {"host": "gateway.example", "ca": "ca.pem"}
-    changed(broker=broker)
-    answer = call("flash", "--simulate", "1")
-    assert answer.status == 0
-    assert answer.err.startswith("BENCH_NTP: broker.ca without broker.ntp: a new board does not ")
-    changed(broker={**broker, "ntp": "10.20.0.5"})
-    assert "BENCH_NTP" not in call("flash", "--simulate", "1", "--again").err
-    changed(broker={"host": "gateway.example", "port": 1883})
-    assert "BENCH_NTP" not in call("flash", "--simulate", "1", "--again").err
-
-
 @pytest.mark.parametrize("tool", ["esptool", "mpremote"])
 def test_a_missing_tool_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
     """It says what to install; provisioning needs no esptool."""
