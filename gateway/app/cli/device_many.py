@@ -35,7 +35,7 @@ MEANING: Final = {
     "waiting": "kept, control has not answered yet",
     "unreached": "not asked: north did not answer",
 }
-FINE: Final = ("new", "approved", "there")
+FINE: Final = ("approved", "there")
 
 
 def register(group: typer.Typer) -> None:
@@ -96,7 +96,7 @@ def _approve_many(
 
     from gateway.app.cli.serve import clock_of_environment
     from gateway.app.config import load_config
-    from gateway.app.placing.approval import Approver, Fate, Result, devices_of, fate_of
+    from gateway.app.placing.approval import Approver, Result, devices_of, fate_of
 
     config = load_config(path)
     with local_client(path) as north:
@@ -121,7 +121,7 @@ def _approve_many(
         show_json(_document(results, dry_run=dry_run))
     else:
         _show(str(assign), results, dry_run=dry_run)
-    if any(result.fate not in FINE for result in results if result.fate is not Fate.NEW):
+    if not dry_run and any(result.fate not in FINE for result in results):
         raise typer.Exit(EXIT_FAILED)
 
 
