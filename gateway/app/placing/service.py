@@ -39,23 +39,25 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the gateway says before anything is done; each by the meter's id."""
+    """What the gateway says before anything is done, by the meter's id.
+
+    `since`: when its device was heard first. `accounts`: service points with an active one.
+    """
 
     meters: Mapping[str, Answer]
     devices: Mapping[str, str]
+    since: Mapping[str, str]
     accounts: frozenset[str]
 
     @classmethod
     def seen_by(cls, north: LocalClient) -> "Site":
         """Ask north. Raises StoreAwayError, RefusedError."""
         items = cast("list[Answer]", north.call("GET", "/devices")["items"])
+        serving = {str(item["meter_id"]): item for item in items if item["status"] == "approved"}
         return cls(
             meters={str(item["id"]): item for item in north.pages("/meters")},
-            devices={
-                str(item["meter_id"]): str(item["id"])
-                for item in items
-                if item["status"] == "approved"
-            },
+            devices={meter_id: str(item["id"]) for meter_id, item in serving.items()},
+            since={meter_id: str(item["first_seen_at"]) for meter_id, item in serving.items()},
             accounts=frozenset(
                 str(item["service_point_id"])
                 for item in north.pages("/accounts")
@@ -143,7 +145,13 @@ class Servant:
         if node.critical:
             return "", "is critical: never cut for a proof"
         history = north.call("GET", f"/meters/{meter_id}/commands?limit={COMMANDS_MAX}")
-        open_now, proved = _proof_in(cast("list[Answer]", history["items"]))
+        # Another device's proof is none of this one's relay.
+        own = [
+            command
+            for command in cast("list[Answer]", history["items"])
+            if str(command["issued_at"]) >= self._site.since[meter_id]
+        ]
+        open_now, proved = _proof_in(own)
         if proved:
             return "before", ""
         supply = cast("Answer", north.call("GET", f"/meters/{meter_id}").get("supply") or {})
@@ -174,14 +182,8 @@ def _switch(north: LocalClient, meter_id: str, action: str, follow: Follow) -> A
 
 def _proof_in(commands: Sequence[Answer]) -> tuple[bool, bool]:
     """Of a meter's commands, newest first: is it open for a proof, and was one completed."""
-    closed = False
-    for command in commands:
-        if command["state"] != VERIFIED:
-            continue
-        if command["action"] == "close":
-            closed = True
-        elif command["reason"] == PROOF_REASON:
-            return not closed, closed
-        elif not closed:
-            return False, False
-    return False, False
+    done = [command for command in commands if command["state"] == VERIFIED]
+    opened = [command["action"] == "open" and command["reason"] == PROOF_REASON for command in done]
+    closed = [command["action"] == "close" for command in done]
+    completed = any(proof and any(closed[:place]) for place, proof in enumerate(opened))
+    return bool(opened) and opened[0], completed
