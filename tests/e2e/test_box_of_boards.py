@@ -224,6 +224,14 @@ def test_a_box_of_boards_becomes_metering_enforced_nodes(
             assert "not authorised" in log
             put_up(site, tmp_path, record, units)
             serve(site, tmp_path, hung, units)
+            looked = json.loads(site.cli("doctor", "--json").stdout)["findings"]
+            of_nodes = [one["sentence"] for one in looked if one["area"] == "nodes"]
+            assert (
+                f"Control is logged in at localhost:{port} as gateway; its login was not tried."
+                in (of_nodes)
+            )
+            assert f"{BOARDS - 1} of {BOARDS} nodes are heard." in of_nodes
+            assert "Never came: kiosk-0." in of_nodes
             for number, unit in enumerate(units, 1):
                 hung.load(unit, LOAD_W if number % 2 else 0.0)
             odd = [(f"kiosk-{n}", unit) for n, unit in enumerate(units, 1) if n % 2]

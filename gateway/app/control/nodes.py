@@ -20,6 +20,7 @@ from gateway.app.paths import paths_of
 from gateway.core.clock import Clock
 from gateway.core.credit import PaymentMode
 from gateway.core.errors import MeterError, RefusedError
+from gateway.core.figures import Value
 from gateway.core.lease import LEASE_S, UNLIMITED_WH, Grant, cutoff_wh, in_force, renewed
 from gateway.core.node_message import NodeEvent, NodeTelemetry
 from gateway.core.point import Point
@@ -91,10 +92,15 @@ class NodeOffice:
         self._lease_after_ns: dict[int, int] = {}
         self._events: dict[int, deque[int]] = {}
         self.events_dropped = 0
+        self._broker_away = False
 
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+
+    def figures(self) -> dict[str, Value]:
+        """Figures for the board."""
+        return {} if self._group is None else {"node_broker_away": float(self._broker_away)}
 
     def forget(self, device_id: str) -> None:
         """Drop what is held in memory of a device."""
@@ -140,6 +146,7 @@ class NodeOffice:
 
     def broker(self, *, connected: bool, reason: str) -> None:
         """The broker of all nodes went or came."""
+        self._broker_away = not connected
         (log.info if connected else log.warning)("nodes.broker", connected=connected, reason=reason)
         severity = "cleared" if connected else "warning"
         self._tell("NODE_BROKER_AWAY", "site", severity, reason=reason)
