@@ -43,7 +43,7 @@ pytestmark = [needs_broker, pytest.mark.slow, pytest.mark.timeout(400)]
 
 BOARDS: Final = 10
 START_WH: Final = 1_000
-LOAD_W: Final = 6_000.0
+LOAD_W: Final = 20_000.0
 BALANCE: Final = "0.16"  # 20 Wh
 TENANTS: Final = "account,tariff,name,opening_balance\n"
 
