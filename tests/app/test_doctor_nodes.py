@@ -237,7 +237,9 @@ def test_what_speaks_no_mqtt_is_said(answer: bytes) -> None:
 
 
 @contextmanager
-def time_server(monkeypatch: pytest.MonkeyPatch, seconds: int | None) -> Iterator[None]:
+def time_server(
+    monkeypatch: pytest.MonkeyPatch, seconds: int | None, stratum: int
+) -> Iterator[None]:
     """A time server of this machine that tells so many seconds since 1970; None: none."""
     with monkeypatch.context() as here:
         if seconds is None:
@@ -251,9 +253,8 @@ def time_server(monkeypatch: pytest.MonkeyPatch, seconds: int | None) -> Iterato
             def serve() -> None:
                 asked, whom = server.recvfrom(128)
                 assert len(asked) == 48
-                server.sendto(
-                    bytes(40) + (seconds + 2_208_988_800).to_bytes(4, "big") + bytes(4), whom
-                )
+                told = (seconds + 2_208_988_800).to_bytes(4, "big")
+                server.sendto(bytes((0x24, stratum)) + bytes(38) + told + bytes(4), whom)
 
             thread = threading.Thread(target=serve, daemon=True)
             thread.start()
@@ -262,14 +263,19 @@ def time_server(monkeypatch: pytest.MonkeyPatch, seconds: int | None) -> Iterato
 
 
 def test_whether_this_machine_serves_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The right one, another one, none."""
+    """The right one, another one, one that knows none itself, none."""
 
-    def told(seconds: int | None) -> Finding:
-        with time_server(monkeypatch, seconds):
+    def told(seconds: int | None, stratum: int = 3) -> Finding:
+        with time_server(monkeypatch, seconds, stratum):
             return nodes._time_service(At())
 
     now_s = SystemClock().utc_ms() // 1000
     assert told(now_s).sentence == "This machine serves the time to nodes."
     assert told(now_s - 3_600).verdict is Verdict.PROBLEM
+    lost = told(now_s, 0)
+    assert (lost.verdict, "does not know the time itself" in lost.sentence) == (
+        Verdict.PROBLEM,
+        True,
+    )
     none = told(None)
     assert (none.verdict, "serves no time" in none.sentence) == (Verdict.OK, True)

@@ -32,6 +32,7 @@ CONNECT_S: Final = 3.0
 SILENT_MS: Final = 5 * 60_000
 NTP_PORT: Final = 123
 NTP_S: Final = 1.0
+NTP_BYTES: Final = 48
 NTP_OFF_S: Final = 60
 _NTP_EPOCH_S: Final = 2_208_988_800  # from 1900 to 1970
 _WRITE: Final = "Write it again: `prepaid-gateway broker write`, then reload mosquitto."
@@ -229,9 +230,15 @@ def _time_service(clock: Clock) -> Finding:
             answer = asker.recv(128)
         except OSError:
             answer = b""
-    told_s = int.from_bytes(answer[40:44], "big") - _NTP_EPOCH_S if len(answer) >= 48 else 0
-    if told_s <= 0:
+    if len(answer) < NTP_BYTES:
         return fine(AREA, "This machine serves no time: boards with a CA need it from another one.")
+    if not answer[1]:  # the stratum
+        return wrong(
+            AREA,
+            "The time server of this machine does not know the time itself: nodes take none of it.",
+            "Look with `chronyc tracking`; without the internet `local stratum 10` lets it answer.",
+        )
+    told_s = int.from_bytes(answer[40:44], "big") - _NTP_EPOCH_S
     if abs(told_s - clock.utc_ms() // 1000) > NTP_OFF_S:
         return wrong(
             AREA,
