@@ -8,6 +8,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from gateway.app.firmware.record import Record
 from gateway.app.firmware.simulated import SimulatedBoard, SimulatedBoards
 from gateway.app.firmware.station import Order, Station
 from gateway.app.node_key import load_node_key
+from gateway.app.placing.service import PROOF_REASON
 from gateway.core.errors import RefusedError
 from gateway.core.switching import ControlState
 from gateway.sim.loads import steady_curve
@@ -309,16 +312,40 @@ def serve(site: Gateway, folder: Path, hung: Wall, units: list[Unit]) -> None:
     tenants = folder / "tenants.csv"
     tenants.write_text(TENANTS + "".join(f"{name},home,{name},{BALANCE}\n" for name in names))
     said(site, "account", "import", str(tenants))
-    done = site.cli("device", "commission", "--all", "--proof", "--yes", "--json", timeout_s=180)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
-    served = json.loads(done.stdout)["nodes"]
-    assert [(one["meter"], one["in_service"], one["problem"]) for one in served] == [
-        (name, "now", None) for name in names
+    proved(site, units, names)
+
+
+def proved(site: Gateway, units: list[Unit], names: list[str]) -> None:
+    """All relays switched once; broken off in the middle, gone on with, and repeated."""
+    words = ("device", "commission", "--all", "--proof", "--yes")
+    first, second = names[:2]
+    said(site, "device", "commission", first, "--yes")
+    said(site, "meter", "switch", first, "off", "--reason", PROOF_REASON)
+    said(site, "device", "commission", second, "--yes")
+    said(site, "meter", "switch", second, "off", "--reason", "work on the line")
+    command = [sys.executable, "-m", "gateway", *words, "--config", str(site.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as begun:
+        try:
+            site.until(lambda: not all(u.board.relay_get() for u in units[2:]), "one open", 60)
+            begun.send_signal(signal.SIGINT)
+            told = begun.communicate(timeout=120)[0].decode()
+        finally:
+            begun.kill()
+    assert (begun.returncode != 0, "what is open for its proof is closed first" in told) == (
+        True,
+        True,
+    ), told
+    assert [u.board.relay_get() for u in units] == [True, False] + [True] * (len(units) - 2)
+    left = site.cli(*words, "--json", timeout_s=180)
+    served = {one["meter"]: one for one in json.loads(left.stdout)["nodes"]}
+    assert left.returncode == 1
+    assert served[second]["problem"] == "supply is off (MANUAL): switch it on, then run this again"
+    assert all(one["proof"] for name, one in served.items() if name != second)
+    said(site, "meter", "switch", second, "on")
+    done = json.loads(site.cli(*words, "--json", timeout_s=180).stdout)["nodes"]
+    assert [(one["meter"], one["in_service"], one["problem"]) for one in done] == [
+        (name, "before", None) for name in names
     ]
-    assert all("output" in one["proof"] for one in served)
-    assert [unit.board.moves for unit in units] == [2] * len(units)
-    again = json.loads(
-        site.cli("device", "commission", "--all", "--proof", "--yes", "--json").stdout
-    )
-    assert {(one["in_service"], one["proof"]) for one in again["nodes"]} == {("before", "before")}
-    assert [unit.board.moves for unit in units] == [2] * len(units)
+    assert {one["proof"] for one in done if one["meter"] != second} == {"before"}
+    assert "output" in done[1]["proof"]
+    assert [u.board.moves for u in units] == [2, 4] + [2] * (len(units) - 2)

@@ -294,6 +294,7 @@ def _serve_many(path: Path, names: list[str], *, proof: bool, yes: bool, as_json
 
 def _chosen(config: "Config", site: "Site", names: list[str]) -> "list[NodeConfig]":
     """The nodes of these names; all that have a device where there are none."""
+    from gateway.app.doctor.findings import named
     from gateway.core.errors import RefusedError
 
     nodes = {node.meter_id: node for node in config.nodes}
@@ -305,9 +306,9 @@ def _chosen(config: "Config", site: "Site", names: list[str]) -> "list[NodeConfi
     found = [node for node in config.nodes if node.meter_id in site.devices]
     if not found:
         raise RefusedError("DEVICE_UNKNOWN", "no node has a device yet: device approve")
-    lacking = len(config.nodes) - len(found)
+    lacking = [node.meter_id for node in config.nodes if node.meter_id not in site.devices]
     if lacking:
-        complain(f"{lacking} nodes have no device yet and are left out")
+        complain(f"left out, without a device yet: {named(lacking)}")
     return found
 
 
