@@ -11,16 +11,18 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.app.cli import app
+from gateway.app.clock import SystemClock
 from gateway.app.config import Config, load_config
 from gateway.app.config_csv import added_lines, parse_table
 from gateway.app.config_place import FileRefusedError
 from gateway.app.firmware.bench import load_bench
 from gateway.app.placing.approval import Fate, fate_of
 from gateway.app.placing.boards import read_records
-from gateway.app.placing.meters_file import add_meters
+from gateway.app.placing.meters_file import add_meters, reload_gateway
 from gateway.app.placing.places import Device, compare, read_places
 from gateway.app.placing.service import PROOF_REASON, _proof_in
 from gateway.core.errors import ConfigurationError, GatewayError, RefusedError
+from gateway.north.client import LocalClient
 from gateway.store.devices import DeviceStatus
 from tests.app.broker_site import BrokerSite, open_directory
 from tests.firmware.bench_site import write_bench
@@ -96,6 +98,7 @@ def test_a_record_that_contradicts_itself_is_refused(config: Config) -> None:
         + line(4, device_id="Node 4")
         + line(5, generation="2")
         + line(6, generation=True)
+        + line(7, serial="PG\x1b[2J")
     )
     told = problems_of(lambda: read_records([Path("boards.jsonl")]))
     assert told == [
@@ -104,6 +107,7 @@ def test_a_record_that_contradicts_itself_is_refused(config: Config) -> None:
         "boards.jsonl:4:1: device_id: 'Node 4' is no device id",
         "boards.jsonl:5:1: generation: is no number from 1",
         "boards.jsonl:6:1: generation: is no number from 1",
+        "boards.jsonl:7:1: serial: 'PG\\x1b[2J' is no serial",
     ]
     assert problems_of(lambda: read_records([Path("none.jsonl")])) == [
         "none.jsonl:1:1: (file): cannot be read: No such file or directory"
@@ -259,6 +263,14 @@ def test_a_file_that_is_not_ours_is_refused_with_what_to_do(
     with pytest.raises(RefusedError, match=r"names no meters_file: make a file meters.csv beside"):
         add_meters(load_config(Path("config.yaml")), rows)
     assert Path("meters.csv").read_text() == METERS
+
+
+def test_a_gateway_that_does_not_run_takes_nothing_over(config: Config) -> None:
+    """Said at once, with what to do; what was written stays for the next start."""
+    with LocalClient(Path("none.sock")) as north, pytest.raises(RefusedError) as caught:
+        reload_gateway(config, north, ["kiosk-20"], SystemClock(), lambda _: None)
+    assert caught.value.refusal_code == "NOT_READY"
+    assert "control is not running: start it, then run this again" in str(caught.value)
 
 
 def command(action: str, reason: str = "", state: str = "verified") -> dict[str, object]:

@@ -11,7 +11,7 @@ from gateway.app.broker.mosquitto import NODE_HEARS
 from gateway.app.broker.write import device_records
 from gateway.app.config import Config
 from gateway.app.config_south import SouthMqtt
-from gateway.app.doctor.findings import Finding, fine, named, warn, wrong
+from gateway.app.doctor.findings import Finding, Verdict, fine, named, warn, wrong
 from gateway.app.doctor.mqtt_knock import NO_MQTT_5, REASONS, Visit, visit
 from gateway.app.doctor.network import CERTIFICATE_DAYS
 from gateway.app.doctor.stores import holder_of
@@ -70,7 +70,7 @@ def _broker(config: Config, mqtt: SouthMqtt, clock: Clock) -> Iterator[Finding]:
     if mqtt.tls is not None:
         found = list(_certificate(config, mqtt, clock))
         yield from found
-        if any(finding.next_step and finding.verdict == "problem" for finding in found):
+        if any(finding.verdict is Verdict.PROBLEM for finding in found):
             return
     yield from _login(config, mqtt, clock, where)
 

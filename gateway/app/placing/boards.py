@@ -1,16 +1,18 @@
 """Boards as the bench's records tell of them: those that are done, with the place of each."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.app.config_place import Place, Problem, quote, read_text, refuse
-from gateway.app.firmware.record import DONE, lines_in
+from gateway.app.firmware.record import BEGUN, DONE, FAILED, lines_in
 from gateway.core.node_message import DEVICE_ID
 
 # A board has two lines of some 700 bytes: more than 10,000 boards.
 RECORD_BYTES_MAX: Final = 16_000_000
+SERIAL: Final = re.compile(r"[A-Za-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,11 @@ def read_records(paths: Sequence[Path]) -> Boards:
     for path in paths:
         for place, line in _last_lines(path):
             serial = str(line["serial"])
+            if not SERIAL.fullmatch(serial):
+                problems.append(Problem(place, "serial", f"{quote(serial)} is no serial"))
+                continue
             if line["result"] != DONE:
-                others[serial] = str(line["result"])
+                others[serial] = BEGUN if line["result"] == BEGUN else FAILED
                 continue
             board = _board(place, line, problems)
             if board is None:
