@@ -48,6 +48,11 @@ BOARDS: Final = 10
 START_WH: Final = 1_000
 LOAD_W: Final = 20_000.0
 BALANCE: Final = "0.16"  # 20 Wh
+# A test that runs in the background ignores SIGINT, and so would its children.
+AT_A_TERMINAL: Final = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from gateway.app.cli import main; main()"
+)
 TENANTS: Final = "account,tariff,name,opening_balance\n"
 
 
@@ -323,7 +328,7 @@ def proved(site: Gateway, units: list[Unit], names: list[str]) -> None:
     said(site, "meter", "switch", first, "off", "--reason", PROOF_REASON)
     said(site, "device", "commission", second, "--yes")
     said(site, "meter", "switch", second, "off", "--reason", "work on the line")
-    command = [sys.executable, "-m", "gateway", *words, "--config", str(site.config)]
+    command = [sys.executable, "-c", AT_A_TERMINAL, *words, "--config", str(site.config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as begun:
         try:
             site.until(lambda: not all(u.board.relay_get() for u in units[2:]), "one open", 60)
