@@ -70,8 +70,11 @@ def release(
         str, typer.Option("--hardware", help="The nodes that it is for.")
     ] = "esp32-pzem-1",
     source: Annotated[
-        Path, typer.Option("--source", metavar="DIRECTORY", help="The node's package.")
-    ] = Path("firmware-micropython/node"),
+        Path | None,
+        typer.Option(
+            "--source", metavar="DIRECTORY", help="The node's package; the program's own else."
+        ),
+    ] = None,
     key: KeyOption = None,
     public: Annotated[
         Path | None,
@@ -88,6 +91,7 @@ def release(
     from gateway.app.firmware import bundle as bundles
     from gateway.app.firmware.build import compiled
     from gateway.app.firmware.signing import load_public, write_new
+    from gateway.app.firmware.sources import NODE_PACKAGE, firmware_directory
 
     if (key is None) == (public is None):
         raise typer.BadParameter("give --key, or --public to sign later", param_hint="--key")
@@ -96,7 +100,7 @@ def release(
     if next_key is not None:
         keys.append(load_public(next_key))
     purpose = bundles.Release(hardware=hardware, version=version, security=security)
-    raw = bundles.pack(purpose, compiled(source, keys))
+    raw = bundles.pack(purpose, compiled(source or firmware_directory() / NODE_PACKAGE, keys))
     made = bundles.read_bundle(raw)
     if signing is not None:
         made = bundles.read_bundle(bundles.sign(made, signing))

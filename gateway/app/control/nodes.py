@@ -91,6 +91,7 @@ class NodeOffice:
         self._lease_after_ns: dict[int, int] = {}
         self._events: dict[int, deque[int]] = {}
         self.events_dropped = 0
+        self._broker_away = False
         self.buttons: Final = Buttons(books)
         self._lifted: dict[int, int] = {}
         self._modules = ModuleWatch(book, self._told, self._may_tell)
@@ -111,7 +112,10 @@ class NodeOffice:
 
     def figures(self) -> dict[str, Value]:
         """Figures for the board."""
-        return node_figures(self.book, self._group)
+        figures = node_figures(self.book, self._group)
+        if self._group is not None:
+            figures["node_broker_away"] = float(self._broker_away)
+        return figures
 
     # -- as the group's listener -----------------------------------------------------------
 
@@ -175,6 +179,7 @@ class NodeOffice:
 
     def broker(self, *, connected: bool, reason: str) -> None:
         """The broker of all nodes went or came."""
+        self._broker_away = not connected
         (log.info if connected else log.warning)("nodes.broker", connected=connected, reason=reason)
         severity = "cleared" if connected else "warning"
         self._tell("NODE_BROKER_AWAY", "site", severity, reason=reason)
