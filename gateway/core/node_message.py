@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.core.errors import MeterIdentityError, MeterProtocolError
 from gateway.core.reading import Quality
+from gateway.core.rollout_plan import ChunkAsk
 
 MESSAGE_BYTES_MAX: Final = 8_192
 # A thousand times what a 100 A connection takes in its life; above it a counter is no counter.
@@ -22,6 +23,8 @@ ENERGY_WH_MAX: Final = 10**12
 REASONS_MAX: Final = 16
 RECORDS_MAX: Final = 256
 RECORD_FIELDS: Final = 10
+# The kind of event that asks for a piece of an update.
+CHUNK_WANTED: Final = "update_want"
 # Flags of a kept record.
 CLOCK_SET: Final = 1
 QUALITY_GOOD: Final = 4
@@ -71,6 +74,15 @@ class NodeLease:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeUpdate:
+    """An update that a node is fetching, with the bytes that it has, or that `failed`, and why."""
+
+    version: str
+    offset: int | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node's retained status; its Will is one with `online` False."""
 
@@ -85,6 +97,7 @@ class NodeStatus:
     trial: bool = False
     spooled: int = 0
     lease: NodeLease | None = None
+    update: NodeUpdate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +114,19 @@ class NodeResult:
 
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
-    """Something that happened at a node; `node_ms` by its own clock, None while that is unset."""
+    """Something that happened at a node; `node_ms` by its own clock, None while that is unset.
+
+    `chunk` is what it asks for (`update_want`); `code` and `message` say why something failed.
+    """
 
     device_id: str
     session: str
     kind: str
     node_ms: int | None
     energy_wh: int | None
+    chunk: ChunkAsk | None = None
+    code: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +208,7 @@ def parse_status(payload: bytes, device_id: str) -> NodeStatus:
         trial=found.get("trial") is True,
         spooled=_whole(found, "spooled") or 0,
         lease=_lease(found.get("lease")),
+        update=_update(found.get("update")),
     )
 
 
@@ -214,12 +234,16 @@ def parse_event(payload: bytes, device_id: str) -> NodeEvent:
     kind = _text(found, "kind")
     if not kind:
         raise MeterProtocolError("an event has a kind")
+    session = _session(found)
     return NodeEvent(
         device_id=device_id,
-        session=_session(found),
+        session=session,
         kind=kind,
         node_ms=_time_ms(found.get("at")),
         energy_wh=_whole(found, "energy_wh"),
+        chunk=_chunk(found, session) if kind == CHUNK_WANTED else None,
+        code=_words(found.get("code")),
+        message=_words(found.get("message")),
     )
 
 
@@ -372,6 +396,29 @@ def _reasons(found: Mapping[str, object]) -> tuple[str, ...]:
     if not isinstance(given, list) or len(given) > REASONS_MAX:
         raise MeterProtocolError("reasons are no short list")
     return tuple(_text({"reasons": one}, "reasons") for one in given)
+
+
+def _words(value: object) -> str:
+    """What a program at the node says, perhaps of an exception: shortened and never refused."""
+    text = value if isinstance(value, str) else ""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text[:64])
+
+
+def _chunk(found: Mapping[str, object], session: str) -> ChunkAsk:
+    offset, count = _whole(found, "offset"), _whole(found, "count")
+    if offset is None or count is None:
+        raise MeterProtocolError("a wish for a chunk has offset and count")
+    return ChunkAsk(session, _text(found, "version"), offset, count)
+
+
+def _update(given: object) -> NodeUpdate | None:
+    if not isinstance(given, dict):
+        return None
+    return NodeUpdate(
+        version=_words(given.get("version")),
+        offset=_whole(given, "offset"),
+        failed=_words(given.get("failed")),
+    )
 
 
 def _lease(given: object) -> NodeLease | None:

@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.core.node_message import NodeLease, NodeRecord, NodeStatus, NodeTelemetry
+from gateway.core.node_message import (
+    NodeLease,
+    NodeRecord,
+    NodeStatus,
+    NodeTelemetry,
+    NodeUpdate,
+)
 from gateway.core.node_order import NodeOrder
 from gateway.core.reading import Lane, Reading
 
@@ -50,6 +56,10 @@ class NodeDevice:
     gave_up: bool = False
     # Its session has not been told the time.
     clock_due: bool = False
+    # As its last status has it, and of which session that was.
+    on_trial: bool = False
+    update: NodeUpdate | None = None
+    told_session: str = ""
 
     def take_status(self, status: NodeStatus) -> None:
         """What a status says of the device itself."""
@@ -60,6 +70,8 @@ class NodeDevice:
         self.firmware = status.firmware or self.firmware
         self.hardware = status.hardware or self.hardware
         self.lease, self.spooled = status.lease, status.spooled
+        self.on_trial, self.update = status.trial, status.update
+        self.told_session = status.session
         if not status.spooled:
             self.waits_until_ns = None
 

@@ -127,6 +127,11 @@ class NodeGroup:
         device = self._by_index.get(index)
         return device is not None and device.has_relay
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker was there a moment ago."""
+        return self._link.is_connected
+
     def device_at(self, index: int) -> NodeDevice | None:
         """The device that serves a point; None before it was heard."""
         return self._by_index.get(index)
@@ -240,6 +245,11 @@ class NodeGroup:
             },
         )
         device.lease = NodeLease(epoch, seq, lease.cutoff_wh, lease.expires_s)
+
+    async def send_chunk(self, device_id: str, offset: int, chunk: bytes) -> None:
+        """Send bytes of an update. Raises MeterUnreachableError, MeterTimeoutError."""
+        topic = f"smartmeter/{device_id}/firmware"
+        await self._link.publish(topic, offset.to_bytes(4, "big") + chunk, COMMAND_DEADLINE_S)
 
     def _device(self, index: int) -> NodeDevice:
         device = self._by_index.get(index)
