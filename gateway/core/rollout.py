@@ -265,7 +265,7 @@ class Rollout:
             # In its own session a node tells the code of what it refused, after a restart why it
             # went back.
             code = "UPDATE_BACK" if restarted else seen.failed
-            self._fail(member, code, seen.failed if restarted else "")
+            self._fail(member, code, seen.failed if restarted else seen.note)
             return
         if member.phase is Phase.TRIAL:
             self._fail(member, "UPDATE_BACK", f"it went back to {seen.firmware}, and says not why")

@@ -154,6 +154,8 @@ class Seen:
     update_version: str = ""
     offset: int | None = None
     failed: str = ""
+    # What it said beside the code in `failed`.
+    note: str = ""
 
 
 AWAY: Final = Seen()

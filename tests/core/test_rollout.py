@@ -260,9 +260,11 @@ def test_what_a_node_refuses_after_it_fetched_is_its_code() -> None:
     assert site.phase("node-00") is Phase.OFFERED
     site.seen["node-00"] = OLD
     site.fetch("node-00")
-    site.seen["node-00"] = replace(OLD, update_version="2.0.0", failed="UPDATE_SIGNATURE")
+    site.seen["node-00"] = replace(
+        OLD, update_version="2.0.0", failed="UPDATE_SIGNATURE", note="not signed"
+    )
     site.look()
-    assert site.end_of("node-00") == (Phase.FAILED, "UPDATE_SIGNATURE", "")
+    assert site.end_of("node-00") == (Phase.FAILED, "UPDATE_SIGNATURE", "not signed")
 
 
 def test_a_node_that_restarts_before_it_changed_is_told_again() -> None:

@@ -14,6 +14,7 @@ from gateway.app.control.books import Books
 from gateway.app.control.devices import DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.rollouts import FirmwareFound, RolloutOffice, read_firmware
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
@@ -21,7 +22,7 @@ from gateway.core.clock import Clock
 from gateway.core.credit import PaymentMode
 from gateway.core.errors import MeterError, RefusedError
 from gateway.core.lease import LEASE_S, UNLIMITED_WH, Grant, cutoff_wh, in_force, renewed
-from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.node_message import CHUNK_WANTED, NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice
@@ -59,6 +60,7 @@ WARNINGS: Final = frozenset(
         "spool_lost",
         "memory_low",
         "command_refused",
+        "update_failed",
     }
 )
 
@@ -76,8 +78,10 @@ class NodeOffice:
         epoch: str,
         shelf: TariffShelf,
         books: Books,
+        firmware: FirmwareFound,
     ) -> None:
         self.book: Final = book
+        self.rollouts: Final = RolloutOffice(firmware, book, books, tell, clock, first=first)
         self.first: Final = first
         self._clock = clock
         self._tell = tell
@@ -95,6 +99,7 @@ class NodeOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+        self.rollouts.serve(group, engine)
 
     def forget(self, device_id: str) -> None:
         """Drop what is held in memory of a device."""
@@ -122,11 +127,18 @@ class NodeOffice:
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
         now_ns = self._clock.mono_ns()
-        if not self._may_tell(index, now_ns):
-            return
         meter_id = self._point(index).terms.meter_id
+        device = None if self._group is None else self._group.device_at(index)
+        if device is not None:
+            self.rollouts.heard(device, meter_id, event)
+        # A wish for a piece of an update is none of their news.
+        if event.kind == CHUNK_WANTED or not self._may_tell(index, now_ns):
+            return
         severity = "warning" if event.kind in WARNINGS else "notice"
-        self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
+        said = {"code": event.code, "message": event.message} if event.code else {}
+        self._tell(
+            "NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh, **said
+        )
         if event.kind == "button" and self._is_present(event):
             self._confirm(index, now_ns)
 
@@ -207,6 +219,7 @@ class NodeOffice:
             if device.index % LEASE_ROUNDS == self._round:
                 self._look_at_lease(group, device)
             self._note(device)
+        self.rollouts.look()
         changed = self.book.take_changed()
         if changed:
             self._books.commit(lambda connection: put_devices(connection, changed))
@@ -322,7 +335,14 @@ def node_office_of(
     key = load_node_key(paths_of(config).control_dir) if served else b""
     book = DeviceBook(config.nodes, records, key, clock, tell)
     return NodeOffice(
-        book, clock, tell, first=len(config.meters), epoch=epoch, shelf=shelf, books=books
+        book,
+        clock,
+        tell,
+        first=len(config.meters),
+        epoch=epoch,
+        shelf=shelf,
+        books=books,
+        firmware=writer.submit(read_firmware).result(),
     )
 
 
