@@ -273,7 +273,8 @@ class Rollout:
         if of_this and seen.offset is not None and not restarted:
             if member.phase is Phase.OFFERED:
                 self._enter(member, Phase.FETCHING)
-            self._reached(member, min(seen.offset, self.image.size))
+            # A status may lag behind the wish for the next chunk.
+            self._reached(member, max(member.offset, min(seen.offset, self.image.size)))
         if self.state is State.PAUSED and member.phase is not Phase.INSTALLING:
             return
         self._age(member, elapsed_ms)
