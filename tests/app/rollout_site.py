@@ -1,6 +1,7 @@
 """Scripted nodes that take updates, and a site that rolls images out to them."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -217,9 +218,16 @@ class RolloutSite(NodeSite):
     async def add(self, bundle: Bundle, *, size: int | None = None) -> str:
         """Upload and add an image; the code of a refusal, empty when it is there."""
         key_of = str(ULID())
-        await asyncio.to_thread(upload, self.directory, bundle)
+        await asyncio.to_thread(upload, self.directory, bundle.sha256, bundle.raw)
         body = AddImage(bundle.sha256, len(bundle.raw) if size is None else size)
         await self.do(body, Role.TECHNICIAN, key_of)
+        return self.code(key_of)
+
+    async def add_raw(self, raw: bytes) -> str:
+        """Upload and add bytes that may be no image; the code of the refusal."""
+        key_of, sha256 = str(ULID()), hashlib.sha256(raw).hexdigest()
+        await asyncio.to_thread(upload, self.directory, sha256, raw)
+        await self.do(AddImage(sha256, len(raw)), Role.TECHNICIAN, key_of)
         return self.code(key_of)
 
     async def begin(self, bundle: Bundle, **changes: object) -> str:
@@ -266,13 +274,13 @@ def write_public(path: Path) -> None:
     path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
-def upload(directory: Path, bundle: Bundle) -> None:
+def upload(directory: Path, sha256: str, raw: bytes) -> None:
     """What north keeps of an upload, while no north runs."""
     place = paths_of(load_config(directory / "config.yaml")).north_dir
     owner = own_directory(place, create=False)
     try:
         file = open_writer(place / "north.db", NORTH, owner=owner, create=False)
-        put_upload(file.connection, bundle.sha256, bundle.raw)
+        put_upload(file.connection, sha256, raw)
         file.stop()
     finally:
         owner.release()

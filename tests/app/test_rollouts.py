@@ -16,9 +16,13 @@ from gateway.core.requests import (
     Role,
     StopRollout,
 )
-from gateway.core.rollout_plan import Phase, State
+from gateway.core.rollout_plan import ROLLOUTS_MAX, Phase, State
 from gateway.store.audit import audit_before
-from gateway.store.firmware import read_rollout
+from gateway.store.firmware import (
+    ROLLOUTS_KEPT,
+    read_rollout,
+    read_rollouts,
+)
 from tests.app.node_site import until
 from tests.app.rollout_site import RolloutSite, UpdatingNode, living
 from tests.firmware.releases import bundle
@@ -435,4 +439,37 @@ async def test_a_broker_that_is_away_is_nobodys_failure(
         await node._ask()
         await until(lambda: ended(site), 30)
     assert site.phases() == [Phase.DONE]
+    site.crash()
+
+
+async def test_old_rollouts_are_forgotten(broker: Mosquitto, tmp_path: Path) -> None:
+    """Of those that have ended the newest stay, and numbers go on after a restart."""
+    site = RolloutSite(tmp_path, broker.port, 1)
+    (node,) = site.updating()
+    node.chunks_max = 0
+    async with living(site, node):
+        await heard(site, [node])
+        await site.add(NEW)
+        for number in range(1, ROLLOUTS_KEPT + 3):
+            assert await site.begin(NEW) == ""
+            await site.do(StopRollout(number, "next"), Role.MANAGER, f"s-{number}")
+    kept = [one.number for one in read_rollouts(site.file.connection)]
+    assert kept == list(range(ROLLOUTS_KEPT + 2, 2, -1))
+    site.restart()
+    assert site.nodes.rollouts.last_number == ROLLOUTS_KEPT + 2
+    assert site.nodes.rollouts.opened == {}
+    site.crash()
+
+
+async def test_at_most_four_rollouts_at_once(broker: Mosquitto, tmp_path: Path) -> None:
+    """Each holds its image in memory."""
+    site = RolloutSite(tmp_path, broker.port, ROLLOUTS_MAX + 1)
+    nodes = site.updating()
+    for node in nodes:
+        node.chunks_max = 0
+    async with living(site, *nodes):
+        await heard(site, nodes)
+        await site.add(NEW)
+        codes = [await site.begin(NEW, device_ids=(node.device_id,)) for node in nodes]
+    assert codes == [""] * ROLLOUTS_MAX + ["ROLLOUTS_FULL"]
     site.crash()

@@ -11,7 +11,6 @@ from typing import Final
 
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk
-from gateway.app.control.devices import Teller
 from gateway.app.control.rollouts import Opened, RolloutOffice
 from gateway.core import requests as wishes
 from gateway.core.errors import RefusedError, StoreError
@@ -50,13 +49,11 @@ class RolloutRequests:
         desk: Desk,
         office: RolloutOffice,
         requests: RequestReader,
-        tell: Teller,
         keys: Sequence[Path],
     ) -> None:
         self._desk = desk
         self._office = office
         self._requests = requests
-        self._tell = tell
         self._keys = tuple(keys)
         self._lock = asyncio.Lock()
 
@@ -103,15 +100,7 @@ class RolloutRequests:
 
             await self._desk.commit(request, effect)
             images[image.sha256] = record
-        self._tell(
-            "FIRMWARE_IMAGE_ADDED",
-            "site",
-            "notice",
-            version=image.version,
-            hardware=image.hardware,
-            sha256=image.sha256,
-            by=request.actor,
-        )
+        self._office.tell_image(record, by=request.actor, added=True)
 
     async def remove_image(self, body: wishes.RemoveImage, request: Request) -> None:
         """Forget an image. Refuses IMAGE_UNKNOWN, IMAGE_IN_USE."""
@@ -134,15 +123,7 @@ class RolloutRequests:
 
             await self._desk.commit(request, effect)
             del office.images[body.sha256]
-        self._tell(
-            "FIRMWARE_IMAGE_REMOVED",
-            "site",
-            "notice",
-            version=record.image.version,
-            hardware=record.image.hardware,
-            sha256=body.sha256,
-            by=request.actor,
-        )
+        office.tell_image(record, by=request.actor, added=False)
 
     async def _uploaded(self, body: wishes.AddImage) -> bytes:
         """The bytes that came with the request. Raises RefusedError IMAGE_MISSING."""

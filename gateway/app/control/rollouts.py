@@ -207,6 +207,20 @@ class RolloutOffice:
 
         return operate
 
+    def tell_image(self, record: ImageRecord, *, by: str, added: bool) -> None:
+        """An image came or went."""
+        image = record.image
+        kind = "FIRMWARE_IMAGE_ADDED" if added else "FIRMWARE_IMAGE_REMOVED"
+        self._tell(
+            kind,
+            "site",
+            "notice",
+            version=image.version,
+            hardware=image.hardware,
+            sha256=image.sha256,
+            by=by,
+        )
+
     # -- after every sweep -----------------------------------------------------------------
 
     def look(self) -> None:

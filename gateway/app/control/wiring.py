@@ -116,9 +116,7 @@ def office_of(
             watch,
             vouchers,
             DeviceRequests(desk, nodes.book, display.event, nodes.forget),
-            RolloutRequests(
-                desk, nodes.rollouts, requests, display.event, config.south.firmware.public
-            ),
+            RolloutRequests(desk, nodes.rollouts, requests, config.south.firmware.public),
         ],
         counter=counter,
         check=watch.check,
