@@ -278,6 +278,8 @@ class NodeGroup:
         task = asyncio.create_task(self._quietly(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        # A task that is cancelled before its first step has not begun what it wraps.
+        task.add_done_callback(lambda _task: work.close())
 
     async def _quietly(self, work: Coroutine[None, None, None]) -> None:
         try:

@@ -22,10 +22,10 @@ from gateway.core.requests import AddImage, BeginRollout, Role
 from gateway.core.rollout_plan import Member, Phase
 from gateway.store.commands import find_outcome
 from gateway.store.db import open_writer, own_directory
-from gateway.store.firmware import read_members
+from gateway.store.firmware import read_members, read_rollout
 from gateway.store.requests import NORTH
 from gateway.store.uploads import put_upload
-from tests.app.node_site import LiveClock, NodeSite, ScriptedNode, alive
+from tests.app.node_site import LiveClock, NodeSite, ScriptedNode, alive, until
 from tests.firmware.releases import HARDWARE, key
 
 CONFIG = """\
@@ -291,3 +291,15 @@ async def living(site: RolloutSite, *nodes: UpdatingNode) -> AsyncIterator[None]
     """Site and nodes run meanwhile."""
     async with site.running(), alive(*nodes):
         yield
+
+
+async def heard(site: RolloutSite, nodes: list[UpdatingNode]) -> None:
+    """All of these nodes are approved, and there."""
+    rollouts_ = site.nodes.rollouts
+    await until(lambda: all(rollouts_.seen(node.device_id).present for node in nodes))
+
+
+def ended(site: RolloutSite, number: int = 1) -> bool:
+    """Whether a roll-out has its end on file."""
+    record = read_rollout(site.file.connection, number)
+    return record is not None and record.ended_utc_ms is not None

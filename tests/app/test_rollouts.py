@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -16,15 +17,13 @@ from gateway.core.requests import (
     Role,
     StopRollout,
 )
-from gateway.core.rollout_plan import ROLLOUTS_MAX, Phase, State
+from gateway.core.rollout_plan import Phase, State
 from gateway.store.audit import audit_before
 from gateway.store.firmware import (
-    ROLLOUTS_KEPT,
     read_rollout,
-    read_rollouts,
 )
-from tests.app.node_site import until
-from tests.app.rollout_site import RolloutSite, UpdatingNode, living
+from tests.app.node_site import alive, until
+from tests.app.rollout_site import RolloutSite, ended, heard, living
 from tests.firmware.releases import bundle
 from tests.south.mosquitto import Mosquitto, needs_broker
 
@@ -40,18 +39,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
     await made.start()
     yield made
     await made.kill()
-
-
-async def heard(site: RolloutSite, nodes: list[UpdatingNode]) -> None:
-    """All of these nodes are approved, and there."""
-    rollouts_ = site.nodes.rollouts
-    await until(lambda: all(rollouts_.seen(node.device_id).present for node in nodes))
-
-
-def ended(site: RolloutSite, number: int = 1) -> bool:
-    """Whether a roll-out has its end on file."""
-    record = read_rollout(site.file.connection, number)
-    return record is not None and record.ended_utc_ms is not None
 
 
 async def test_all_nodes_get_an_image_a_few_at_once(broker: Mosquitto, tmp_path: Path) -> None:
@@ -307,72 +294,6 @@ async def test_who_is_left_out_and_never_two_rollouts_on_one_device(
     site.crash()
 
 
-async def test_wishes_that_are_wrong_get_nothing_and_metering_goes_on(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """Told once an hour; what cannot be read is told as any such message."""
-    site = RolloutSite(tmp_path, broker.port, 2)
-    node, stranger = site.updating()
-    node.chunks_max = 2
-    async with living(site, node, stranger):
-        await heard(site, [node, stranger])
-        await site.add(NEW)
-        await site.begin(NEW, device_ids=("node-1",))
-        await until(lambda: node.chunks == 2)
-        await stranger.want("2.0.0", 0, 1_024)
-        await stranger.want("2.0.0", 0, 1_024)
-        size = len(NEW.raw)
-        for version, offset, count in (
-            ("2.0.0", 0, 1_025),
-            ("2.0.0", 0, 0),
-            ("2.0.0", size, 1),
-            ("2.0.0", size - 1, 2),
-            ("9.9.9", 0, 1_024),
-        ):
-            await node.want(version, offset, count)
-        before = site.point(0).last_sequence
-        for nothing in (-1, "x", None, 1.5, 2**70, True):
-            await node.want("2.0.0", nothing, 1)
-        old, node.session = node.session, "f" * 16
-        await node.want("2.0.0", 0, 1_024)
-        node.session = old
-        await until(lambda: site.events("NODE_MESSAGE_REFUSED"))
-        await until(lambda: site.point(0).last_sequence > before + 2)
-        assert (node.chunks, stranger.chunks) == (2, 0)
-        told = site.facts("FIRMWARE_WISH_REFUSED")
-        assert [(one["device"], one["reason"]) for one in told] == [
-            ("node-2", "it is in no roll-out"),
-            ("node-1", "it asks for 1025 bytes at once, at most 1024"),
-        ]
-        assert site.nodes.rollouts.counts["wishes refused"] == 7
-        node.chunks_max = 10_000
-        await node._ask()
-        await until(lambda: ended(site), 30)
-    assert site.phases() == [Phase.DONE]
-    site.crash()
-
-
-async def test_a_node_that_floods_with_wishes_gets_forty_chunks_a_second(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """The newest wish counts, those between are dropped, and another node is served meanwhile."""
-    site = RolloutSite(tmp_path, broker.port, 2)
-    node, other = site.updating()
-    node.chunks_max = 1
-    async with living(site, node, other):
-        await heard(site, [node, other])
-        await site.add(NEW)
-        await site.begin(NEW)
-        await until(lambda: node.chunks == 1)
-        begun = site.clock.mono_ns()
-        for _ in range(500):
-            await node.want("2.0.0", 1_024, 1_024)
-        await until(lambda: other.installed, 30)
-        seconds = (site.clock.mono_ns() - begun) / 1e9
-        assert node.chunks - 1 <= 40 * seconds + 2
-    site.crash()
-
-
 async def test_no_update_begins_while_a_relay_is_being_switched(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
@@ -442,34 +363,30 @@ async def test_a_broker_that_is_away_is_nobodys_failure(
     site.crash()
 
 
-async def test_old_rollouts_are_forgotten(broker: Mosquitto, tmp_path: Path) -> None:
-    """Of those that have ended the newest stay, and numbers go on after a restart."""
-    site = RolloutSite(tmp_path, broker.port, 1)
-    (node,) = site.updating()
-    node.chunks_max = 0
-    async with living(site, node):
-        await heard(site, [node])
-        await site.add(NEW)
-        for number in range(1, ROLLOUTS_KEPT + 3):
-            assert await site.begin(NEW) == ""
-            await site.do(StopRollout(number, "next"), Role.MANAGER, f"s-{number}")
-    kept = [one.number for one in read_rollouts(site.file.connection)]
-    assert kept == list(range(ROLLOUTS_KEPT + 2, 2, -1))
-    site.restart()
-    assert site.nodes.rollouts.last_number == ROLLOUTS_KEPT + 2
-    assert site.nodes.rollouts.opened == {}
-    site.crash()
-
-
-async def test_at_most_four_rollouts_at_once(broker: Mosquitto, tmp_path: Path) -> None:
-    """Each holds its image in memory."""
-    site = RolloutSite(tmp_path, broker.port, ROLLOUTS_MAX + 1)
+async def test_control_dies_again_and_again(broker: Mosquitto, tmp_path: Path) -> None:
+    """At moments that no step is safe from: each node installs once, each end is counted once."""
+    site = RolloutSite(tmp_path, broker.port, 4)
     nodes = site.updating()
-    for node in nodes:
-        node.chunks_max = 0
-    async with living(site, *nodes):
-        await heard(site, nodes)
-        await site.add(NEW)
-        codes = [await site.begin(NEW, device_ids=(node.device_id,)) for node in nodes]
-    assert codes == [""] * ROLLOUTS_MAX + ["ROLLOUTS_FULL"]
+    nodes[3].ends = "back"
+    chance = Random(7)
+    async with alive(*nodes):
+        async with site.running():
+            await heard(site, nodes)
+            await site.add(NEW)
+            await site.begin(NEW, parallel_max=2, failures_max=2)
+        for _ in range(60):
+            site.restart()
+            async with site.running():
+                await asyncio.sleep(chance.uniform(0.1, 0.9))
+            if ended(site):
+                break
+    assert [(one.phase, one.code) for one in site.members()] == [
+        (Phase.DONE, ""),
+        (Phase.DONE, ""),
+        (Phase.DONE, ""),
+        (Phase.FAILED, "UPDATE_BACK"),
+    ]
+    assert [node.installed for node in nodes] == [["2.0.0"]] * 4
+    assert len(site.events("ROLLOUT_DEVICE_FAILED")) == 1
+    assert site.proof().problem_count == 0
     site.crash()

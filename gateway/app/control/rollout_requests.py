@@ -199,7 +199,7 @@ class RolloutRequests:
             on_file = RolloutRecord(
                 number, record.image, plan, rollout.head, request.actor, books.label()
             )
-            opened = Opened(on_file, rollout, content or b"")
+            opened = Opened(on_file, rollout, content or b"", self._desk.clock.mono_ns())
             # Nobody hears of it before this is committed: offers wait for what is queued.
             office.opened[number], office.last_number = opened, number
             progress = office.taken(opened, by=request.actor)

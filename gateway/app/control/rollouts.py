@@ -57,6 +57,8 @@ PRESENT_NS: Final = 60 * NS
 OFFER_AGAIN_NS: Final = 30 * NS
 # A node gets at most forty chunks a second.
 CHUNK_GAP_NS: Final = NS // 40
+# A look costs some ten microseconds a device: one with 800 is looked at every four seconds.
+LOOK_NS_A_DEVICE: Final = NS // 200
 # How long something has lasted is kept this often, anything else with the sweep.
 AGED_EVERY_NS: Final = 60 * NS
 # A node that asks for what it is not to have is told of once in so long.
@@ -76,6 +78,7 @@ class Opened:
     record: RolloutRecord
     rollout: Rollout
     content: bytes
+    looked_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -120,7 +123,6 @@ class RolloutOffice:
         self._first = first
         self._group: NodeGroup | None = None
         self._engine: Engine | None = None
-        self._looked_ns = 0
         self._aged_ns = 0
         self._kept: asyncio.Future[None] | None = None
         self._offer_after_ns: dict[str, int] = {}
@@ -134,7 +136,9 @@ class RolloutOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who switches them."""
         self._group, self._engine = group, engine
-        self._looked_ns = self._aged_ns = self._clock.mono_ns()
+        self._aged_ns = self._clock.mono_ns()
+        for opened in self.opened.values():
+            opened.looked_ns = self._aged_ns
 
     # -- for requests ----------------------------------------------------------------------
 
@@ -226,26 +230,36 @@ class RolloutOffice:
     def look(self) -> None:
         """See how far the nodes are, tell those whose turn it is, keep what changed."""
         now_ns, group = self._clock.mono_ns(), self._group
-        if group is None or not self.opened or not group.is_connected:
-            # Nobody can be seen: no time counts.
-            self._looked_ns = now_ns
+        if group is None or not group.is_connected or self._is_held:
+            # Nobody can be seen, or nothing may go on: no time counts.
+            for opened in self.opened.values():
+                opened.looked_ns = now_ns
             return
-        elapsed_ms = (now_ns - self._looked_ns) // 1_000_000
-        self._looked_ns += elapsed_ms * 1_000_000
         aged = now_ns - self._aged_ns >= AGED_EVERY_NS
         if aged:
             self._aged_ns = now_ns
         for opened in tuple(self.opened.values()):
-            rollout = opened.rollout
-            seen = {
-                member.device_id: self.seen(member.device_id)
-                for member in rollout.members
-                if member.phase not in (Phase.FAILED, Phase.SKIPPED)
-            }
-            rollout.look(seen, elapsed_ms)
-            self._keep(opened, aged=aged)
-            for device_id in rollout.offers(seen):
-                self._begin_offer(group, opened, device_id, now_ns)
+            passed_ns = now_ns - opened.looked_ns
+            if aged or passed_ns >= LOOK_NS_A_DEVICE * len(opened.rollout.members):
+                opened.looked_ns = now_ns
+                self._look_at(group, opened, passed_ns // 1_000_000, aged=aged)
+
+    def _look_at(self, group: NodeGroup, opened: Opened, elapsed_ms: int, *, aged: bool) -> None:
+        rollout = opened.rollout
+        seen = {
+            member.device_id: self.seen(member.device_id)
+            for member in rollout.members
+            if member.phase not in (Phase.FAILED, Phase.SKIPPED)
+        }
+        rollout.look(seen, elapsed_ms)
+        self._keep(opened, aged=aged)
+        for device_id in rollout.offers(seen):
+            self._begin_offer(group, opened, device_id)
+
+    @property
+    def _is_held(self) -> bool:
+        """After a restore the file may tell of a roll-out that a person stopped since."""
+        return self._engine is not None and self._engine.gate.recovery is not None
 
     def seen(self, device_id: str) -> Seen:
         """What is known of a device now."""
@@ -293,7 +307,8 @@ class RolloutOffice:
 
     # -- offers ----------------------------------------------------------------------------
 
-    def _begin_offer(self, group: NodeGroup, opened: Opened, device_id: str, now_ns: int) -> None:
+    def _begin_offer(self, group: NodeGroup, opened: Opened, device_id: str) -> None:
+        now_ns = self._clock.mono_ns()
         early = now_ns < self._offer_after_ns.get(device_id, 0)
         device = group.devices.get(device_id)
         if early or device_id in self._offering or device is None:
@@ -350,7 +365,7 @@ class RolloutOffice:
         problem = ask_problem(opened.rollout.image, ask)
         if problem:
             self._refuse(device.device_id, meter_id, problem)
-        elif opened.rollout.asked(device.device_id, ask):
+        elif not self._is_held and opened.rollout.asked(device.device_id, ask):
             self._feed(self._group, opened, device.device_id, ask)
         else:
             self.counts["wishes not now"] += 1
