@@ -1,11 +1,11 @@
-"""`firmware`: keys, releases and bundles of the ESP32 node; needs no site."""
+"""`firmware`: keys, releases and bundles of the ESP32 node; and what a site does with them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.app.cli import firmware_bench
+from gateway.app.cli import firmware_bench, firmware_image, firmware_rollout
 from gateway.app.cli.output import JsonOption, show_json, show_table
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ KeyOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(help="Firmware of ESP32 nodes: keys and releases.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Firmware of ESP32 nodes: keys, releases, roll-outs.", no_args_is_help=True
+    )
     group.command()(keygen)
     group.command()(release)
     group.command()(sign)
     group.command()(inspect)
     firmware_bench.register(group)
+    firmware_image.register(group)
+    firmware_rollout.register(group)
     app.add_typer(group, name="firmware")
 
 

@@ -16,6 +16,7 @@ from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import wanted_of
 from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.rollouts import FirmwareFound, RolloutOffice, read_firmware
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
@@ -23,7 +24,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.figures import Value
 from gateway.core.lease import UNLIMITED_WH, Grant, Wanted, renewed
-from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.node_message import CHUNK_WANTED, NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice, steady
@@ -59,6 +60,7 @@ WARNINGS: Final = frozenset(
         "spool_lost",
         "memory_low",
         "command_refused",
+        "update_failed",
     }
 )
 
@@ -76,8 +78,10 @@ class NodeOffice:
         epoch: str,
         shelf: TariffShelf,
         books: Books,
+        firmware: FirmwareFound,
     ) -> None:
         self.book: Final = book
+        self.rollouts: Final = RolloutOffice(firmware, book, books, tell, clock, first=first)
         self.first: Final = first
         self._clock = clock
         self._tell = tell
@@ -104,6 +108,7 @@ class NodeOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+        self.rollouts.serve(group, engine)
 
     def forget(self, device_id: str) -> None:
         """Drop what is held in memory of a device."""
@@ -154,10 +159,15 @@ class NodeOffice:
 
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
-        if not self._may_tell(index):
-            return
         meter_id = self._point(index).terms.meter_id
+        device = None if self._group is None else self._group.device_at(index)
+        if device is not None:
+            self.rollouts.heard(device, meter_id, event)
+        # A wish for a piece of an update is none of their news.
+        if event.kind == CHUNK_WANTED or not self._may_tell(index):
+            return
         severity = "warning" if event.kind in WARNINGS else "notice"
+        said = {"code": event.code, "message": event.message} if event.code else {}
         self._tell(
             "NODE_EVENT",
             meter_id,
@@ -165,6 +175,7 @@ class NodeOffice:
             what=event.kind,
             energy_wh=event.energy_wh,
             at_ms=event.node_ms,
+            **said,
         )
         if event.kind == "button" and self._is_present(event):
             self._confirm(index, event)
@@ -272,6 +283,7 @@ class NodeOffice:
             if device.index % LEASE_ROUNDS == self._round:
                 self._look_at_lease(group, device)
             self._note(device)
+        self.rollouts.look()
         changed = self.book.take_changed()
         if changed:
             self._books.commit(lambda connection: put_devices(connection, changed))
@@ -360,7 +372,14 @@ def node_office_of(
     key = load_node_key(paths_of(config).control_dir) if served else b""
     book = DeviceBook(config.nodes, records, key, clock, tell)
     return NodeOffice(
-        book, clock, tell, first=len(config.meters), epoch=epoch, shelf=shelf, books=books
+        book,
+        clock,
+        tell,
+        first=len(config.meters),
+        epoch=epoch,
+        shelf=shelf,
+        books=books,
+        firmware=writer.submit(read_firmware).result(),
     )
 
 
