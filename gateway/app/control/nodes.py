@@ -16,6 +16,7 @@ from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import wanted_of
 from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.rollouts import FirmwareFound, RolloutOffice, read_firmware
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
@@ -23,7 +24,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.figures import Value
 from gateway.core.lease import UNLIMITED_WH, Grant, Wanted, renewed
-from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.node_message import CHUNK_WANTED, NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice, steady
@@ -59,6 +60,7 @@ WARNINGS: Final = frozenset(
         "spool_lost",
         "memory_low",
         "command_refused",
+        "update_failed",
     }
 )
 
@@ -76,8 +78,10 @@ class NodeOffice:
         epoch: str,
         shelf: TariffShelf,
         books: Books,
+        firmware: FirmwareFound,
     ) -> None:
         self.book: Final = book
+        self.rollouts: Final = RolloutOffice(firmware, book, books, tell, clock, first=first)
         self.first: Final = first
         self._clock = clock
         self._tell = tell
@@ -91,6 +95,7 @@ class NodeOffice:
         self._lease_after_ns: dict[int, int] = {}
         self._events: dict[int, deque[int]] = {}
         self.events_dropped = 0
+        self._broker_away = False
         self.buttons: Final = Buttons(books)
         self._lifted: dict[int, int] = {}
         self._modules = ModuleWatch(book, self._told, self._may_tell)
@@ -103,6 +108,7 @@ class NodeOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+        self.rollouts.serve(group, engine)
 
     def forget(self, device_id: str) -> None:
         """Drop what is held in memory of a device."""
@@ -111,7 +117,10 @@ class NodeOffice:
 
     def figures(self) -> dict[str, Value]:
         """Figures for the board."""
-        return node_figures(self.book, self._group)
+        figures = node_figures(self.book, self._group)
+        if self._group is not None:
+            figures["node_broker_away"] = float(self._broker_away)
+        return figures
 
     # -- as the group's listener -----------------------------------------------------------
 
@@ -150,11 +159,24 @@ class NodeOffice:
 
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
-        if not self._may_tell(index):
-            return
         meter_id = self._point(index).terms.meter_id
+        device = None if self._group is None else self._group.device_at(index)
+        if device is not None:
+            self.rollouts.heard(device, meter_id, event)
+        # A wish for a piece of an update is none of their news.
+        if event.kind == CHUNK_WANTED or not self._may_tell(index):
+            return
         severity = "warning" if event.kind in WARNINGS else "notice"
-        self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
+        said = {"code": event.code, "message": event.message} if event.code else {}
+        self._tell(
+            "NODE_EVENT",
+            meter_id,
+            severity,
+            what=event.kind,
+            energy_wh=event.energy_wh,
+            at_ms=event.node_ms,
+            **said,
+        )
         if event.kind == "button" and self._is_present(event):
             self._confirm(index, event)
 
@@ -168,6 +190,7 @@ class NodeOffice:
 
     def broker(self, *, connected: bool, reason: str) -> None:
         """The broker of all nodes went or came."""
+        self._broker_away = not connected
         (log.info if connected else log.warning)("nodes.broker", connected=connected, reason=reason)
         severity = "cleared" if connected else "warning"
         self._tell("NODE_BROKER_AWAY", "site", severity, reason=reason)
@@ -260,6 +283,7 @@ class NodeOffice:
             if device.index % LEASE_ROUNDS == self._round:
                 self._look_at_lease(group, device)
             self._note(device)
+        self.rollouts.look()
         changed = self.book.take_changed()
         if changed:
             self._books.commit(lambda connection: put_devices(connection, changed))
@@ -348,7 +372,14 @@ def node_office_of(
     key = load_node_key(paths_of(config).control_dir) if served else b""
     book = DeviceBook(config.nodes, records, key, clock, tell)
     return NodeOffice(
-        book, clock, tell, first=len(config.meters), epoch=epoch, shelf=shelf, books=books
+        book,
+        clock,
+        tell,
+        first=len(config.meters),
+        epoch=epoch,
+        shelf=shelf,
+        books=books,
+        firmware=writer.submit(read_firmware).result(),
     )
 
 
