@@ -20,8 +20,8 @@ from gateway.core.errors import (
     NodeRefusedError,
 )
 from gateway.core.lease import Grant
+from gateway.core.node_form import MESSAGE_BYTES_MAX
 from gateway.core.node_message import (
-    MESSAGE_BYTES_MAX,
     NodeBacklog,
     NodeLease,
     NodeResult,
@@ -44,6 +44,7 @@ from gateway.south.node_device import (
     reading_of,
 )
 from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
+from gateway.south.tasks import ended
 
 NS: Final = 1_000_000_000
 # Status first: what is retained says what the other messages are.
@@ -58,7 +59,6 @@ COMMAND_DEADLINE_S: Final = 4.0
 # A node that hears no command for five minutes takes the gateway for away and keeps its readings.
 TOLD_EVERY_NS: Final = 120 * NS
 ORDER_EXPIRES_S: Final = 30
-STOP_DEADLINE_S: Final = 3.0
 # So long live readings wait for kept ones that do not come.
 BACKLOG_WAIT_NS: Final = 60 * NS
 WAITING_MAX: Final = 1_000
@@ -122,7 +122,7 @@ class NodeGroup:
             if link.done():
                 await link
         finally:
-            await _cancelled({link, *self._tasks})
+            await ended({link, *self._tasks})
         if self.failure is not None:
             raise self.failure
 
@@ -184,9 +184,7 @@ class NodeGroup:
     # -- commands --------------------------------------------------------------------------
 
     async def order(self, index: int, kind: str, args: Mapping[str, object]) -> NodeResult:
-        """A command that nobody wants carried out late; a node without a clock is told the time
-        first. Raises as `command`.
-        """
+        """A command that nobody wants late: without a clock it is told the time. As `command`."""
         try:
             return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
         except NodeRefusedError as refused:
@@ -498,14 +496,3 @@ class NodeGroup:
     def _fail(self, index: int, error: MeterError) -> None:
         if self._on_failure is not None:
             self._on_failure(index, error)
-
-
-async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
-    """End tasks, and do not wait for ever for one that hangs on a broker."""
-    waiting = {task for task in tasks if not task.done()}
-    for _ in range(2):
-        for task in waiting:
-            task.cancel()
-        if not waiting:
-            return
-        _, waiting = await asyncio.wait(waiting, timeout=STOP_DEADLINE_S)

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import MeterError, MeterIdentityError, MeterProtocolError
 from gateway.core.lease import PowerLimits
+from gateway.core.node_form import ENERGY_WH_MAX, MESSAGE_BYTES_MAX
 from gateway.core.node_message import (
-    ENERGY_WH_MAX,
-    MESSAGE_BYTES_MAX,
     HeldCounter,
     NodeLease,
     device_of,

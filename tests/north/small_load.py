@@ -21,9 +21,11 @@ from gateway.store.supply_orders import (
     standing_overrides,
 )
 from tests.north.small_devices import DEVICE_BODIES, DeviceBody, decide_device
+from tests.north.small_firmware import FIRMWARE_BODIES, FirmwareBody, execute_firmware
 
 LoadBody = (
     DeviceBody
+    | FirmwareBody
     | SetLimits
     | UnlockOverload
     | ShedLoad
@@ -41,6 +43,7 @@ LOAD_BODIES = (
     EndOverride,
     RestoreAll,
     *DEVICE_BODIES,
+    *FIRMWARE_BODIES,
 )
 
 
@@ -48,8 +51,8 @@ def execute_load(
     connection: Connection, request: Request, body: LoadBody, now: int
 ) -> dict[str, object]:
     """Keep limits and overrides; no point is locked out and nothing is shed here."""
-    if isinstance(body, DeviceBody):
-        return decide_device(connection, body)
+    if isinstance(body, DeviceBody | FirmwareBody):
+        return _of_nodes(connection, request, body, now)
     if isinstance(body, SetLimits):
         limits = PointLimits(
             body.service_point_id,
@@ -90,3 +93,11 @@ def execute_load(
     if isinstance(body, EndShed):
         raise RefusedError("NO_SHED", f"nobody ordered to shed on {body.feeder}", "feeder")
     return {"feeder": body.feeder}
+
+
+def _of_nodes(
+    connection: Connection, request: Request, body: DeviceBody | FirmwareBody, now: int
+) -> dict[str, object]:
+    if isinstance(body, DeviceBody):
+        return decide_device(connection, body)
+    return execute_firmware(connection, request, body, now)

@@ -205,8 +205,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
     display = _display(config, books, opened, clock)
     _tell_unmetered(found, display)
     watchman = watchman_of(config, display, opened.writer, books)
-    tell = display.event
-    nodes = node_office_of(config, opened.writer, books, found.shelf, tell=tell, clock=clock)
+    nodes = _nodes(config, opened, books, display, clock)
     engine = _engine(config, clock, opened, books, display, nodes=nodes, tallies=tallies)
     sweeper = Sweeper(
         engine,
@@ -266,6 +265,14 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         _prover(config, books, engine, display, clock),
         opened.watch,
     )
+
+
+def _nodes(
+    config: Config, opened: _Opened, books: Books, display: Display, clock: Clock
+) -> NodeOffice:
+    """Who hears the nodes, as the ledger left them."""
+    shelf = opened.found.shelf
+    return node_office_of(config, opened.writer, books, shelf, tell=display.event, clock=clock)
 
 
 def _engine(
