@@ -37,7 +37,6 @@ HELD_BYTES: Final = 120_000  # at rest 100,000; an update under way takes more
 HELD_GROWTH_BYTES: Final = 4_096
 WARM_S: Final = 1_800
 WATCHDOG_MS: Final = 60_000
-KEPT_KINDS: Final = ("trip", "lease_reached", "register_jump", "register_regression")
 
 
 def release(version: str, security: int) -> Bundle:
