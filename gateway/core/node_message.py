@@ -14,14 +14,21 @@ from decimal import Decimal
 from typing import Final
 
 from gateway.core.errors import MeterIdentityError, MeterProtocolError
+from gateway.core.lease import NO_LIMITS, PowerLimits
 from gateway.core.reading import Quality
+from gateway.core.rollout_plan import ChunkAsk
 
 MESSAGE_BYTES_MAX: Final = 8_192
 # A thousand times what a 100 A connection takes in its life; above it a counter is no counter.
 ENERGY_WH_MAX: Final = 10**12
 REASONS_MAX: Final = 16
 RECORDS_MAX: Final = 256
+# Modules on one node's line.
+MODULES_MAX: Final = 3
+MODULE_ADDRESS_MAX: Final = 0xF7
 RECORD_FIELDS: Final = 10
+# The kind of event that asks for a piece of an update.
+CHUNK_WANTED: Final = "update_want"
 # Flags of a kept record.
 CLOCK_SET: Final = 1
 QUALITY_GOOD: Final = 4
@@ -35,11 +42,33 @@ _WORD: Final = re.compile(r"[\x20-\x7e]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
+class HeldCounter:
+    """A module's own counter, in Wh: the last good one, and the one that waits for a person."""
+
+    counter_wh: int
+    held_wh: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeModule:
+    """One of a node's several modules. None: it is silent, or was never read."""
+
+    address: int
+    quality: Quality
+    energy_wh: int | None = None
+    voltage_v: float | None = None
+    current_a: float | None = None
+    power_w: float | None = None
+    held: HeldCounter | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeTelemetry:
     """One telemetry message. None: the node did not say, or its module was silent.
 
     `energy_wh` is the cumulative import, floored to whole Wh. `node_ms` is the node's own time
-    (wall ms). The older form has neither `seq`, `boot_id`, `session` nor `relay_closed`.
+    (wall ms). The older form has neither `seq`, `boot_id`, `session` nor `relay_closed`. `held` is
+    the first module's counter where it waits; `modules` are all, where there are several.
     """
 
     device_id: str
@@ -58,6 +87,8 @@ class NodeTelemetry:
     relay_closed: bool | None = None
     reasons: tuple[str, ...] = ()
     firmware: str = ""
+    held: HeldCounter | None = None
+    modules: tuple[NodeModule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +99,24 @@ class NodeLease:
     seq: int
     cutoff_wh: int
     expires_s: int
+    limits: PowerLimits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUpdate:
+    """An update that a node is fetching, with the bytes that it has, or that `failed`, and why."""
+
+    version: str
+    offset: int | None = None
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node's retained status; its Will is one with `online` False."""
+    """A node's retained status; its Will is one with `online` False.
+
+    `can` names what its firmware can do beyond the first form (`limits`, `release`).
+    """
 
     device_id: str
     online: bool
@@ -85,6 +129,8 @@ class NodeStatus:
     trial: bool = False
     spooled: int = 0
     lease: NodeLease | None = None
+    can: tuple[str, ...] = ()
+    update: NodeUpdate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +151,8 @@ class NodeEvent:
 
     `session`, `boot_id` and `seq` are those of the boot in which it happened: it may come after a
     later one has begun, and twice. The older form has no `seq`.
+
+    `chunk` is what it asks for (`update_want`); `code` and `message` say why something failed.
     """
 
     device_id: str
@@ -114,6 +162,9 @@ class NodeEvent:
     energy_wh: int | None
     boot_id: int | None = None
     seq: int | None = None
+    chunk: ChunkAsk | None = None
+    code: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +223,10 @@ def parse_telemetry(payload: bytes, device_id: str) -> NodeTelemetry:
         boot_id=_whole(found, "boot_id"),
         session=_session(found),
         relay_closed=_relay(found),
-        reasons=_reasons(found),
+        reasons=_words(found, "reasons"),
         firmware=_text(found, "firmware"),
+        held=_held(found),
+        modules=_modules(found),
     )
 
 
@@ -195,6 +248,8 @@ def parse_status(payload: bytes, device_id: str) -> NodeStatus:
         trial=found.get("trial") is True,
         spooled=_whole(found, "spooled") or 0,
         lease=_lease(found.get("lease")),
+        can=_words(found, "can"),
+        update=_update(found.get("update")),
     )
 
 
@@ -220,14 +275,18 @@ def parse_event(payload: bytes, device_id: str) -> NodeEvent:
     kind = _text(found, "kind")
     if not kind:
         raise MeterProtocolError("an event has a kind")
+    session = _session(found)
     return NodeEvent(
         device_id=device_id,
-        session=_session(found),
+        session=session,
         kind=kind,
         node_ms=_time_ms(found.get("at")),
         energy_wh=_whole(found, "energy_wh"),
         boot_id=_whole(found, "boot_id"),
         seq=_whole(found, "seq"),
+        chunk=_chunk(found, session) if kind == CHUNK_WANTED else None,
+        code=_plain(found.get("code")),
+        message=_plain(found.get("message")),
     )
 
 
@@ -375,11 +434,70 @@ def _relay(found: Mapping[str, object]) -> bool | None:
     return None if relay is None else relay == "closed"
 
 
-def _reasons(found: Mapping[str, object]) -> tuple[str, ...]:
-    given = found.get("reasons", [])
+def _words(found: Mapping[str, object], name: str) -> tuple[str, ...]:
+    given = found.get(name, [])
     if not isinstance(given, list) or len(given) > REASONS_MAX:
-        raise MeterProtocolError("reasons are no short list")
-    return tuple(_text({"reasons": one}, "reasons") for one in given)
+        raise MeterProtocolError(f"{name} are no short list")
+    return tuple(_text({name: one}, name) for one in given)
+
+
+def _held(found: Mapping[str, object]) -> HeldCounter | None:
+    counter_wh, held_wh = _whole(found, "counter_wh"), _whole(found, "held_wh")
+    if held_wh is None or counter_wh is None:
+        return None
+    if max(counter_wh, held_wh) >= ENERGY_WH_MAX:
+        raise MeterProtocolError("held_wh is out of range")
+    return HeldCounter(counter_wh, held_wh)
+
+
+def _modules(found: Mapping[str, object]) -> tuple[NodeModule, ...]:
+    given = found.get("meters", [])
+    if not isinstance(given, list) or len(given) > MODULES_MAX:
+        raise MeterProtocolError(f"meters are no list of at most {MODULES_MAX}")
+    modules = tuple(map(_module, given))
+    if len({one.address for one in modules}) != len(modules):
+        raise MeterProtocolError("an address of meters stands twice")
+    return modules
+
+
+def _module(given: object) -> NodeModule:
+    if not isinstance(given, dict):
+        raise MeterProtocolError("meters hold objects")
+    address = _whole(given, "address")
+    if address is None or not 1 <= address <= MODULE_ADDRESS_MAX:
+        raise MeterProtocolError(f"an address of meters is 1 to {MODULE_ADDRESS_MAX}")
+    return NodeModule(
+        address=address,
+        quality=_quality(given),
+        energy_wh=_energy_wh(given),
+        voltage_v=_number(given, "voltage", 0, 1_000),
+        current_a=_number(given, "current", 0, 10_000),
+        power_w=_number(given, "power_w", -10_000_000, 10_000_000),
+        held=_held(given),
+    )
+
+
+def _plain(value: object) -> str:
+    """What a program at the node says, perhaps of an exception: shortened and never refused."""
+    text = value if isinstance(value, str) else ""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text[:64])
+
+
+def _chunk(found: Mapping[str, object], session: str) -> ChunkAsk:
+    offset, count = _whole(found, "offset"), _whole(found, "count")
+    if offset is None or count is None:
+        raise MeterProtocolError("a wish for a chunk has offset and count")
+    return ChunkAsk(session, _text(found, "version"), offset, count)
+
+
+def _update(given: object) -> NodeUpdate | None:
+    if not isinstance(given, dict):
+        return None
+    return NodeUpdate(
+        version=_plain(given.get("version")),
+        offset=_whole(given, "offset"),
+        failed=_plain(given.get("failed")),
+    )
 
 
 def _lease(given: object) -> NodeLease | None:
@@ -392,4 +510,7 @@ def _lease(given: object) -> NodeLease | None:
         seq=_whole(given, "seq") or 0,
         cutoff_wh=_whole(given, "cutoff_wh") or 0,
         expires_s=_whole(given, "expires") or 0,
+        limits=PowerLimits(
+            *(_whole(given, name) or 0 for name in ("limit_w", "emergency_limit_w", "emergency_wh"))
+        ),
     )

@@ -26,7 +26,8 @@ class StrictNorth:
 
     `arrives_late_s` is how long a disconnection is on its way before it is kept, `lost_answers`
     how many requests (by action) are carried out and answered 503, `credit_ends` says that the
-    credit runs out while the supply is open, `somebody_else` that a person switches it off then.
+    credit runs out while the supply is open, `somebody_else` that a person switches it off then;
+    not `is_enforced`: control leaves the point alone.
     """
 
     site: CommissionSite
@@ -34,6 +35,7 @@ class StrictNorth:
     lost_answers: dict[str, int] = field(default_factory=dict)
     credit_ends: bool = False
     somebody_else: bool = False
+    is_enforced: bool = True
     owners: list[str] = field(default_factory=list)
     reasons: set[str] = field(default_factory=set)
     state: str = "connected"
@@ -61,6 +63,8 @@ class StrictNorth:
         return 202, {"id": "c", "state": "queued"}
 
     def _carry_out(self, action: str) -> str | None:
+        if not self.is_enforced:
+            return "NOT_ENFORCED"
         if action == "disconnect":
             self.reasons |= {"MANUAL", "CREDIT"} if self.credit_ends else {"MANUAL"}
             self.state = "disconnected"

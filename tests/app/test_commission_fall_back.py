@@ -150,3 +150,27 @@ async def test_at_a_point_that_control_switches_the_proof_waits(tmp_path: Path) 
     assert told.result is Result.NOT_DONE
     assert wrong(examined) == {Check.UNPROVEN}
     assert "fall off" in found(examined, Check.UNPROVEN)[0].text
+
+
+@pytest.mark.parametrize(("after_s", "result"), [(30, Result.NOT_DONE), (60, Result.OK)])
+async def test_an_output_that_control_holds_too_often_is_not_called_one_that_never_falls(
+    tmp_path: Path, after_s: int, result: Result
+) -> None:
+    """Control holds outputs also of points that it leaves alone; nothing was written for it."""
+    async with commission_site(tmp_path, meters=1) as site:
+        site.site.set_setting(site.config.meters[0].meter_id, REMOTE_TIMEOUT, after_s)
+        policy = {**FAILS, "fail_safe_after_s": after_s}
+        clock, meter = SystemClock(), site.meter(0, **policy)
+        with serving(StrictNorth(site, is_enforced=False)):
+            choose = partial(choose_switcher, site.config, meter, clock)
+            examined = await examine(meter, clock, Wishes(serials={}, with_load=True), choose)
+        assert timeout_s(site, 0) == after_s
+        await asyncio.sleep(0.2)
+        assert is_closed(site, 0)
+    (told,) = found(examined, Check.FALL_BACK)
+    assert told.result is result
+    if result is Result.NOT_DONE:
+        assert (told.text.split(",")[0], told.next_step) == (
+            "control holds this output every 9 s",
+            "stop the gateway and run again",
+        )

@@ -229,3 +229,22 @@ async def test_without_north_nothing_is_recorded_and_nobody_waits(site: ControlS
     (site.directory / "state" / "north" / "north.db").unlink()
     look(site, records, times=3)
     assert audited(site) == []
+
+
+async def test_a_table_that_cannot_be_read_is_said_once_and_again_after_it_could(
+    site: ControlSite, office: Office
+) -> None:
+    """The file's other tables are not away, so nobody else tells of it."""
+    records = records_of(site)
+    connection = office.file.connection
+    with capture_logs() as logs:
+        look(site, records)
+        connection.execute("ALTER TABLE denial RENAME TO gone")
+        look(site, records, seconds=11, times=3)
+        connection.execute("ALTER TABLE gone RENAME TO denial")
+        deny(office, "a")
+        look(site, records, seconds=11)
+        connection.execute("ALTER TABLE denial RENAME TO gone")
+        look(site, records, seconds=11, times=2)
+    assert [one["event"] for one in logs].count("denials.away") == 2
+    assert [record["place"] for record in audited(site)] == ["a"]

@@ -20,6 +20,7 @@ from tests.e2e.gateway_site import QUICK_SUPPLY, Gateway
 pytestmark = pytest.mark.slow
 
 AFTER_S = 10
+REMOTE_TIMEOUT = 51718
 PAID, OPEN_POINT, PROTECTED, OUT = "flat-101", "flat-102", "flat-103", "flat-104"
 DUE, HELD, DOUBTFUL = "flat-105", "flat-106", "flat-107"
 SUPPLIED = (PAID, OPEN_POINT, PROTECTED, DUE, HELD, DOUBTFUL)
@@ -101,6 +102,19 @@ def test_outputs_are_held_without_a_trace(site: Gateway) -> None:
     site.until(lambda: site.row(DOUBTFUL).quality is Quality.GOOD, "good readings again")
 
 
+def test_another_meter_is_asked_for_its_own_time(site: Gateway) -> None:
+    """Exchanged while it was away, and never set: told at once, not at the next start."""
+    site.ask("fault", DOUBTFUL, kind="silent")
+    site.until(lambda: len(site.events("METER_AWAY", DOUBTFUL)) == 3, "the absence")
+    site.ask("setting", DOUBTFUL, address=REMOTE_TIMEOUT, value=0)
+    site.ask("clear", DOUBTFUL)
+    (told,) = site.until(lambda: site.events("FAIL_SAFE_DIFFERS", DOUBTFUL), "the event")
+    assert (told.body["at_meter_s"], told.body["configured_s"]) == (0, AFTER_S)
+    site.ask("setting", DOUBTFUL, address=REMOTE_TIMEOUT, value=AFTER_S)
+    site.until(lambda: len(site.events("FAIL_SAFE_DIFFERS", DOUBTFUL)) == 2, "the end of it")
+    assert is_on(site, DOUBTFUL)
+
+
 def test_after_a_fall_supply_is_restored_without_a_person(site: Gateway) -> None:
     """kill -9: all fall off in time; the next start closes who paid, and nobody else."""
     site.kill("control")
@@ -177,7 +191,7 @@ def test_a_meter_that_falls_sooner_than_configured_is_held_by_its_own_time(site:
         assert is_on(site, PAID, PROTECTED)
         time.sleep(0.5)
     assert openings(site, PAID, PROTECTED) == before
-    site.ask("setting", PAID, address=51718, value=600)
+    site.ask("setting", PAID, address=REMOTE_TIMEOUT, value=600)
     site.until(
         lambda: (
             [event.severity for event in site.events("FAIL_SAFE_DIFFERS", PAID)]

@@ -18,6 +18,7 @@ from gateway.app.commission.proof import (
 )
 from gateway.app.config import MeterConfig
 from gateway.app.control.polls import FailSafe, fail_safe_of
+from gateway.app.control.renewals import held_every_s
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError, RefusedError
 from gateway.core.reading import Lane
@@ -28,6 +29,8 @@ TEST_S: Final = 10
 # Control, which holds the output of a point that it leaves alone, may have begun it anew once.
 BOUND_S: Final = 2 * TEST_S + 5
 EARLIEST_S: Final = TEST_S / 2
+# An output that is held more often than this never falls within the test.
+HELD_TOO_OFTEN_S: Final = TEST_S + 1
 
 
 @dataclass(slots=True)
@@ -56,6 +59,14 @@ async def prove_fall_back(
                 Check.FALL_BACK,
                 "control switches this point and keeps its output on",
                 "stop the gateway and run again: the point stays enforced",
+            )
+        ]
+    if switcher.is_beside_control and held_every_s(rule) <= HELD_TOO_OFTEN_S:
+        return [
+            not_done(
+                Check.FALL_BACK,
+                f"control holds this output every {held_every_s(rule):.0f} s, so it cannot fall",
+                "stop the gateway and run again",
             )
         ]
     try:

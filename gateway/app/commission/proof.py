@@ -52,6 +52,11 @@ class Switcher(Protocol):
         """Whether the meter itself is commanded, and control leaves the point alone."""
         ...
 
+    @property
+    def is_beside_control(self) -> bool:
+        """Whether control runs: it holds an output that falls off also where it leaves it alone."""
+        ...
+
     async def open(self) -> None:
         """Ask for the supply to open. Raises MeterError or RefusedError."""
         ...
@@ -78,6 +83,11 @@ class DirectSwitcher:
     def is_direct(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def is_beside_control(self) -> bool:
+        """Never."""
+        return False
 
     async def open(self) -> None:
         """Command the output. Raises MeterError."""

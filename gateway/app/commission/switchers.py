@@ -62,6 +62,11 @@ class ControlSwitcher:
         """Once control said that it leaves the point alone."""
         return self._is_direct
 
+    @property
+    def is_beside_control(self) -> bool:
+        """Always."""
+        return True
+
     async def open(self) -> None:
         """Disconnect. Raises MeterError or RefusedError: SUPPLY_BLOCKED where a reason stands."""
         self._opening = asyncio.ensure_future(asyncio.to_thread(self._disconnect))

@@ -31,6 +31,7 @@ class DenialRecords:
         # From the first row: the commit passes over what an earlier run recorded.
         self._cursor: DenialCursor | None = None
         self._next_ns = 0
+        self._away = False
 
     def look(self) -> None:
         """Record what came since the last look; once a second, and bounded."""
@@ -41,10 +42,14 @@ class DenialRecords:
         room = min(self._allowance.left(now_ns), AT_ONCE_MAX)
         try:
             batch = self._requests.read(lambda found: denials_after(found, self._cursor, room))
-        except StoreAwayError:
-            # The inlet says that north is away.
+        except StoreAwayError as error:
+            # The inlet tells of a file that is away; a table may be damaged by itself.
             self._next_ns = now_ns + AWAY_PAUSE_NS
+            if not self._away:
+                self._away = True
+                log.warning("denials.away", reason=str(error))
             return
+        self._away = False
         if not batch.rows:
             return
         self._allowance.take(now_ns, len(batch.rows))

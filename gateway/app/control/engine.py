@@ -145,7 +145,8 @@ class Engine:
     def on_reading(self, index: int, reading: Reading) -> None:
         """Take one reading all the way; never raises for a meter's sake."""
         point = self.points[index]
-        self._presence.answered(index)
+        if self._presence.answered(index):
+            self._renewals.back(index)
         self._renewals.see(index, reading, commanded=index in self.inherited)
         pending = point.supply.reconnection_pending
         try:

@@ -71,19 +71,21 @@ class Presence:
                 "METER_AWAY", meter_id, "warning", code=error.code, reason=str(error)
             )
 
-    def answered(self, index: int) -> None:
-        """A poll came back."""
+    def answered(self, index: int) -> bool:
+        """A poll came back; True when the meter had been away."""
         if index in self._uncut and not self._points[index].supply.reasons:
             self._uncut.discard(index)
             point_id = self._points[index].terms.service_point_id
             self._events.event("CUT_IMPOSSIBLE", point_id, "cleared")
         if not self._failures[index]:
-            return
-        if self._away.pop(index, None) is not None:
-            meter_id = self._points[index].terms.meter_id
-            log.info("meter.back", meter=meter_id)
-            self._events.event("METER_BACK", meter_id, "cleared")
+            return False
         self._failures[index] = 0
+        if self._away.pop(index, None) is None:
+            return False
+        meter_id = self._points[index].terms.meter_id
+        log.info("meter.back", meter=meter_id)
+        self._events.event("METER_BACK", meter_id, "cleared")
+        return True
 
     def unsettled(self, index: int, error: Exception) -> None:
         """A reading that the rules cannot take: said once, and no other meter suffers by it."""

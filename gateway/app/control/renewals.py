@@ -34,6 +34,16 @@ FALLS_AT: Final = 0.9
 Spawn = Callable[[Coroutine[None, None, None], str], None]
 
 
+def held_every_s(rule: FailSafe) -> float:
+    """How long control leaves an output without a command."""
+    return _between_s(rule.after_s, rule.poll_s)
+
+
+def _between_s(after_s: float, poll_s: float) -> float:
+    """Between two commands: with the poll that it waits for, a third of the time."""
+    return after_s / 3 - poll_s
+
+
 class EventLog(Protocol):
     """Where events go."""
 
@@ -47,7 +57,7 @@ class _Held:
 
     `after_s` is the shorter of what is configured and what the meter says (`found_s`), `phase`
     (0 … 1) the place within a period; `taken_ns` is when a command to be on was last sent
-    that the meter took.
+    that the meter took; `is_new` says that the meter's own time is to be read and followed.
     """
 
     __slots__ = (
@@ -55,6 +65,7 @@ class _Held:
         "due_ns",
         "found_s",
         "is_failing",
+        "is_new",
         "phase",
         "rule",
         "taken_ns",
@@ -70,11 +81,12 @@ class _Held:
         self.was_on: bool | None = None
         self.is_failing = False
         self.found_s: int | None = NOT_READ
+        self.is_new = True
 
     @property
     def period_ns(self) -> int:
-        """Between two commands: with the poll that it waits for, a third of the time."""
-        return max(round((self.after_s / 3 - self.rule.poll_s) * NS), 1)
+        """Between two commands; at least 1."""
+        return max(round(_between_s(self.after_s, self.rule.poll_s) * NS), 1)
 
 
 class Renewals:
@@ -159,6 +171,12 @@ class Renewals:
         if held is not None and closed is held.rule.holds_closed:
             held.taken_ns = self._clock.mono_ns()
 
+    def back(self, index: int) -> None:
+        """A meter answers again after it was away: it may be another one, with another time."""
+        held = self._held[index]
+        if held is not None:
+            held.is_new = True
+
     # -- inside ----------------------------------------------------------------------------
 
     def _ended(self, index: int, held: _Held, asked_ns: int, error: MeterError | None) -> None:
@@ -174,7 +192,7 @@ class Renewals:
                 held.is_failing = False
                 log.info("renewal.again", meter=meter_id)
                 self._events.event("RENEWAL_FAILED", meter_id, "cleared")
-            if held.found_s != held.rule.after_s:
+            if held.is_new or held.found_s != held.rule.after_s:
                 self._spawn(self._compare(index, held), f"compare {meter_id}")
             return
         held.due_ns = now_ns + min(round(RETRY_S * NS), held.period_ns)
@@ -193,7 +211,7 @@ class Renewals:
     async def _compare(self, index: int, held: _Held) -> None:
         """Read the meter's own time, with every repetition until it is the configured one.
 
-        A shorter one is followed when it is the first that is read: later it may be a test's.
+        A shorter one is followed at the first reading of a meter: later it may be a test's.
         """
         client = self._polls.client(index)
         channel = client.model.outputs.channel(client.endpoint.output)
@@ -204,13 +222,14 @@ class Renewals:
         except MeterError:
             return
         before_s, held.found_s = held.found_s, found_s
+        is_new, held.is_new = held.is_new, False
         wanted_s, meter_id = held.rule.after_s, self._points[index].terms.meter_id
         if found_s == wanted_s:
             held.after_s = wanted_s
-            if before_s != NOT_READ:
+            if before_s not in (NOT_READ, wanted_s):
                 self._events.event("FAIL_SAFE_DIFFERS", meter_id, "cleared")
             return
-        if before_s == NOT_READ and found_s:
+        if is_new and found_s:
             held.after_s = min(found_s, wanted_s)
             held.due_ns = min(held.due_ns, self._next_ns(held, self._clock.mono_ns()))
         if found_s != before_s:
