@@ -25,7 +25,6 @@ from tests.north.small_firmware import FIRMWARE_BODIES, FirmwareBody, execute_fi
 
 LoadBody = (
     DeviceBody
-    | FirmwareBody
     | SetLimits
     | UnlockOverload
     | ShedLoad
@@ -48,11 +47,19 @@ LOAD_BODIES = (
 
 
 def execute_load(
-    connection: Connection, request: Request, body: LoadBody, now: int
+    connection: Connection, request: Request, body: LoadBody | FirmwareBody, now: int
 ) -> dict[str, object]:
     """Keep limits and overrides; no point is locked out and nothing is shed here."""
-    if isinstance(body, DeviceBody | FirmwareBody):
-        return _of_nodes(connection, request, body, now)
+    if isinstance(body, FirmwareBody):
+        return execute_firmware(connection, request, body, now)
+    return _execute(connection, request, body, now)
+
+
+def _execute(
+    connection: Connection, request: Request, body: LoadBody, now: int
+) -> dict[str, object]:
+    if isinstance(body, DeviceBody):
+        return decide_device(connection, body)
     if isinstance(body, SetLimits):
         limits = PointLimits(
             body.service_point_id,
@@ -93,11 +100,3 @@ def execute_load(
     if isinstance(body, EndShed):
         raise RefusedError("NO_SHED", f"nobody ordered to shed on {body.feeder}", "feeder")
     return {"feeder": body.feeder}
-
-
-def _of_nodes(
-    connection: Connection, request: Request, body: DeviceBody | FirmwareBody, now: int
-) -> dict[str, object]:
-    if isinstance(body, DeviceBody):
-        return decide_device(connection, body)
-    return execute_firmware(connection, request, body, now)
