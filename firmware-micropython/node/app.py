@@ -58,6 +58,7 @@ class Node:
         self.updating = Updating(self)
         self.backlog = Backlog(self)
         self.panel = Panel(self)
+        self.meter.is_alone = self._is_alone
         self.link = Link(self)
         self._poll_wanted = asyncio.Event()
         self._asked = False
@@ -128,6 +129,12 @@ class Node:
             if server and self.board.wifi_connected():
                 await self.clock.ask_server(server)
             await asyncio.sleep(_CLOCK_S)
+
+    def _is_alone(self):
+        """Whether the lease's limits are this node's matter: not while a gateway sees to them, nor
+        in an update's trial, whose end may bring a version back that knows no such reason.
+        """
+        return self.backlog.is_away() and not self.trial.under_way
 
     def _check_trial(self):
         try:

@@ -33,6 +33,7 @@ class Commands:
             "time": self._time,
             "ack": self._ack,
             "read": self._read,
+            "release": self._release,
             "settings": self._settings,
             "identify": self._identify,
             "restart": self._restart,
@@ -91,7 +92,7 @@ class Commands:
         if _one(args, "closed", bool):
             self._may_close()
             meter.trips.reset()
-            relay.clear("command", "lease", "expired", "overload", "voltage")
+            relay.clear("command", "lease", "expired", "overload", "voltage", "limit")
             if relay.reasons:
                 raise Refusal("TRIPPED", relay.reasons[0])
         else:
@@ -131,6 +132,19 @@ class Commands:
     def _read(self, args):
         _none(args)
         self._node.ask_reading()
+
+    def _release(self, args):
+        node = self._node
+        address = args.get("address")
+        if type(args.get("count")) is not bool or len(args) > 1 + ("address" in args):
+            raise ValueError("count")
+        if "address" in args and type(address) is not int:
+            raise ValueError("address")
+        point = node.meter.release(address, args["count"])
+        if not point:
+            raise Refusal("NOTHING_HELD", "no counter of this module is held")
+        node.ask_reading()
+        return f"counts on from {point.guard.last_wh} Wh"
 
     def _settings(self, args):
         node = self._node

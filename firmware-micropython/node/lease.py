@@ -10,12 +10,13 @@ import struct
 from node.port import const
 
 POLICIES = ("hold", "grace", "open")
-_FORM = "<BB26sIIIIIII"
-_VERSION = const(1)
+# By version: 2 has `emergency_wh` behind the rest. A lease without it is kept as ever, so that
+# an older version that comes back finds it.
+_FORMS = {1: "<BB26sIIIIIII", 2: "<BB26sIIIIIIII"}
 _MOST = const(0x7FFFFFFF)
 _EPOCH_BYTES = const(26)  # a ULID
 
-# name, lowest, highest; all of them whole numbers that a command must give.
+# name, lowest, highest; all of them whole numbers that a command must give, but for the last.
 _NUMBERS = (
     ("seq", 1, _MOST),
     ("cutoff_wh", 0, _MOST),
@@ -23,11 +24,13 @@ _NUMBERS = (
     ("grace_wh", 0, _MOST),
     ("limit_w", 0, 100_000),
     ("emergency_limit_w", 0, 100_000),
+    ("emergency_wh", 0, _MOST),
 )
 
 
 class Lease:
-    """A lease as granted. `expires` 0: never. Limits in W, 0: none beside the node's own.
+    """A lease as granted. `expires` 0: never. Limits in W, 0: none beside the node's own; the
+    emergency limit holds from the counter `emergency_wh` on (0: at none).
 
     `epoch` names the gateway's store; `numbers` are those of `_NUMBERS`, in that order.
 
@@ -42,6 +45,7 @@ class Lease:
             self.grace_wh,
             self.limit_w,
             self.emergency_limit_w,
+            self.emergency_wh,
         ) = numbers
         self.epoch = epoch
         self.policy = policy
@@ -74,11 +78,24 @@ class Lease:
         grace_wh = self.grace_wh if expired and self.policy == "grace" else 0
         return "lease" if total_wh >= self.cutoff_wh + grace_wh else None
 
+    def limit_at(self, total_wh):
+        """The limit in W of a node that is alone, at its last good folded counter; 0: none.
+
+        Before the first counter (None) no emergency credit is known to be in use.
+        """
+        limits = [self.limit_w] if self.limit_w else []
+        in_use = self.emergency_wh and total_wh is not None and total_wh >= self.emergency_wh
+        if in_use and self.emergency_limit_w:
+            limits.append(self.emergency_limit_w)
+        return min(limits) if limits else 0
+
     def pack(self):
         """The lease as bytes with CRC; one such copy lies in NVS, one in a file."""
+        version = 2 if self.emergency_wh else 1
+        more = (self.emergency_wh,) if self.emergency_wh else ()
         body = struct.pack(
-            _FORM,
-            _VERSION,
+            _FORMS[version],
+            version,
             POLICIES.index(self.policy),
             self.epoch.encode(),
             self.seq,
@@ -88,6 +105,7 @@ class Lease:
             self.limit_w,
             self.emergency_limit_w,
             self.granted_s,
+            *more,
         )
         return body + struct.pack("<I", binascii.crc32(body))
 
@@ -99,27 +117,31 @@ def parse(args, granted_s):
         raise ValueError("epoch")
     numbers = []
     for name, low, high in _NUMBERS:
-        value = args.get(name)
+        value = args.get(name, 0 if name == "emergency_wh" else None)
         if type(value) is not int or not low <= value <= high:
             raise ValueError(name)
         numbers.append(value)
     if args.get("policy") not in POLICIES:
         raise ValueError("policy")
-    if len(args) != len(_NUMBERS) + 2:
+    if len(args) != len(_NUMBERS) + ("emergency_wh" in args) + 1:
         raise ValueError("unknown argument")
     return Lease(epoch, numbers, args["policy"], granted_s)
 
 
 def unpack(kept):
     """The lease of one kept copy, or None when it is absent or damaged."""
-    size = struct.calcsize(_FORM)
-    if len(kept or b"") != size + 4 or kept[0] != _VERSION or kept[1] >= len(POLICIES):
+    form = _FORMS.get(kept[0]) if kept else None
+    if not form:
+        return None
+    size = struct.calcsize(form)
+    if len(kept) != size + 4 or kept[1] >= len(POLICIES):
         return None
     if struct.unpack_from("<I", kept, size)[0] != binascii.crc32(kept[:size]):
         return None
-    fields = struct.unpack_from(_FORM, kept)
+    fields = struct.unpack_from(form, kept)
     epoch = fields[2].rstrip(b"\0").decode()
-    return Lease(epoch, fields[3:9], POLICIES[fields[1]], fields[9])
+    numbers = fields[3:9] + (fields[10:] or (0,))
+    return Lease(epoch, numbers, POLICIES[fields[1]], fields[9])
 
 
 def keep(lease, board, path):

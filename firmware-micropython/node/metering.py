@@ -16,6 +16,10 @@ _READS = const(3)  # of a counter in doubt, at once
 _WELDED_S = const(5)  # an open relay that still carries power so long has failed
 
 
+def _never():
+    return False
+
+
 class Point:
     """One module: last values (None: silent, or none yet), quality, folded counter."""
 
@@ -44,6 +48,7 @@ class Meter:
         self._bus = pzem.Bus(board, settings["modules"], settings["max_current_ma"])
         self.points = [Point(a, settings["p_max_w"]) for a in settings["modules"]]
         self.polled = False  # the modules were asked at least once
+        self.is_alone = _never  # whether the lease's limits hold: nobody else sees to them
         self._silent = []
         self._kept = self._kept_nvs = None
         self._kept_s = 0
@@ -60,8 +65,6 @@ class Meter:
         self.settings = settings
         old = getattr(self, "trips", None)
         self.trips = trips.Trips(settings)
-        if self.lease:
-            self.trips.limit(self.lease.limit_w)
         if old:
             for reason in old.reasons:
                 getattr(self.trips, reason).take_over(getattr(old, reason))
@@ -77,7 +80,28 @@ class Meter:
             if self._board.nvs_get("lease") != granted.pack():
                 raise
         self.lease = granted
-        self.apply(self.settings)
+
+    def release(self, address, count):
+        """A person's word that a module's held counter is right: the guard goes on from it.
+
+        `address` None is the first module's; `count` makes an advance to it energy. Returns the
+        point, None when nothing is held there. Raises ValueError: no such module.
+        """
+        points = [p for p in self.points if address is None or p.address == address]
+        if not points:
+            raise ValueError("address: no such module")
+        point, base_wh = points[0], points[0].guard.base_wh
+        if not point.guard.release(self._clock.now_s(), self._clock.unix_s(), count):
+            return None
+        self._events.add(
+            "register_released",
+            address=point.address,
+            counter_wh=point.guard.last_wh,
+            base_wh=point.guard.base_wh,
+            base_before_wh=base_wh,
+        )
+        self._keep()
+        return point
 
     def lease_reason(self):
         """Why the lease stands against supply at the last known counter, or None."""
@@ -151,7 +175,8 @@ class Meter:
         # Power and voltage are good even where the counter is in doubt.
         values = point.values if point.answered else None
         power_dw, voltage_dv = values and values.power_dw, values and values.voltage_dv
-        for reason in self.trips.check(now_s, power_dw, voltage_dv):
+        limit_w = self.lease.limit_at(point.total_wh) if self.lease and self.is_alone() else 0
+        for reason in self.trips.check(now_s, power_dw, voltage_dv, limit_w):
             if self._relay.add(reason):
                 locked = getattr(self.trips, reason).locked
                 self._events.add(

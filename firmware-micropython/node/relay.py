@@ -13,7 +13,7 @@ import struct
 from node.port import const
 
 # A reason's place is its bit in the kept record: append only.
-REASONS = ("command", "lease", "expired", "overload", "voltage", "safety")
+REASONS = ("command", "lease", "expired", "overload", "voltage", "safety", "limit")
 _FORM = "<H"
 _KEY = "relay_why"
 _BOOT_KEY = "relay"

@@ -7,6 +7,8 @@ import json
 
 from node.port import const
 
+# What this version can do beyond the first form of the protocol; nobody asks others for it.
+CAN = ("limits", "release")
 _MOST_EVENTS = const(32)
 _CHANGE_PCT = const(20)
 _CHANGE_DW = const(500)
@@ -25,8 +27,11 @@ def decimal(value, digits):
 
 def _measured(point):
     """The values of one module as members of a JSON object."""
-    v = point.values
+    v, held = point.values, ""
     total_wh = point.total_wh
+    if point.guard.held_wh is not None:
+        # The module's own counter: where it was good last, and where it waits for `release`.
+        held = f',"counter_wh":{point.guard.last_wh},"held_wh":{point.guard.held_wh}'
     return (
         f'"voltage":{decimal(v and v.voltage_dv, 1)},'
         f'"current":{decimal(v and v.current_ma, 3)},'
@@ -35,7 +40,7 @@ def _measured(point):
         f'"power_factor":{decimal(v and v.power_factor_pct, 2)},'
         f'"frequency_hz":{decimal(v and v.frequency_dhz, 1)},'
         f'"energy_wh":{decimal(total_wh, 0)},'
-        f'"quality":"{point.quality}"'
+        f'"quality":"{point.quality}"{held}'
     )
 
 
@@ -82,7 +87,11 @@ def status(node):
             "seq": lease.seq,
             "cutoff_wh": lease.cutoff_wh,
             "expires": lease.expires,
+            "limit_w": lease.limit_w,
+            "emergency_limit_w": lease.emergency_limit_w,
+            "emergency_wh": lease.emergency_wh,
         },
+        "can": CAN,
         "update": node.updating.state(),
     }
 

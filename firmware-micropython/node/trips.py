@@ -1,9 +1,11 @@
-"""Rules that open the relay by themselves: overload, over- and under-voltage.
+"""Rules that open the relay by themselves: overload, over- and under-voltage, a lease's limit.
 
 Pure. A value outside its limit for as long as its delay trips; supply returns after a hold, for
 voltage only once it has been good for all of it. More than `most_trips` within `window_s` lock out:
 then a command alone brings supply back. A silent module decides nothing.
 """
+
+NAMES = ("overload", "voltage", "limit")
 
 
 class Trip:
@@ -71,44 +73,48 @@ class Trip:
 
 
 class Trips:
-    """The node's rules by reason, from its settings (settings.py)."""
+    """The node's rules by reason, from its settings (settings.py).
+
+    `limit` is the lease's over power, with the times of the node's own overload.
+    """
 
     def __init__(self, settings):
         s = settings
         window = (s["trip_most"], s["trip_window_s"])
-        self.overload = Trip(
-            None, s["limit_w"] * 10 or None, (s["limit_delay_s"], s["limit_hold_s"]) + window
-        )
+        power = (s["limit_delay_s"], s["limit_hold_s"]) + window
+        self.overload = Trip(None, s["limit_w"] * 10 or None, power)
+        self.limit = Trip(None, None, power)
         self.voltage = Trip(
             s["voltage_low_dv"] or None,
             s["voltage_high_dv"] or None,
             (s["voltage_delay_s"], s["voltage_hold_s"]) + window,
         )
 
-    def limit(self, limit_w):
-        """Use a lease's limit in W instead, where it is lower than the node's own."""
-        if limit_w and (self.overload.high is None or limit_w * 10 < self.overload.high):
-            self.overload.high = limit_w * 10
+    def check(self, now_s, power_dw, voltage_dv, limit_w=0):
+        """Take what was measured (None: unknown) and the lease's limit as of now (0: none).
 
-    def check(self, now_s, power_dw, voltage_dv):
-        """Take what was measured (None: unknown). Returns the reasons that have just tripped."""
+        Returns the reasons that have just tripped.
+        """
         tripped = []
+        self.limit.high = limit_w * 10 or None
         if self.overload.check(now_s, power_dw, False):
             tripped.append("overload")
         if self.voltage.check(now_s, voltage_dv, True):
             tripped.append("voltage")
+        if self.limit.check(now_s, power_dw, False):
+            tripped.append("limit")
         return tripped
 
     @property
     def reasons(self):
         """The reasons that stand against supply now."""
-        return [n for n in ("overload", "voltage") if getattr(self, n).open]
+        return [n for n in NAMES if getattr(self, n).open]
 
     def reasons_of(self, names):
         """Those of some reasons that are rules of this file."""
-        return [n for n in ("overload", "voltage") if n in names]
+        return [n for n in NAMES if n in names]
 
     def reset(self):
         """A command closes the relay: nothing holds it open any longer."""
-        self.overload.reset()
-        self.voltage.reset()
+        for name in NAMES:
+            getattr(self, name).reset()

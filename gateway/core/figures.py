@@ -152,5 +152,11 @@ CONTROL_FIGURES: Final = (
     _gauge(
         "feeder_loss_percent", "Loss of the last half hour, if it was judged, by feeder.", "feeder"
     ),
+    _gauge("nodes", "Devices by state: online, offline, pending, refused, quarantined.", "state"),
+    _gauge("node_records_waiting", "Readings that nodes keep until they are taken."),
+    _counter("node_messages_total", "Messages of nodes that came from the broker."),
+    _counter("node_messages_refused_total", "Such messages refused, by error code.", "code"),
+    _counter("node_commands_total", "Sealed commands that were sent to nodes."),
+    _counter("node_commands_failed_total", "Commands to nodes that failed, by error code.", "code"),
 )
 FIGURES_BY_NAME: Final = {figure.name: figure for figure in CONTROL_FIGURES}

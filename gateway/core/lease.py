@@ -3,11 +3,12 @@
 The gateway grants a cut-off of the node's own folded counter: what the credit buys at the cheapest
 rate that can hold until the lease expires, and a margin on top. A lease therefore never cuts
 anybody who still has credit; what is used beyond the credit is charged like all energy. While the
-gateway is there, it cuts by its own rules and command (docs/node-protocol.md section 5).
+gateway is there, it cuts by its own rules and command. Power limits hold while it is away only
+(docs/node-protocol.md, Relay and lease).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.rates import Rates, rates_of
@@ -19,19 +20,51 @@ LEASE_S: Final = 7 * 86_400
 # A lease is granted this far beyond the credit, so that a node need not hear of every watt-hour.
 MARGIN_WH: Final = 100
 MARGIN_PERCENT: Final = 1
+# What a node can be told; its module measures less.
+LIMIT_MAX_W: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLimits:
+    """What may be drawn while the gateway is away, W; 0 is no limit.
+
+    `emergency_w` holds from the counter `emergency_wh` on; 0: from none.
+    """
+
+    limit_w: int = 0
+    emergency_w: int = 0
+    emergency_wh: int = 0
+
+
+NO_LIMITS: Final = PowerLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease: cut-off of the folded counter (Wh) and when it expires (wall seconds)."""
+    """A lease: cut-off of the folded counter (Wh), when it expires (wall seconds), limits."""
 
     cutoff_wh: int
     expires_s: int
+    limits: PowerLimits = NO_LIMITS
 
     @property
     def is_unlimited(self) -> bool:
         """Whether it cuts nobody."""
-        return self.cutoff_wh == UNLIMITED_WH
+        return self.cutoff_wh == UNLIMITED_WH and self.limits == NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a node should hold now, without any margin.
+
+    `is_cut`: supply is off for credit already, so that a lease can cut nobody, and nothing beyond
+    the counter is granted until there is credit.
+    """
+
+    registers_wh: int
+    cutoff_wh: int
+    limits: PowerLimits = NO_LIMITS
+    is_cut: bool = False
 
 
 def cheapest_nano_ppm(tariff: Tariff, source: str) -> int:
@@ -78,18 +111,53 @@ def in_force(versions: Sequence[Tariff], from_utc_ms: int, until_utc_ms: int) ->
     return begun[-1:] + later
 
 
-def renewed(held: Grant | None, wanted_wh: int, registers_wh: int, now_s: int) -> Grant | None:
+def limits_of(limit_w: int | None, emergency_w: int | None, emergency_wh: int) -> PowerLimits:
+    """Limits as a node can be told them; what it cannot measure is no limit of it.
+
+    `emergency_wh` is where emergency credit begins at the latest; UNLIMITED_WH: nowhere.
+    """
+    usual_w = limit_w if limit_w is not None and limit_w <= LIMIT_MAX_W else 0
+    if emergency_w is None or emergency_w > LIMIT_MAX_W or emergency_wh == UNLIMITED_WH:
+        return PowerLimits(usual_w)
+    return PowerLimits(usual_w, emergency_w, emergency_wh)
+
+
+def renewed(held: Grant | None, wanted: Wanted, now_s: int) -> Grant | None:
     """The lease to grant in place of `held`; None while that one may stand.
 
-    It may stand while it is neither below what is wanted nor far above, and less than half over.
+    It may stand while no counter of it is below what is wanted or far above, its limits are the
+    right ones, and it is less than half over.
     """
-    margin_wh = MARGIN_WH + max(0, wanted_wh - registers_wh) * MARGIN_PERCENT // 100
-    if held is not None:
-        fits = wanted_wh <= held.cutoff_wh <= wanted_wh + 3 * margin_wh
-        fits = held.is_unlimited if wanted_wh == UNLIMITED_WH else fits
-        if fits and now_s <= held.expires_s - LEASE_S // 2:
+    registers_wh, limits = wanted.registers_wh, wanted.limits
+    if held is not None and now_s <= held.expires_s - LEASE_S // 2:
+        same = (held.limits.limit_w, held.limits.emergency_w) == (
+            limits.limit_w,
+            limits.emergency_w,
+        )
+        begins = _fits(held.limits.emergency_wh, limits.emergency_wh, registers_wh)
+        if wanted.is_cut:
+            fits = held.cutoff_wh <= registers_wh
+        else:
+            fits = wanted.cutoff_wh <= held.cutoff_wh <= _beyond(wanted.cutoff_wh, registers_wh, 3)
+        if same and begins and fits:
             return None
-    return Grant(min(UNLIMITED_WH, wanted_wh + margin_wh), now_s + LEASE_S)
+    cutoff = registers_wh if wanted.is_cut else _beyond(wanted.cutoff_wh, registers_wh)
+    if limits.emergency_wh > registers_wh:
+        limits = replace(limits, emergency_wh=_beyond(limits.emergency_wh, registers_wh))
+    return Grant(cutoff, now_s + LEASE_S, limits)
+
+
+def _beyond(wanted_wh: int, registers_wh: int, times: int = 1) -> int:
+    """A counter that is wanted with its margin, perhaps several times of it."""
+    margin_wh = MARGIN_WH + max(0, wanted_wh - registers_wh) * MARGIN_PERCENT // 100
+    return min(UNLIMITED_WH, wanted_wh + times * margin_wh)
+
+
+def _fits(held_wh: int, wanted_wh: int, registers_wh: int) -> bool:
+    """Whether emergency credit begins where it should: both behind the counter, or near."""
+    if wanted_wh <= registers_wh:
+        return held_wh <= registers_wh and bool(held_wh) == bool(wanted_wh)
+    return wanted_wh <= held_wh <= _beyond(wanted_wh, registers_wh, 3)
 
 
 def _spare_nano(rates: Rates) -> int:

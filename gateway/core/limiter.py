@@ -106,6 +106,13 @@ class Limiter:
         self._trip(now_ns)
         return True
 
+    def tripped_by_itself(self, now_ns: int) -> bool:
+        """A meter opened for its power while nobody here saw it; True when that is news."""
+        if self.blocks:
+            return False
+        self._trip(now_ns)
+        return True
+
     def pass_time(self, now_ns: int) -> bool:
         """Whether a trip is over by now; says so once."""
         if self.state is not LimiterState.TRIPPED or now_ns < self._restore_ns:

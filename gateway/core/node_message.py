@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from gateway.core.errors import MeterIdentityError, MeterProtocolError
+from gateway.core.lease import NO_LIMITS, PowerLimits
 from gateway.core.reading import Quality
 
 MESSAGE_BYTES_MAX: Final = 8_192
@@ -21,6 +22,9 @@ MESSAGE_BYTES_MAX: Final = 8_192
 ENERGY_WH_MAX: Final = 10**12
 REASONS_MAX: Final = 16
 RECORDS_MAX: Final = 256
+# Modules on one node's line.
+MODULES_MAX: Final = 3
+MODULE_ADDRESS_MAX: Final = 0xF7
 RECORD_FIELDS: Final = 10
 # Flags of a kept record.
 CLOCK_SET: Final = 1
@@ -35,11 +39,33 @@ _WORD: Final = re.compile(r"[\x20-\x7e]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
+class HeldCounter:
+    """A module's own counter, in Wh: the last good one, and the one that waits for a person."""
+
+    counter_wh: int
+    held_wh: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeModule:
+    """One of a node's several modules. None: it is silent, or was never read."""
+
+    address: int
+    quality: Quality
+    energy_wh: int | None = None
+    voltage_v: float | None = None
+    current_a: float | None = None
+    power_w: float | None = None
+    held: HeldCounter | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeTelemetry:
     """One telemetry message. None: the node did not say, or its module was silent.
 
     `energy_wh` is the cumulative import, floored to whole Wh. `node_ms` is the node's own time
-    (wall ms). The older form has neither `seq`, `boot_id`, `session` nor `relay_closed`.
+    (wall ms). The older form has neither `seq`, `boot_id`, `session` nor `relay_closed`. `held` is
+    the first module's counter where it waits; `modules` are all, where there are several.
     """
 
     device_id: str
@@ -58,6 +84,8 @@ class NodeTelemetry:
     relay_closed: bool | None = None
     reasons: tuple[str, ...] = ()
     firmware: str = ""
+    held: HeldCounter | None = None
+    modules: tuple[NodeModule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +96,15 @@ class NodeLease:
     seq: int
     cutoff_wh: int
     expires_s: int
+    limits: PowerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node's retained status; its Will is one with `online` False."""
+    """A node's retained status; its Will is one with `online` False.
+
+    `can` names what its firmware can do beyond the first form (`limits`, `release`).
+    """
 
     device_id: str
     online: bool
@@ -85,6 +117,7 @@ class NodeStatus:
     trial: bool = False
     spooled: int = 0
     lease: NodeLease | None = None
+    can: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +134,17 @@ class NodeResult:
 
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
-    """Something that happened at a node; `node_ms` by its own clock, None while that is unset."""
+    """Something that happened at a node; `node_ms` by its own clock, None while that is unset.
+
+    `seq` numbers the events of a session; None where the node does not.
+    """
 
     device_id: str
     session: str
     kind: str
     node_ms: int | None
     energy_wh: int | None
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +203,10 @@ def parse_telemetry(payload: bytes, device_id: str) -> NodeTelemetry:
         boot_id=_whole(found, "boot_id"),
         session=_session(found),
         relay_closed=_relay(found),
-        reasons=_reasons(found),
+        reasons=_words(found, "reasons"),
         firmware=_text(found, "firmware"),
+        held=_held(found),
+        modules=_modules(found),
     )
 
 
@@ -189,6 +228,7 @@ def parse_status(payload: bytes, device_id: str) -> NodeStatus:
         trial=found.get("trial") is True,
         spooled=_whole(found, "spooled") or 0,
         lease=_lease(found.get("lease")),
+        can=_words(found, "can"),
     )
 
 
@@ -220,6 +260,7 @@ def parse_event(payload: bytes, device_id: str) -> NodeEvent:
         kind=kind,
         node_ms=_time_ms(found.get("at")),
         energy_wh=_whole(found, "energy_wh"),
+        seq=_whole(found, "seq"),
     )
 
 
@@ -367,11 +408,47 @@ def _relay(found: Mapping[str, object]) -> bool | None:
     return None if relay is None else relay == "closed"
 
 
-def _reasons(found: Mapping[str, object]) -> tuple[str, ...]:
-    given = found.get("reasons", [])
+def _words(found: Mapping[str, object], name: str) -> tuple[str, ...]:
+    given = found.get(name, [])
     if not isinstance(given, list) or len(given) > REASONS_MAX:
-        raise MeterProtocolError("reasons are no short list")
-    return tuple(_text({"reasons": one}, "reasons") for one in given)
+        raise MeterProtocolError(f"{name} are no short list")
+    return tuple(_text({name: one}, name) for one in given)
+
+
+def _held(found: Mapping[str, object]) -> HeldCounter | None:
+    counter_wh, held_wh = _whole(found, "counter_wh"), _whole(found, "held_wh")
+    if held_wh is None or counter_wh is None:
+        return None
+    if max(counter_wh, held_wh) >= ENERGY_WH_MAX:
+        raise MeterProtocolError("held_wh is out of range")
+    return HeldCounter(counter_wh, held_wh)
+
+
+def _modules(found: Mapping[str, object]) -> tuple[NodeModule, ...]:
+    given = found.get("meters", [])
+    if not isinstance(given, list) or len(given) > MODULES_MAX:
+        raise MeterProtocolError(f"meters are no list of at most {MODULES_MAX}")
+    modules = tuple(map(_module, given))
+    if len({one.address for one in modules}) != len(modules):
+        raise MeterProtocolError("an address of meters stands twice")
+    return modules
+
+
+def _module(given: object) -> NodeModule:
+    if not isinstance(given, dict):
+        raise MeterProtocolError("meters hold objects")
+    address = _whole(given, "address")
+    if address is None or not 1 <= address <= MODULE_ADDRESS_MAX:
+        raise MeterProtocolError(f"an address of meters is 1 to {MODULE_ADDRESS_MAX}")
+    return NodeModule(
+        address=address,
+        quality=_quality(given),
+        energy_wh=_energy_wh(given),
+        voltage_v=_number(given, "voltage", 0, 1_000),
+        current_a=_number(given, "current", 0, 10_000),
+        power_w=_number(given, "power_w", -10_000_000, 10_000_000),
+        held=_held(given),
+    )
 
 
 def _lease(given: object) -> NodeLease | None:
@@ -384,4 +461,7 @@ def _lease(given: object) -> NodeLease | None:
         seq=_whole(given, "seq") or 0,
         cutoff_wh=_whole(given, "cutoff_wh") or 0,
         expires_s=_whole(given, "expires") or 0,
+        limits=PowerLimits(
+            *(_whole(given, name) or 0 for name in ("limit_w", "emergency_limit_w", "emergency_wh"))
+        ),
     )

@@ -40,6 +40,7 @@ from gateway.core.wishes_money import (
     UnlockVouchers,
     WriteOff,
 )
+from gateway.core.wishes_nodes import IdentifyDevice, ReleaseDevice, RestartDevice, SetDevice
 from gateway.core.wishes_supply import (
     AcknowledgeChanges,
     ApproveDevice,
@@ -83,6 +84,7 @@ __all__ = [
     "Disconnect",
     "EndOverride",
     "EndShed",
+    "IdentifyDevice",
     "InvokeEmergency",
     "IssueVoucher",
     "OpenAccount",
@@ -94,16 +96,19 @@ __all__ = [
     "Reconnect",
     "RedeemVoucher",
     "RefuseDevice",
+    "ReleaseDevice",
     "ReleaseHalt",
     "ReleaseQuarantine",
     "ReleaseRecovery",
     "RemovePoint",
     "ReplaceMeter",
     "Request",
+    "RestartDevice",
     "RestoreAll",
     "ReverseTransaction",
     "Role",
     "ServeNotice",
+    "SetDevice",
     "SetLimits",
     "SetOverride",
     "ShedLoad",
@@ -172,6 +177,10 @@ Body = (
     | AcknowledgeChanges
     | ApproveDevice
     | RefuseDevice
+    | SetDevice
+    | IdentifyDevice
+    | RestartDevice
+    | ReleaseDevice
 )
 # From the union itself: what has no entry here could be asked for and never be stored.
 BODIES: Final[Mapping[str, type[Body]]] = {kind.TYPE: kind for kind in get_args(Body)}

@@ -1,9 +1,18 @@
 """What is known of one approved node while the gateway runs: session, order, sequence, presence."""
 
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Final, cast
 
-from gateway.core.node_message import NodeLease, NodeRecord, NodeStatus, NodeTelemetry
+from gateway.core.lease import NO_LIMITS, Grant
+from gateway.core.node_message import (
+    HeldCounter,
+    NodeLease,
+    NodeModule,
+    NodeRecord,
+    NodeStatus,
+    NodeTelemetry,
+)
 from gateway.core.node_order import NodeOrder
 from gateway.core.reading import Lane, Reading
 
@@ -16,6 +25,9 @@ CLOCK_MARGIN_NS: Final = 2 * NS
 DELAY_MAX_MS: Final = 3_600_000
 # A step over whatever sequence a former run of the gateway may have used in the same session.
 SEQUENCE_JUMP: Final = 1 << 24
+# A session that did not answer the time is told again after so long, then ever later, so often.
+TIME_AGAIN_NS: Final = 10 * NS
+TIME_TRIES: Final = 6
 
 
 @dataclass(slots=True)
@@ -34,6 +46,9 @@ class NodeDevice:
     reasons: tuple[str, ...] = ()
     lease: NodeLease | None = None
     spooled: int = 0
+    can: tuple[str, ...] = ()
+    held: HeldCounter | None = None
+    modules: tuple[NodeModule, ...] = ()
     heard_ns: int | None = None
     failed_ns: int = 0
     command_seq: int = 0
@@ -48,8 +63,9 @@ class NodeDevice:
     taken_segment: int | None = None
     taken_sweeps: int = 0
     gave_up: bool = False
-    # Its session has not been told the time.
-    clock_due: bool = False
+    # Its session has not been told the time: when it is, and how often it was tried.
+    time_at_ns: int | None = None
+    time_tries: int = 0
 
     def take_status(self, status: NodeStatus) -> None:
         """What a status says of the device itself."""
@@ -59,7 +75,7 @@ class NodeDevice:
         self.session = status.session or self.session
         self.firmware = status.firmware or self.firmware
         self.hardware = status.hardware or self.hardware
-        self.lease, self.spooled = status.lease, status.spooled
+        self.lease, self.spooled, self.can = status.lease, status.spooled, status.can
         if not status.spooled:
             self.waits_until_ns = None
 
@@ -69,10 +85,44 @@ class NodeDevice:
         self.online = True
         self.firmware = told.firmware or self.firmware
         self.relay_closed, self.reasons = told.relay_closed, told.reasons
+        self.held, self.modules = told.held, told.modules
         self.has_relay = self.has_relay or told.relay_closed is not None
         is_new = bool(told.session) and told.session != self.session
         self.session = told.session or self.session
         return is_new
+
+    def shown(self) -> dict[str, object]:
+        """What it told last, for people, as JSON values."""
+        lease, limits = self.lease, NO_LIMITS if self.lease is None else self.lease.limits
+        return {
+            "online": self.online,
+            "session": self.session,
+            "relay": self.relay_closed,
+            "can_switch": self.has_relay,
+            "reasons": list(self.reasons),
+            "spooled": self.spooled,
+            "lease": None
+            if lease is None
+            else [lease.epoch, lease.seq, lease.cutoff_wh, lease.expires_s, *astuple(limits)],
+            "held": None if self.held is None else asdict(self.held),
+            "modules": [
+                {**asdict(one), "quality": one.quality.value, "held": one.held is not None}
+                for one in self.modules
+            ],
+        }
+
+    def owes_time(self) -> None:
+        """A session that is new: it is to be told the time."""
+        self.time_at_ns, self.time_tries = 0, 0
+
+    def begin_time(self, mono_ns: int) -> bool:
+        """Whether it is to be told the time now; the next try comes later, the last one is kept
+        waiting for ever."""
+        if self.time_at_ns is None or mono_ns < self.time_at_ns or self.time_tries >= TIME_TRIES:
+            return False
+        self.time_at_ns = mono_ns + (TIME_AGAIN_NS << self.time_tries)
+        self.time_tries += 1
+        return True
 
     def next_seq(self, utc_ms: int) -> int:
         """The sequence of the next command; above those of an earlier run by the wall clock."""
@@ -84,6 +134,33 @@ class NodeDevice:
         told = self.lease.seq if self.lease is not None and self.lease.epoch == epoch else 0
         self.lease_seq = max(self.lease_seq, told) + 1
         return self.lease_seq
+
+
+def steady(state: Mapping[str, object]) -> dict[str, object]:
+    """Of what `shown` says, whatever is worth a commit of its own: not each measured value."""
+    modules = cast("Sequence[Mapping[str, object]]", state.get("modules", ()))
+    return {
+        **state,
+        "held": state.get("held") is not None,
+        "modules": [(one["address"], one["quality"], one["held"]) for one in modules],
+    }
+
+
+def lease_args(lease: Grant, epoch: str, seq: int) -> dict[str, object]:
+    """The arguments of a `lease` command; without limits in the form that every firmware knows."""
+    limits = lease.limits
+    more = {"emergency_wh": limits.emergency_wh} if limits.emergency_wh else {}
+    return {
+        "epoch": epoch,
+        "seq": seq,
+        "cutoff_wh": lease.cutoff_wh,
+        "expires": lease.expires_s,
+        "policy": "hold",
+        "grace_wh": 0,
+        "limit_w": limits.limit_w,
+        "emergency_limit_w": limits.emergency_w,
+        **more,
+    }
 
 
 def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) -> Reading:

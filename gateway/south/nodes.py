@@ -36,7 +36,13 @@ from gateway.core.node_message import (
 from gateway.core.node_order import Place
 from gateway.core.reading import Lane, Quality
 from gateway.core.sealing import Command, seal
-from gateway.south.node_device import SEQUENCE_JUMP, NodeDevice, late_reading_of, reading_of
+from gateway.south.node_device import (
+    SEQUENCE_JUMP,
+    NodeDevice,
+    late_reading_of,
+    lease_args,
+    reading_of,
+)
 from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
 
 NS: Final = 1_000_000_000
@@ -51,11 +57,13 @@ READ_GAP_NS: Final = NS // 2
 COMMAND_DEADLINE_S: Final = 4.0
 # A node that hears no command for five minutes takes the gateway for away and keeps its readings.
 TOLD_EVERY_NS: Final = 120 * NS
-RELAY_EXPIRES_S: Final = 30
+ORDER_EXPIRES_S: Final = 30
 STOP_DEADLINE_S: Final = 3.0
 # So long live readings wait for kept ones that do not come.
 BACKLOG_WAIT_NS: Final = 60 * NS
 WAITING_MAX: Final = 1_000
+DOUBTS: Final = "the node doubts its module's counter"
+HOLDS: Final = "the node holds its module's counter: look at it, then `device release`"
 
 
 class NodeGroup:
@@ -164,18 +172,23 @@ class NodeGroup:
             async with asyncio.timeout(deadline_s):
                 if closed:
                     await self._listener.before_close(index)
-                args = {"closed": closed}
-                try:
-                    await self.command(index, "relay", args, expires_in_s=RELAY_EXPIRES_S)
-                except NodeRefusedError as refused:
-                    if refused.node_code != "CLOCK_UNSET":
-                        raise
-                    await self._set_clock(index)
-                    await self.command(index, "relay", args, expires_in_s=RELAY_EXPIRES_S)
+                await self.order(index, "relay", {"closed": closed})
         except TimeoutError:
             raise MeterTimeoutError(f"switch command not answered in {deadline_s} s") from None
 
     # -- commands --------------------------------------------------------------------------
+
+    async def order(self, index: int, kind: str, args: Mapping[str, object]) -> NodeResult:
+        """A command that nobody wants carried out late; a node without a clock is told the time
+        first. Raises as `command`.
+        """
+        try:
+            return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
+        except NodeRefusedError as refused:
+            if refused.node_code != "CLOCK_UNSET":
+                raise
+        await self._set_clock(index)
+        return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
 
     async def command(
         self, index: int, kind: str, args: Mapping[str, object], *, expires_in_s: int = 0
@@ -184,8 +197,17 @@ class NodeGroup:
 
         With `expires_in_s` the node refuses it later than that (while the wall clock is trusted).
         Raises MeterUnreachableError (no broker, no session), MeterTimeoutError, NodeRefusedError.
+        Nothing is repeated here: after a time-out the node may have carried it out.
         """
-        device = self._device(index)
+        try:
+            return await self._commanded(self._device(index), kind, args, expires_in_s)
+        except MeterError as error:
+            self.counts[f"failed {error.code}"] += 1
+            raise
+
+    async def _commanded(
+        self, device: NodeDevice, kind: str, args: Mapping[str, object], expires_in_s: int
+    ) -> NodeResult:
         if not device.session:
             raise MeterUnreachableError("the node has told no session yet")
         if len(self._waiting) >= WAITING_MAX:
@@ -225,21 +247,8 @@ class NodeGroup:
         """Give a node its lease. Raises as `command`."""
         device = self._device(index)
         seq = device.next_lease_seq(epoch)
-        await self.command(
-            index,
-            "lease",
-            {
-                "epoch": epoch,
-                "seq": seq,
-                "cutoff_wh": lease.cutoff_wh,
-                "expires": lease.expires_s,
-                "policy": "hold",
-                "grace_wh": 0,
-                "limit_w": 0,
-                "emergency_limit_w": 0,
-            },
-        )
-        device.lease = NodeLease(epoch, seq, lease.cutoff_wh, lease.expires_s)
+        await self.command(index, "lease", lease_args(lease, epoch, seq))
+        device.lease = NodeLease(epoch, seq, lease.cutoff_wh, lease.expires_s, lease.limits)
 
     def _device(self, index: int) -> NodeDevice:
         device = self._by_index.get(index)
@@ -248,9 +257,12 @@ class NodeGroup:
         return device
 
     async def _set_clock(self, index: int) -> None:
-        unix_s = self._listener.unix_s()
+        device, unix_s = self._device(index), self._listener.unix_s()
+        session = device.session
         if unix_s:
             await self.command(index, "time", {"unix_s": unix_s})
+            if device.session == session:
+                device.time_at_ns = None
 
     def _read(self, device: NodeDevice, due_ns: int) -> None:
         """The time of a wish for telemetry has come."""
@@ -264,16 +276,14 @@ class NodeGroup:
         await self.command(index, "read", {})
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        """Run something that may fail as nodes fail: no more than counted, telemetry goes on."""
+        """Run something that may fail as nodes fail: it was counted, and telemetry goes on."""
         task = asyncio.create_task(self._quietly(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     async def _quietly(self, work: Coroutine[None, None, None]) -> None:
-        try:
+        with suppress(MeterError):
             await work
-        except MeterError as error:
-            self.counts[f"failed {error.code}"] += 1
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -351,7 +361,8 @@ class NodeGroup:
             device.gave_up = device.gave_up and not is_new
             if status.spooled and device.waits_until_ns is None and not device.gave_up:
                 device.waits_until_ns = self._clock.mono_ns() + BACKLOG_WAIT_NS
-            device.clock_due = device.clock_due or is_new
+            if is_new:
+                device.owes_time()
             self._greet(device)
             return
         device.take_status(status)
@@ -370,13 +381,14 @@ class NodeGroup:
         if not self._is_alone(device, place) or place in (Place.DUPLICATE, Place.OLDER):
             return
         device.refused = 0
-        device.clock_due = device.take_telemetry(told, now_ns) or device.clock_due
+        if device.take_telemetry(told, now_ns):
+            device.owes_time()
         self._greet(device)
         self._listener.telemetry(device.index, told)
         if told.quality is Quality.BAD:
             self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
         elif told.quality is Quality.UNCERTAIN or told.energy_wh is None:
-            self._fail(device.index, MeterProtocolError("the node doubts its module's counter"))
+            self._fail(device.index, MeterProtocolError(DOUBTS if told.held is None else HOLDS))
         elif device.waits_until_ns is not None and now_ns < device.waits_until_ns:
             self.counts["telemetry waiting"] += 1
         elif self._on_reading is not None:
@@ -411,9 +423,12 @@ class NodeGroup:
         device.taken_segment, device.taken_sweeps = backlog.segment, 2
 
     def _greet(self, device: NodeDevice) -> None:
-        """Tell a session that is new the time, as soon as our own is trusted."""
-        if device.clock_due and self._listener.unix_s():
-            device.clock_due = False
+        """Tell a session that is new the time, as soon as our own is trusted; until it answers.
+
+        Not into a broker that is away: what it takes up later would be an old time.
+        """
+        able = self._link.is_connected and device.online is not False and self._listener.unix_s()
+        if able and device.begin_time(self._clock.mono_ns()):
             self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
 
     def swept(self) -> None:

@@ -75,6 +75,12 @@ class ScriptedNode:
         self.last_seq = 0
         self.period_s = 0.1
         self.spool: dict[int, list[list[int]]] = {}
+        self.can: list[str] = ["limits", "release"]
+        self.held_wh: int | None = None
+        self.modules: list[dict[str, object]] = []
+        self.refuses: dict[str, str] = {}
+        self.messages: dict[str, str] = {}
+        self.deaf: set[str] = set()
         self._client: aiomqtt.Client | None = None
 
     def telemetry(self, **changes: object) -> dict[str, object]:
@@ -101,6 +107,10 @@ class ScriptedNode:
                 "reasons": sorted(self.reasons),
                 "firmware": "0.0.1",
             }
+        if self.held_wh is not None:
+            told |= {"quality": "uncertain", "counter_wh": 500, "held_wh": self.held_wh}
+        if self.modules:
+            told["meters"] = self.modules
         return told | changes
 
     async def publish(self, kind: str, content: object, *, retain: bool = False) -> None:
@@ -131,6 +141,7 @@ class ScriptedNode:
             "boot_id": self.boot_id,
             "lease": self.lease,
             "spooled": sum(map(len, self.spool.values())),
+            "can": self.can,
         }
 
     async def _live(self) -> None:
@@ -184,7 +195,7 @@ class ScriptedNode:
             code = self._obey(body["type"], body["args"])
         if code != "DONE":
             self.refused.append(code)
-        if self.answers:
+        if self.answers and body["type"] not in self.deaf:
             await self.publish(
                 "result",
                 {
@@ -193,12 +204,17 @@ class ScriptedNode:
                     "id": body["id"],
                     "ok": code == "DONE",
                     "code": code,
+                    "message": self.messages.get(body["type"], ""),
                 },
             )
         if body["type"] in ("read", "relay"):
             await self.publish("telemetry", self.telemetry())
 
     def _obey(self, kind: str, args: dict[str, object]) -> str:
+        if kind in self.refuses:
+            return self.refuses[kind]
+        if kind == "release":
+            return self._release(count=args["count"] is True)
         if kind == "ack":
             self.spool.pop(cast("int", args["segment"]), None)
         elif kind == "lease":
@@ -211,6 +227,15 @@ class ScriptedNode:
             else:
                 self.reasons.clear()
             self.closed = not self.reasons
+        return "DONE"
+
+    def _release(self, *, count: bool) -> str:
+        """Go on from the held counter, 500 Wh of the module's being good last."""
+        if self.held_wh is None:
+            return "NOTHING_HELD"
+        if count:
+            self.energy_wh += self.held_wh - 500
+        self.held_wh = None
         return "DONE"
 
 

@@ -478,31 +478,3 @@ async def test_a_node_that_is_left_alone_hears_of_the_gateway(
         assert site.clock.mono_ns() - begun_ns < 300 * NS
         assert node.told[:2] == [("read", {})] * 2
     site.crash()
-
-
-async def test_the_button_confirms_for_who_stands_there_now(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """A press that was kept while the broker was away, or has no time, closes nothing later."""
-    site = NodeSite(tmp_path, broker.port)
-    node = site.node("node-2")
-
-    async def press(at_s: int | None) -> None:
-        told = {"device_id": "node-2", "session": node.session, "kind": "button", "at": at_s}
-        await node.publish("event", told)
-
-    async with site.running(), alive(node):
-        await served(site, balance_nano=10 * PRICE_NANO)
-        node.step_wh = 1
-        await until(lambda: site.events("SUPPLY_CUT"))
-        await site.do(Recharge("flat-2", 1_000 * PRICE_NANO, "counter", "r-1"))
-        await until(lambda: not site.point(1).supply.reasons)
-        now_s = site.clock.utc_ms() // 1_000
-        for at_s in (now_s - 3_600, now_s + 3_600, None):
-            await press(at_s)
-        await until(lambda: len(site.events("NODE_EVENT")) == 3)
-        await asyncio.sleep(0.5)
-        assert not node.closed
-        await press(now_s - 2)
-        await until(lambda: node.closed)
-    site.crash()

@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 
 from gateway.core.lease import (
     LEASE_S,
+    LIMIT_MAX_W,
+    NO_LIMITS,
     UNLIMITED_WH,
     Grant,
+    PowerLimits,
+    Wanted,
     cutoff_wh,
     in_force,
+    limits_of,
     renewed,
 )
 from gateway.core.pricing import Pricer
@@ -141,7 +146,7 @@ def test_what_is_held_is_never_below_what_is_wanted(
     for credit_wh, passed_s in course:
         now_s += passed_s
         wanted_wh = registers_wh + credit_wh
-        held = renewed(held, wanted_wh, registers_wh, now_s) or held
+        held = renewed(held, Wanted(registers_wh, wanted_wh), now_s) or held
         assert held is not None
         assert held.cutoff_wh >= wanted_wh
         assert now_s <= held.expires_s - LEASE_S // 2
@@ -153,7 +158,81 @@ def test_a_node_hears_seldom_of_use_at_the_usual_rate() -> None:
     heard = 0
     for used_wh in range(0, 50_000, 10):
         wanted_wh = used_wh + (50_000 - used_wh) * 4 // 3
-        fresh = renewed(held, wanted_wh, used_wh, 0)
+        fresh = renewed(held, Wanted(used_wh, wanted_wh), 0)
         heard += fresh is not None
         held = fresh or held
     assert 1 < heard < 40
+
+
+def test_nothing_beyond_the_counter_is_granted_while_supply_is_off_for_credit() -> None:
+    """The margin is for who has credit; it is there again with the first of it."""
+    cut = Wanted(1_000, 1_000, is_cut=True)
+    held = renewed(None, cut, 0)
+    assert held == Grant(1_000, LEASE_S)
+    assert renewed(held, cut, 0) is None
+    # The last Wh may come in later, and a meter may creep: that is no reason for another.
+    assert renewed(held, Wanted(1_003, 1_003, is_cut=True), 0) is None
+    # A lease from before with its margin is taken back.
+    assert renewed(Grant(1_110, LEASE_S), cut, 0) == Grant(1_000, LEASE_S)
+    assert renewed(held, Wanted(1_000, 1_001), 0) == Grant(1_101, LEASE_S)
+
+
+def test_limits_are_granted_once_and_again_only_when_they_change() -> None:
+    """With the counter of emergency credit, which has a margin as the cut-off has."""
+    limits = PowerLimits(3_000, 1_000, 5_000)
+    wanted = Wanted(0, 10_000, limits)
+    held = renewed(None, wanted, 0)
+    assert held is not None
+    assert held.limits == PowerLimits(3_000, 1_000, 5_150)
+    assert renewed(held, wanted, 0) is None
+    for other in (NO_LIMITS, PowerLimits(2_000, 1_000, 5_000), PowerLimits(3_000, 999, 5_000)):
+        fresh = renewed(held, Wanted(0, 10_000, other), 0)
+        assert fresh is not None
+        assert (fresh.limits.limit_w, fresh.limits.emergency_w) == (
+            other.limit_w,
+            other.emergency_w,
+        )
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2_000), st.booleans(), st.integers(0, 500)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_the_lower_limit_never_holds_before_emergency_credit_can(
+    course: list[tuple[int, bool, int]],
+) -> None:
+    """After each look: not before it is in use, at once when it is, and never without one."""
+    held: Grant | None = None
+    registers_wh = 1
+    for used_wh, offered, left_wh in course:
+        registers_wh += used_wh
+        begins_wh = registers_wh + left_wh if offered else 0
+        limits = PowerLimits(0, 1_000 if offered else 0, begins_wh)
+        held = renewed(held, Wanted(registers_wh, registers_wh + 10_000, limits), 0) or held
+        assert held is not None
+        if not offered:
+            assert held.limits == NO_LIMITS
+        elif left_wh:
+            assert held.limits.emergency_wh >= begins_wh
+        else:
+            assert 0 < held.limits.emergency_wh <= registers_wh
+
+
+def test_a_limit_that_a_node_cannot_measure_is_none_of_it() -> None:
+    """Nor is one of emergency credit that nothing can begin."""
+    assert limits_of(None, None, 5) == NO_LIMITS
+    assert limits_of(LIMIT_MAX_W + 1, LIMIT_MAX_W + 1, 5) == NO_LIMITS
+    assert limits_of(LIMIT_MAX_W, 1_000, UNLIMITED_WH) == PowerLimits(LIMIT_MAX_W)
+    assert limits_of(None, 1_000, 5) == PowerLimits(0, 1_000, 5)
+
+
+def test_a_lease_with_limits_is_one_though_it_cuts_nobody_for_credit() -> None:
+    """A node without any lease is given it."""
+    assert Grant(UNLIMITED_WH, 0).is_unlimited
+    assert not Grant(UNLIMITED_WH, 0, PowerLimits(3_000)).is_unlimited
+    held = Grant(UNLIMITED_WH, LEASE_S, PowerLimits(3_000))
+    assert renewed(held, Wanted(5, UNLIMITED_WH, PowerLimits(3_000)), 0) is None
+    assert renewed(held, Wanted(5, UNLIMITED_WH), 0) == Grant(UNLIMITED_WH, LEASE_S)

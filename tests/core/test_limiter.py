@@ -176,3 +176,15 @@ def test_an_output_that_somebody_opened_during_a_trip_waits_for_a_person() -> No
     assert supply.wants(399 * NS) is None
     supply.confirm(399 * NS)
     assert supply.wants(399 * NS) is True
+
+
+def test_a_trip_that_a_meter_made_alone_counts_as_one_of_ours() -> None:
+    """Once, until it is over; the fourth within the window locks out."""
+    limiter = Limiter(LimiterRules(), GRID)
+    for count in range(1, 5):
+        now_ns = count * 200 * NS
+        assert limiter.tripped_by_itself(now_ns)
+        assert not limiter.tripped_by_itself(now_ns + NS)
+        assert limiter.pass_time(now_ns + 120 * NS) is (count < 4)
+    assert limiter.state is LimiterState.LOCKED_OUT
+    assert not limiter.tripped_by_itself(10_000 * NS)

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.errors import MeterError, MeterIdentityError, MeterProtocolError
+from gateway.core.lease import PowerLimits
 from gateway.core.node_message import (
     ENERGY_WH_MAX,
     MESSAGE_BYTES_MAX,
+    HeldCounter,
+    NodeLease,
     device_of,
     parse_backlog,
     parse_event,
@@ -167,6 +170,72 @@ def test_any_value_under_any_key_is_a_value_or_refused(key: str, value: object) 
             parse(payload, "node-1")
         except MeterError:
             continue
+
+
+MODULES: list[dict[str, object]] = [
+    {"address": 1, "voltage": 229.8, "current": 1.2, "power_w": 283.4, "energy_wh": 12_345},
+    {"address": 7, "voltage": None, "quality": "bad", "energy_kwh": 1.5},
+    {"address": 9, "quality": "uncertain", "energy_wh": 5, "counter_wh": 7, "held_wh": 90_000},
+]
+
+
+def test_several_modules_are_read_each_with_its_quality() -> None:
+    """The first is the meter; one that is silent, and one whose counter is held."""
+    first, silent, held = parse_telemetry(said(meters=MODULES), "node-1").modules
+    assert (first.address, first.quality, first.energy_wh) == (1, Quality.GOOD, 12_345)
+    assert (first.voltage_v, first.current_a, first.power_w) == (229.8, 1.2, 283.4)
+    assert (silent.address, silent.quality, silent.energy_wh) == (7, Quality.BAD, 1_500)
+    assert silent.voltage_v is None
+    assert (held.quality, held.held) == (Quality.UNCERTAIN, HeldCounter(7, 90_000))
+    assert parse_telemetry(said(), "node-1").modules == ()
+
+
+@pytest.mark.parametrize(
+    "meters",
+    [
+        {},
+        "x",
+        [1],
+        [{}],
+        [{"address": 0}],
+        [{"address": 248}],
+        [{"address": 1.0}],
+        [{"address": 1, "quality": "fine"}],
+        [{"address": 1, "voltage": 1_001}],
+        [{"address": 1, "energy_wh": -1}],
+        [{"address": 1, "counter_wh": 1, "held_wh": ENERGY_WH_MAX}],
+        [{"address": 1}, {"address": 1}],
+        [{"address": one} for one in range(1, 5)],
+    ],
+)
+def test_modules_of_another_form_are_refused_with_the_whole_message(meters: object) -> None:
+    """Also where the meter's own values are good."""
+    with pytest.raises(MeterProtocolError):
+        parse_telemetry(said(meters=meters), "node-1")
+
+
+def test_a_held_counter_is_told_with_the_last_good_one() -> None:
+    """Either alone is none."""
+    told = said(quality="uncertain", counter_wh=12_345, held_wh=50_000)
+    assert parse_telemetry(told, "node-1").held == HeldCounter(12_345, 50_000)
+    for half in ({"counter_wh": 5}, {"held_wh": 5}, {}):
+        assert parse_telemetry(said(**half), "node-1").held is None
+
+
+def test_a_status_tells_what_the_firmware_can_and_the_limits_of_its_lease() -> None:
+    """None of either from an older one."""
+    lease = {"epoch": "E", "seq": 3, "cutoff_wh": 5, "expires": 9}
+    told: dict[str, object] = {"online": True, "lease": lease}
+    older = parse_status(json.dumps(told).encode(), "node-1")
+    assert (older.can, older.lease) == ((), NodeLease("E", 3, 5, 9))
+    limits = {"limit_w": 3_000, "emergency_limit_w": 1_000, "emergency_wh": 4}
+    told |= {"can": ["limits", "release"], "lease": lease | limits}
+    ours = parse_status(json.dumps(told).encode(), "node-1")
+    assert ours.can == ("limits", "release")
+    assert ours.lease == NodeLease("E", 3, 5, 9, PowerLimits(3_000, 1_000, 4))
+    for wrong in ({"can": "limits"}, {"can": ["x"] * 17}, {"lease": lease | {"limit_w": -1}}):
+        with pytest.raises(MeterProtocolError):
+            parse_status(json.dumps(told | wrong).encode(), "node-1")
 
 
 def test_topics_name_device_and_kind() -> None:

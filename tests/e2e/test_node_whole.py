@@ -72,6 +72,14 @@ class Field:
         """Draw so much from now on, while the relay is closed."""
         self._do(self._load(power_w))
 
+    def exchange_module(self, by_wh: int) -> None:
+        """Another module, with another counter."""
+        self._loop.call_soon_threadsafe(self._module.move_counter, by_wh)
+
+    def button(self, *, down: bool) -> None:
+        """Somebody's finger."""
+        self._do(self._button(down=down))
+
     def keep_record(self) -> None:
         """A quarter of an hour is over."""
         self._loop.call_soon_threadsafe(self.node.keep_record)
@@ -89,6 +97,9 @@ class Field:
 
     async def _load(self, power_w: float) -> None:
         self._module.set_load(self._now_s, steady_curve(power_w))
+
+    async def _button(self, *, down: bool) -> None:
+        self.node.button(down=down)
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
@@ -238,6 +249,62 @@ def test_a_whole_node_from_its_first_power_up_to_its_reconnection(
         assert site.row(NODE).available_nano == GIVEN_NANO - used_nano
         assert site.stop("control") == 0
         check(site, cutoff_wh)
+
+
+def test_people_tell_a_whole_node_what_to_do(make_site: MakeSite, tmp_path: Path) -> None:
+    """Settings, a module exchanged, a restart, and the button: by command line, on record."""
+    site = make_site(meters=1).start()
+    with powered(site, tmp_path) as field:
+        served(site, field)
+        field.load(0)
+        assert "has its settings" in told(site, "settings", DEVICE, "telemetry_s=2", "modules=1")
+        assert "blinks for 5 s" in told(site, "identify", DEVICE, "--for", "5")
+        refused = site.cli("device", "settings", DEVICE, "poll_s=0")
+        assert (refused.returncode, "poll_s" in refused.stderr) == (1, True)
+        site.until(lambda: site.row(NODE).energy_wh == (field.counter_wh,), "the last watt-hour")
+        total_wh, available_nano = field.counter_wh, site.row(NODE).available_nano
+        field.exchange_module(500_000)
+        held = site.until(lambda: shown(site)["held"], "a held counter")
+        assert held == {"counter_wh": total_wh, "held_wh": total_wh + 500_000}
+        words = told(site, "release", DEVICE, "--no-count", "--reason", "PZEM exchanged")
+        assert f"counts on from {total_wh + 500_000} Wh" in words
+        site.until(lambda: shown(site)["held"] is None, "nothing held")
+        field.load(LIGHT_W)
+        site.until(lambda: site.row(NODE).energy_wh[0] > total_wh, "energy metered")
+        field.load(0)
+        site.until(
+            lambda: site.row(NODE).energy_wh == (field.counter_wh - 500_000,), "the same total"
+        )
+        used_wh = site.row(NODE).energy_wh[0] - total_wh
+        assert site.row(NODE).available_nano == available_nano - used_wh * PRICE_NANO
+        boots = [event.body.get("what") for event in all_events(site)].count("boot")
+        assert "restarts" in told(site, "restart", DEVICE)
+        site.until(
+            lambda: [event.body.get("what") for event in all_events(site)].count("boot") > boots,
+            "another boot",
+        )
+        assert shown(site)["settings"] == {"telemetry_s": 2, "modules": [1]}
+        off = site.cli("meter", "switch", NODE, "off", "--reason", "work")
+        assert off.returncode == 0, off.stderr
+        site.order(NODE, "reconnect", "r-1")
+        site.until(
+            lambda: site.row(NODE).control_state is ControlState.READY_FOR_RECONNECTION,
+            "a reconnection that waits",
+        )
+        field.button(down=True)
+        wait(lambda: field.node.relay_closed, "the relay closes")
+        field.button(down=False)
+        site.until(lambda: site.row(NODE).output_closed, "supply shown")
+        assert site.stop("control") == 0
+        proof = site.cli("ledger", "verify", "--replay", "--json")
+        assert proof.returncode == 0, proof.stdout
+
+
+def told(site: Gateway, *words: str) -> str:
+    """What a command about the device answers."""
+    done = site.cli("device", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def served(site: Gateway, field: Field) -> int:

@@ -66,14 +66,16 @@ def leased() -> st.SearchStrategy[Any]:
         "limit_w": st.integers(0, 100_000),
         "emergency_limit_w": st.integers(0, 100_000),
     }
+    emergency = {"emergency_wh": st.integers(0, 2_000)}
     right = st.fixed_dictionaries(
         numbers
         | {
             "epoch": st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=1, max_size=26),
             "policy": st.sampled_from(["hold", "grace", "open"]),
-        }
+        },
+        optional=emergency,
     )
-    keys = st.sampled_from([*numbers, "epoch", "policy", "more"])
+    keys = st.sampled_from([*numbers, *emergency, "epoch", "policy", "more"])
     spoilt = st.tuples(right, keys, wrong).map(lambda t: t[0] | {t[1]: t[2]})
     return st.fixed_dictionaries(
         {

@@ -234,3 +234,59 @@ async def test_the_button_is_told_as_an_event(site: Site) -> None:
     await site.gateway.wait("event", lambda e: e["kind"] == "button")
     await asyncio.sleep(0.5)
     assert len(site.gateway.events("button")) == 1
+
+
+async def test_a_held_counter_goes_on_by_a_persons_word(site: Site) -> None:
+    """A module was exchanged: the total stands still, goes on from it, and survives a power cut."""
+    gateway = site.gateway
+    session = await site.start()
+    first = await gateway.wait("telemetry", lambda t: t["quality"] == "good")
+    assert "held_wh" not in first
+    assert (await gateway.command(session, "release", count=False))["code"] == "NOTHING_HELD"
+    site.module.move_counter(1_000_000)
+    told = await gateway.wait("telemetry", lambda t: t["quality"] == "uncertain")
+    assert told["counter_wh"] == told["energy_wh"]
+    assert told["held_wh"] >= START_WH + 1_000_000
+    assert (await gateway.command(session, "release", count="x"))["code"] == "BAD_FORM"
+    since = len(gateway.heard)
+    done = await gateway.command(session, "release", count=False, address=1)
+    assert (done["code"], done["message"][:14]) == ("DONE", "counts on from")
+    told = await gateway.wait("telemetry", lambda t: t["quality"] == "good", since)
+    assert START_WH <= told["energy_wh"] <= START_WH + 60
+    assert "held_wh" not in told
+    released = await gateway.wait("event", lambda e: e["kind"] == "register_released")
+    assert released["base_wh"] < released["base_before_wh"]
+    await site.node.power_off()
+    since = len(gateway.heard)
+    await site.node.power_on()
+    after = await gateway.wait("telemetry", lambda t: t["quality"] == "good", since)
+    assert told["energy_wh"] <= after["energy_wh"] <= START_WH + 60
+
+
+async def test_a_leases_limit_holds_while_nobody_else_sees_to_it(site: Site) -> None:
+    """Not beside a gateway; without one it opens, returns, locks out; a command ends it at once."""
+    gateway = site.gateway
+    site.node.settings(limit_delay_s=1, limit_hold_s=3, trip_most=2)
+    session = await site.start()
+    await gateway.wait("telemetry", lambda t: t["quality"] == "good")
+    status = await gateway.wait("status", lambda s: s["online"])
+    assert status["can"] == ["limits", "release"]
+    granted = await gateway.grant(session, 1, 0x7FFFFFFF, limit_w=1_000)
+    assert granted["code"] == "DONE"
+    status = await gateway.wait("status", lambda s: s["online"] and s["lease"])
+    assert (status["lease"]["limit_w"], status["lease"]["emergency_wh"]) == (1_000, 0)
+    await asyncio.sleep(3)
+    assert site.node.relay_closed
+    await site.broker_away()
+    await site.wait_relay(closed=False)
+    await site.wait_relay(closed=True)
+    await site.wait_relay(closed=False)
+    session = await site.broker_back()
+    told = await gateway.wait("status", lambda s: s["session"] == session and s["relay"] == "open")
+    assert told["reasons"] == ["limit"]
+    assert (await gateway.command(session, "relay", closed=True))["ok"]
+    await site.wait_relay(closed=True)
+    await asyncio.sleep(3)
+    assert site.node.relay_closed
+    trips = [(event["reason"], event["locked"]) for event in gateway.events("trip")]
+    assert trips == [("limit", False), ("limit", True)]

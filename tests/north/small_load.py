@@ -3,10 +3,8 @@
 from gateway.core.errors import RefusedError
 from gateway.core.override import Override, OverrideKind, Scope, check_override
 from gateway.core.requests import (
-    ApproveDevice,
     EndOverride,
     EndShed,
-    RefuseDevice,
     Request,
     RestoreAll,
     SetLimits,
@@ -22,7 +20,7 @@ from gateway.store.supply_orders import (
     put_override,
     standing_overrides,
 )
-from tests.north.small_devices import DeviceBody, decide_device
+from tests.north.small_devices import DEVICE_BODIES, DeviceBody, decide_device
 
 LoadBody = (
     DeviceBody
@@ -42,8 +40,7 @@ LOAD_BODIES = (
     SetOverride,
     EndOverride,
     RestoreAll,
-    ApproveDevice,
-    RefuseDevice,
+    *DEVICE_BODIES,
 )
 
 

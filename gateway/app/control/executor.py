@@ -56,6 +56,10 @@ MUST_EXPIRE: Final = (
     wishes.SetOverride,
     wishes.EndOverride,
     wishes.RestoreAll,
+    wishes.SetDevice,
+    wishes.IdentifyDevice,
+    wishes.RestartDevice,
+    wishes.ReleaseDevice,
 )
 
 
@@ -176,6 +180,9 @@ class Executor:
             names.add(await self._account_of(body.transaction_seq))
         if isinstance(body, VOUCHER_WISHES):
             names.add(VOUCHERS)
+        if isinstance(device_id := getattr(body, "device_id", None), str):
+            # No account's name: a node may take seconds to answer, and who pays waits for none.
+            names.add(f"device {device_id}")
         guards: list[AbstractAsyncContextManager[object]] = []
         if isinstance(body, STARTING):
             guards.append(self._tariffs.shared())

@@ -155,6 +155,26 @@ class Governor:
         if index in self.restoring and seen.output_closed:
             self.restoring.discard(index)
 
+    def tripped_by_itself(self, index: int) -> bool:
+        """A node that was alone opened for its lease's limit: from now on that is a trip as any.
+
+        True when that is news. Nothing at a point that is not enforced.
+        """
+        point = self.points[index]
+        now_ns = self._clock.mono_ns()
+        if not point.supply.enforced or not point.supply.limiter.tripped_by_itself(now_ns):
+            return False
+        point.supply.settle_overload()
+        self.due.add(index)
+        locked = point.supply.limiter.state is LimiterState.LOCKED_OUT
+        self._events.event(
+            "OVERLOAD_LOCKED" if locked else "OVERLOAD_TRIPPED",
+            point.terms.service_point_id,
+            "critical" if locked else "notice",
+            by="lease",
+        )
+        return True
+
     def _source_of(self, index: int, step: Step, register: int | None) -> str:
         sources = self.points[index].terms.sources
         if register is None:

@@ -13,18 +13,20 @@ from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
 from gateway.app.control.devices import DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
+from gateway.app.control.node_leases import wanted_of
+from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
 from gateway.core.clock import Clock
-from gateway.core.credit import PaymentMode
-from gateway.core.errors import MeterError, RefusedError
-from gateway.core.lease import LEASE_S, UNLIMITED_WH, Grant, cutoff_wh, in_force, renewed
+from gateway.core.errors import MeterError
+from gateway.core.figures import Value
+from gateway.core.lease import UNLIMITED_WH, Grant, Wanted, renewed
 from gateway.core.node_message import NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
-from gateway.south.node_device import NodeDevice
+from gateway.south.node_device import NodeDevice, steady
 from gateway.south.node_wiring import Link
 from gateway.south.nodes import TOPICS, NodeGroup
 from gateway.store.devices import DeviceStatus, put_devices, read_devices
@@ -44,10 +46,10 @@ LEASE_RETRY_NS: Final = 30 * 1_000_000_000
 KEEP_EVERY_MS: Final = 60_000
 # A node that tells more events than this in a minute tells no more in it.
 EVENTS_MAX: Final = 20
-# A press of the button confirms for so long: whoever pressed has seen that it is safe.
-PRESENT_S: Final = 60
 MINUTE_NS: Final = 60 * 1_000_000_000
 LEASE_REASONS: Final = frozenset({"lease", "expired"})
+# What of a device's state is no word of its own: what it was set to.
+SET: Final = "settings"
 WARNINGS: Final = frozenset(
     {
         "meter_silent",
@@ -91,6 +93,14 @@ class NodeOffice:
         self._lease_after_ns: dict[int, int] = {}
         self._events: dict[int, deque[int]] = {}
         self.events_dropped = 0
+        self.buttons: Final = Buttons(books)
+        self._lifted: dict[int, int] = {}
+        self._modules = ModuleWatch(book, self._told, self._may_tell)
+
+    @property
+    def group(self) -> NodeGroup | None:
+        """The nodes that are heard; None without a broker."""
+        return self._group
 
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
@@ -101,11 +111,21 @@ class NodeOffice:
         if self._group is not None:
             self._group.forget(device_id)
 
+    def figures(self) -> dict[str, Value]:
+        """Figures for the board."""
+        return node_figures(self.book, self._group)
+
     # -- as the group's listener -----------------------------------------------------------
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
-        """A relay that a lease opened is closed by a reconnection, with its confirmation."""
-        if told.relay_closed is not False or not LEASE_REASONS.intersection(told.reasons):
+        """A relay that a lease opened is closed by a reconnection, with its confirmation; one that
+        its limit opened, as after a trip of our own."""
+        self._modules.look(index, self._point(index).terms.meter_id, told)
+        if told.relay_closed is not False:
+            return
+        if "limit" in told.reasons and "command" not in told.reasons:
+            self._take_over(index)
+        if not LEASE_REASONS.intersection(told.reasons):
             return
         point = self._point(index)
         if point.supply.opened_for_credit():
@@ -119,20 +139,30 @@ class NodeOffice:
                 by="lease",
             )
 
+    def _take_over(self, index: int) -> None:
+        """A node that was alone tripped: it is told to stay open, and the limiter does the rest."""
+        group, engine = self._group, self._engine
+        if group is None or engine is None:
+            return
+        if engine.governor.tripped_by_itself(self.first + index):
+            group.spawn(self._hold_open(group, index), f"hold {index}")
+
+    async def _hold_open(self, group: NodeGroup, index: int) -> None:
+        await group.order(index, "relay", {"closed": False})
+
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
-        now_ns = self._clock.mono_ns()
-        if not self._may_tell(index, now_ns):
+        if not self._may_tell(index):
             return
         meter_id = self._point(index).terms.meter_id
         severity = "warning" if event.kind in WARNINGS else "notice"
         self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
         if event.kind == "button" and self._is_present(event):
-            self._confirm(index, now_ns)
+            self._confirm(index, event)
 
     def refused(self, index: int, error: MeterError) -> None:
         """Told once until the node sends something good again."""
-        if not self._may_tell(index, self._clock.mono_ns()):
+        if not self._may_tell(index):
             return
         meter_id = self._point(index).terms.meter_id
         log.warning("node.refused", meter=meter_id, code=error.code, reason=str(error))
@@ -157,17 +187,39 @@ class NodeOffice:
 
     async def before_close(self, index: int) -> None:
         """Grant what the credit allows now, whatever the node holds. Raises a MeterError."""
-        group, wanted_wh = self._group, self._wanted_wh(index)
+        group = self._group
         device = None if group is None else group.device_at(index)
-        if group is None or device is None or wanted_wh is None:
+        if group is None or device is None or (wanted := self._wanted(device)) is None:
             return
-        registers = self._point(index).guard.registers_wh or (0,)
-        fresh = renewed(None, wanted_wh, registers[0], self.unix_s())
-        if fresh is not None and (device.lease is not None or not fresh.is_unlimited):
+        fresh = renewed(None, wanted, self.unix_s())
+        latched = LEASE_REASONS.intersection(device.reasons)
+        if fresh is not None and (device.lease or latched or not fresh.is_unlimited):
             await group.grant(index, fresh, self._epoch)
 
-    def _may_tell(self, index: int, now_ns: int) -> bool:
+    async def lift(self, index: int) -> None:
+        """A counter is about to jump by a person's word: no lease may cut on it before the gateway
+        has judged it. Raises a MeterError; `lifted` follows whatever comes of it.
+        """
+        group = self._group
+        device = None if group is None else group.device_at(index)
+        if group is None or device is None or device.lease is None:
+            return
+        self._lifted[index] = self._point(index).last_sequence
+        fresh = renewed(None, Wanted(0, UNLIMITED_WH), self.unix_s())
+        if fresh is not None:
+            await group.grant(index, fresh, self._epoch)
+
+    def lifted(self, index: int) -> None:
+        """The node has answered, or did not: leases follow its credit again once it was read."""
+        if index in self._lifted:
+            self._lifted[index] = self._point(index).last_sequence
+
+    def _told(self, kind: str, subject: str, severity: str, **facts: object) -> None:
+        self._tell(kind, subject, severity, **facts)
+
+    def _may_tell(self, index: int) -> bool:
         """Whether a node may have one more event on record in this minute."""
+        now_ns = self._clock.mono_ns()
         recent = self._events.setdefault(index, deque(maxlen=EVENTS_MAX))
         if len(recent) == EVENTS_MAX and now_ns - recent[0] < MINUTE_NS:
             self.events_dropped += 1
@@ -182,17 +234,20 @@ class NodeOffice:
             return False
         return abs(now_s - event.node_ms // 1_000) <= PRESENT_S
 
-    def _confirm(self, index: int, now_ns: int) -> None:
-        point, engine = self._point(index), self._engine
-        if engine is None:
+    def _confirm(self, index: int, event: NodeEvent) -> None:
+        """The word of a person at the point: a request as from anywhere, once for each press.
+
+        Where no reconnection waits nothing is asked for; the press is on record as NODE_EVENT.
+        """
+        point, group = self._point(index), self._group
+        waits = point.supply.reconnection_pending and not point.supply.reasons
+        if group is None or not waits:
+            log.info("node.button", meter=point.terms.meter_id)
             return
-        try:
-            point.supply.confirm(now_ns)
-        except RefusedError as refused:
-            log.info("node.button", meter=point.terms.meter_id, code=refused.refusal_code)
-            return
-        engine.due.add(self.first + index)
-        engine.decide(self.first + index)
+        work = self.buttons.pressed(event, point.terms.service_point_id, self._clock.utc_ms())
+        if work is not None:
+            key, pressing = work
+            group.spawn(pressing, key)
 
     # -- after every sweep -----------------------------------------------------------------
 
@@ -217,14 +272,13 @@ class NodeOffice:
         waits = index in self._granting or now_ns < self._lease_after_ns.get(index, 0)
         if not able or waits:
             return
-        wanted_wh = self._wanted_wh(index)
-        registers = self._point(index).guard.registers_wh
-        if wanted_wh is None or registers is None:
+        wanted = self._wanted(device)
+        if wanted is None:
             return
         held = None
         if device.lease is not None and device.lease.epoch == self._epoch:
-            held = Grant(device.lease.cutoff_wh, device.lease.expires_s)
-        fresh = renewed(held, wanted_wh, registers[0], self.unix_s())
+            held = Grant(device.lease.cutoff_wh, device.lease.expires_s, device.lease.limits)
+        fresh = renewed(held, wanted, self.unix_s())
         if fresh is None or (fresh.is_unlimited and device.lease is None):
             return
         self._granting.add(index)
@@ -238,54 +292,28 @@ class NodeOffice:
         finally:
             self._granting.discard(index)
 
-    def _wanted_wh(self, index: int) -> int | None:
-        """The counter up to which the credit lasts; None while it cannot be told."""
-        point, engine = self._point(index), self._engine
-        registers = point.guard.registers_wh
-        if engine is None or registers is None or point.guard.held:
+    def _wanted(self, device: NodeDevice) -> Wanted | None:
+        """What a node should hold now; None while it cannot be told."""
+        if self._engine is None:
             return None
-        account, supply = point.account, point.supply
-        if engine.gate.recovery is not None or engine.breaker.halted or account is None:
-            return UNLIMITED_WH
-        terms = account.credit.terms
-        never = (
-            not supply.enforced
-            or supply.policy.critical
-            or bool(supply.blocks.held_back)
-            # A calendar may keep supply on at any time: the gateway alone cuts there.
-            or terms.calendar is not None
-            or terms.payment_mode is PaymentMode.CREDIT
-        )
-        if never:
-            return UNLIMITED_WH
-        available_nano = account.available_nano
-        if not account.credit.is_invoked:
-            available_nano += terms.emergency_limit_nano
-        now_ms = self._clock.utc_ms()
-        versions = in_force(
-            self._shelf.known(point.tariff_id), point.label_utc_ms, now_ms + LEASE_S * 1_000
-        )
-        return cutoff_wh(registers[0], available_nano, versions, point.terms.sources[0])
+        point, limits = self._point(device.index), "limits" in device.can
+        if (seen := self._lifted.get(device.index)) is not None:
+            if point.last_sequence <= seen:
+                return None
+            del self._lifted[device.index]
+        return wanted_of(point, self._engine, self._shelf, self._clock.utc_ms(), limits=limits)
 
     def _note(self, device: NodeDevice) -> None:
         """Keep how far a device was read, and what it shows."""
         record = self.book.records.get(device.device_id)
         if record is None or record.status is not DeviceStatus.APPROVED:
             return
-        lease = device.lease
-        state: dict[str, object] = {
-            "online": device.online,
-            "session": device.session,
-            "relay": device.relay_closed,
-            "can_switch": device.has_relay,
-            "reasons": list(device.reasons),
-            "spooled": device.spooled,
-            "lease": None
-            if lease is None
-            else [lease.epoch, lease.seq, lease.cutoff_wh, lease.expires_s],
-        }
+        state = device.shown()
+        # What only telemetry tells stays as it was until there is some.
+        kept = (SET,) if device.heard_ns is not None else (SET, "held", "modules")
+        state |= {name: record.state[name] for name in kept if name in record.state}
         utc_ms = self._clock.utc_ms()
-        same = state == record.state and device.firmware == record.firmware
+        same = steady(state) == steady(record.state) and device.firmware == record.firmware
         if same and abs(utc_ms - record.seen_utc_ms) < KEEP_EVERY_MS:
             return
         order = device.order

@@ -261,7 +261,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         office,
         display,
         opened.writer,
-        _gauges(config, engine, opened, clock, watchman),
+        _gauges(config, engine, opened, clock, watchman=watchman, nodes=nodes),
         _prover(config, books, engine, display, clock),
         opened.watch,
     )
@@ -336,7 +336,13 @@ def _tell_unmetered(found: Restored, display: Display) -> None:
 
 
 def _gauges(
-    config: Config, engine: Engine, opened: _Opened, clock: Clock, watchman: Watchman
+    config: Config,
+    engine: Engine,
+    opened: _Opened,
+    clock: Clock,
+    *,
+    watchman: Watchman,
+    nodes: NodeOffice,
 ) -> Gauges:
     paths = paths_of(config)
     return Gauges(
@@ -347,7 +353,7 @@ def _gauges(
         telemetry_dir=paths.telemetry_dir,
         board=BoardWriter(paths.live_dir),
         clock=clock,
-        more=watchman.figures,
+        more=lambda: {**watchman.figures(), **nodes.figures()},
     )
 
 

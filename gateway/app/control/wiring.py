@@ -15,6 +15,7 @@ from gateway.app.control.display import Display
 from gateway.app.control.executor import Executor
 from gateway.app.control.forecaster import Forecaster
 from gateway.app.control.load_requests import LoadRequests
+from gateway.app.control.node_requests import NodeRequests
 from gateway.app.control.nodes import NodeOffice
 from gateway.app.control.recovery import RecoveryWatch
 from gateway.app.control.supply_requests import SupplyRequests
@@ -113,9 +114,11 @@ def office_of(
             watch,
             vouchers,
             DeviceRequests(desk, nodes.book, display.event, nodes.forget),
+            NodeRequests(desk, nodes),
         ],
         counter=counter,
         check=watch.check,
         may_lift=vouchers.may_lift,
     )
+    nodes.buttons.execute = executor.execute
     return Office(executor, recovery, counter, watchman, forecaster, nodes)

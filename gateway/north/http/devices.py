@@ -1,20 +1,29 @@
 """ESP32 nodes by device id: who was heard, who waits to be approved, what each told last."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue, StrictBool, StrictInt
 from starlette.responses import Response
 
 from gateway.core.errors import RefusedError
 from gateway.core.lease import UNLIMITED_WH
-from gateway.core.requests import ApproveDevice, RefuseDevice
+from gateway.core.node_settings import MODULE_ADDRESS_MAX, NUMBERS, check_settings
+from gateway.core.requests import (
+    ApproveDevice,
+    IdentifyDevice,
+    RefuseDevice,
+    ReleaseDevice,
+    RestartDevice,
+    SetDevice,
+)
 from gateway.north.http.auth import NOT_YET_BOUND, VIEWERS, Caller, access
 from gateway.north.http.context import context_of
-from gateway.north.http.forms import PREFIX, Key, ReasonForm, rfc3339
+from gateway.north.http.forms import PREFIX, Form, Key, ReasonForm, rfc3339
 from gateway.north.http.results import RequestStatus, wish_response
-from gateway.north.wishes import submit
+from gateway.north.wishes import PRESENT_EXPIRY_MS, submit
 from gateway.store.devices import DeviceRecord
 
 router = APIRouter(tags=["devices"])
@@ -29,6 +38,28 @@ class LeaseView(BaseModel):
 
     cutoff_wh: int | None = Field(description="Counter at which it opens; null: at none")
     expires_at: str
+    limit_w: int | None = Field(description="While the gateway is away; null: none")
+    emergency_limit_w: int | None = Field(description="From `emergency_wh` on; null: none")
+    emergency_wh: int | None = Field(description="Counter at which emergency credit begins")
+
+
+class HeldView(BaseModel):
+    """A module's counter that the node holds until a person has looked: `counter-release`."""
+
+    counter_wh: int = Field(description="The module's last good counter")
+    held_wh: int = Field(description="What it shows now")
+
+
+class ModuleView(BaseModel):
+    """One of several modules of a node; the first is the meter's, the others charge nobody."""
+
+    address: int
+    quality: str = Field(description="good, uncertain (its counter is held) or bad (silent)")
+    energy_wh: int | None
+    voltage_v: float | None
+    current_a: float | None
+    power_w: float | None
+    held: bool
 
 
 class DeviceView(BaseModel):
@@ -48,6 +79,13 @@ class DeviceView(BaseModel):
     reasons: list[str] = Field(description="Why its relay is open")
     waiting_records: int = Field(description="Readings that it keeps until they are taken")
     lease: LeaseView | None
+    held: HeldView | None = Field(description="Null: no counter is held")
+    modules: list[ModuleView] = Field(
+        description="Where there are several; values are renewed once a minute, quality at once"
+    )
+    settings: dict[str, JsonValue] = Field(
+        description="What it was told from here and took; the others are as provisioned"
+    )
 
 
 class DeviceList(BaseModel):
@@ -60,6 +98,33 @@ class ApprovalForm(BaseModel):
     """Which meter a device is."""
 
     meter_id: str = Field(min_length=1, max_length=63, description="A node of the configuration")
+
+
+class SettingsForm(Form):
+    """Settings to change; the others stay."""
+
+    settings: dict[str, JsonValue] = Field(
+        min_length=1,
+        max_length=len(NUMBERS) + 1,
+        description="By name: whole numbers, and `modules` with 1 to 3 addresses",
+    )
+
+
+class IdentificationForm(Form):
+    """How long the lamp blinks."""
+
+    for_s: StrictInt = Field(default=60, ge=1, le=600)
+
+
+class CounterForm(ReasonForm):
+    """What a held counter is, and what was found at the module."""
+
+    count: StrictBool = Field(
+        description="true: the advance to it was energy; false: go on from it, nothing is charged"
+    )
+    module_address: StrictInt = Field(
+        default=0, ge=0, le=MODULE_ADDRESS_MAX, description="0: the first module"
+    )
 
 
 @router.get(f"{PREFIX}/devices", response_model=DeviceList, **access(VIEWERS))
@@ -108,6 +173,76 @@ async def refuse_device(
     return wish_response(await submit(context, caller, body, key), context.settings.currency)
 
 
+@router.post(
+    f"{PREFIX}/devices/{{device_id}}/settings",
+    status_code=201,
+    response_model=RequestStatus,
+    **access(SetDevice.ROLES - NOT_YET_BOUND),
+)
+async def set_device(
+    request: Request, caller: Caller, key: Key, device_id: DeviceName, form: SettingsForm
+) -> Response:
+    """Change a node's settings; the result's `message` is the node's own.
+
+    Expires unexecuted after two minutes, as the other commands to a node.
+    """
+    context = context_of(request)
+    # Before it is stored anywhere: whatever was typed by mistake, it is no setting.
+    document = json.dumps(check_settings(form.settings), sort_keys=True)
+    body = SetDevice(device_id, document)
+    answer = await submit(context, caller, body, key, expiry_ms=PRESENT_EXPIRY_MS)
+    return wish_response(answer, context.settings.currency)
+
+
+@router.post(
+    f"{PREFIX}/devices/{{device_id}}/identification",
+    status_code=201,
+    response_model=RequestStatus,
+    **access(IdentifyDevice.ROLES - NOT_YET_BOUND),
+)
+async def identify_device(
+    request: Request, caller: Caller, key: Key, device_id: DeviceName, form: IdentificationForm
+) -> Response:
+    """Let a node's lamp blink quickly."""
+    context = context_of(request)
+    body = IdentifyDevice(device_id, form.for_s)
+    answer = await submit(context, caller, body, key, expiry_ms=PRESENT_EXPIRY_MS)
+    return wish_response(answer, context.settings.currency)
+
+
+@router.post(
+    f"{PREFIX}/devices/{{device_id}}/restart",
+    status_code=201,
+    response_model=RequestStatus,
+    **access(RestartDevice.ROLES - NOT_YET_BOUND),
+)
+async def restart_device(
+    request: Request, caller: Caller, key: Key, device_id: DeviceName
+) -> Response:
+    """Restart a node; its relay stays as it is."""
+    context = context_of(request)
+    answer = await submit(
+        context, caller, RestartDevice(device_id), key, expiry_ms=PRESENT_EXPIRY_MS
+    )
+    return wish_response(answer, context.settings.currency)
+
+
+@router.post(
+    f"{PREFIX}/devices/{{device_id}}/counter-release",
+    status_code=201,
+    response_model=RequestStatus,
+    **access(ReleaseDevice.ROLES - NOT_YET_BOUND),
+)
+async def release_device(
+    request: Request, caller: Caller, key: Key, device_id: DeviceName, form: CounterForm
+) -> Response:
+    """Say that the counter which a node holds is its module's: an exchange, a reset, a jump."""
+    context = context_of(request)
+    body = ReleaseDevice(device_id, form.count, form.reason, form.module_address)
+    answer = await submit(context, caller, body, key, expiry_ms=PRESENT_EXPIRY_MS)
+    return wish_response(answer, context.settings.currency)
+
+
 def _view(record: DeviceRecord) -> DeviceView:
     state: Mapping[str, object] = record.state
     relay = cast("bool | None", state.get("relay"))
@@ -126,14 +261,21 @@ def _view(record: DeviceRecord) -> DeviceView:
         reasons=list(cast("Sequence[str]", state.get("reasons", ()))),
         waiting_records=cast("int", state.get("spooled", 0)),
         lease=_lease(cast("Sequence[object] | None", state.get("lease"))),
+        held=cast("HeldView | None", state.get("held")),
+        modules=cast("list[ModuleView]", state.get("modules", [])),
+        settings=cast("dict[str, JsonValue]", state.get("settings", {})),
     )
 
 
 def _lease(kept: Sequence[object] | None) -> LeaseView | None:
     if kept is None:
         return None
-    _, _, cutoff_wh, expires_s = cast("tuple[str, int, int, int]", tuple(kept))
+    # Rows of older programs have no limits.
+    cutoff_wh, expires_s, *limits = cast("list[int]", [*kept[2:], 0, 0, 0])
     return LeaseView(
         cutoff_wh=None if cutoff_wh == UNLIMITED_WH else cutoff_wh,
         expires_at=rfc3339(expires_s * 1_000),
+        limit_w=limits[0] or None,
+        emergency_limit_w=limits[1] or None,
+        emergency_wh=limits[2] or None,
     )

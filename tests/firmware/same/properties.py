@@ -73,7 +73,11 @@ def leased(case):
     reason = again.reason(case["total_wh"], expired)
     if case["total_wh"] < granted.cutoff_wh and granted.policy != "open":
         assert reason is None
-    return [expired, unset, reason, again.epoch, again.seq]
+    limit_w = again.limit_at(case["total_wh"])
+    assert limit_w in (0, granted.limit_w, granted.emergency_limit_w)
+    if case["total_wh"] < granted.emergency_wh:
+        assert limit_w == granted.limit_w
+    return [expired, unset, reason, again.epoch, again.seq, limit_w]
 
 
 def recorded(case):

@@ -40,6 +40,8 @@ def test_what_is_no_lease_is_refused_by_name():
         ("epoch", "x" * 27),
         ("epoch", "a\0"),
         ("limit_w", 100_001),
+        ("emergency_wh", -1),
+        ("emergency_wh", None),
     ):
         args = dict(ARGS)
         args[key] = value
@@ -73,6 +75,32 @@ def test_what_follows_its_expiry():
     assert granted(policy="grace").reason(1_049, True) is None
     assert granted(policy="grace").reason(1_050, True) == "lease"
     assert granted(policy="open").reason(0, True) == "expired"
+
+
+def test_the_lower_limit_holds_from_the_counter_of_emergency_credit_on():
+    """0 is no limit; an unknown counter is none of emergency credit; each limit may stand alone."""
+    both = granted(limit_w=3_000, emergency_limit_w=1_000, emergency_wh=900)
+    for total_wh, limit_w in ((None, 3_000), (0, 3_000), (899, 3_000), (900, 1_000)):
+        assert both.limit_at(total_wh) == limit_w
+    alone = granted(emergency_limit_w=1_000, emergency_wh=900)
+    assert [alone.limit_at(total_wh) for total_wh in (899, 900)] == [0, 1_000]
+    for changed in ({"limit_w": 500, "emergency_limit_w": 1_000}, {"limit_w": 500}):
+        assert granted(emergency_wh=900, **changed).limit_at(1_000) == 500
+    assert granted(limit_w=500, emergency_limit_w=100).limit_at(1_000_000) == 500
+    assert granted().limit_at(1_000_000) == 0
+
+
+def test_a_lease_without_emergency_credit_is_kept_as_older_versions_kept_it():
+    """60 bytes of version 1, read by both; with it 64 of version 2, and nothing is lost."""
+    old = granted(limit_w=3_000).pack()
+    assert (len(old), old[0]) == (60, 1)
+    assert lease.unpack(old).limit_w == 3_000
+    assert lease.unpack(old).emergency_wh == 0
+    new = granted(emergency_limit_w=1_000, emergency_wh=900).pack()
+    assert (len(new), new[0]) == (64, 2)
+    found = lease.unpack(new)
+    assert (found.emergency_wh, found.emergency_limit_w, found.granted_s) == (900, 1_000, 100)
+    assert found.pack() == new
 
 
 def test_its_expiry_needs_a_clock_or_enough_uptime():

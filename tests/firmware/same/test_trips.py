@@ -82,14 +82,39 @@ def test_voltage_must_be_good_for_all_of_its_hold():
         assert trips.reasons == []
 
 
-def test_a_lease_may_only_lower_the_limit():
-    """0 is no limit of the lease."""
+def test_a_leases_limit_is_a_rule_of_its_own_beside_the_nodes():
+    """0 is none; the lower of the two trips; what no longer holds starts the delay anew."""
     trips = rules()
-    trips.limit(0)
-    trips.limit(2_000)
-    assert trips.overload.high == 10_000
-    trips.limit(500)
-    assert trips.overload.high == 5_000
+    for now_s in range(0, 100, 10):
+        assert trips.check(now_s, 9_000, 2_300, 0) == []
+    assert trips.check(100, 9_000, 2_300, 500) == []
+    assert trips.check(120, 9_000, 2_300, 0) == []
+    assert trips.check(121, 9_000, 2_300, 500) == []
+    assert trips.check(150, None, 2_300, 500) == []
+    assert trips.check(151, 9_000, 2_300, 500) == []
+    assert trips.check(180, 9_000, 2_300, 500) == []
+    assert trips.check(181, 9_000, 2_300, 500) == ["limit"]
+    assert trips.reasons == ["limit"]
+    trips.check(300, 0, 2_300, 500)
+    assert trips.reasons == ["limit"]
+    trips.check(301, 0, 2_300, 500)
+    assert trips.reasons == []
     free = Trips(settings.defaults())
-    free.limit(500)
-    assert free.overload.high == 5_000
+    free.check(0, 5_000, 2_300, 500)
+    assert free.check(40, 5_000, 2_300, 500) == []  # at the limit, not above
+    free.check(41, 5_001, 2_300, 500)
+    assert free.check(71, 5_001, 2_300, 500) == ["limit"]
+
+
+def test_a_leases_limit_locks_out_at_the_fourth_trip_and_a_command_ends_it():
+    """As the node's own rules; its hold goes on when nobody limits any more."""
+    trips, now_s = rules(), 0
+    for count in range(1, 5):
+        trips.check(now_s, 9_000, 2_300, 500)
+        assert trips.check(now_s + 30, 9_000, 2_300, 500) == ["limit"]
+        assert trips.limit.locked == (count == 4)
+        trips.check(now_s + 150, 0, 2_300, 0)
+        assert trips.reasons == ([] if count < 4 else ["limit"])
+        now_s += 200
+    trips.reset()
+    assert trips.reasons == []

@@ -1,0 +1,127 @@
+"""What follows from what is measured: a held counter released, a lease's limit while alone."""
+
+import json
+
+from node import lease, telemetry
+from node.commands import Commands
+from tests.firmware.same.test_telemetry import SmallNode
+
+LEASE = {
+    "epoch": "E1",
+    "seq": 1,
+    "cutoff_wh": 0x7FFFFFFF,
+    "expires": 0,
+    "policy": "hold",
+    "grace_wh": 0,
+    "limit_w": 2_000,
+    "emergency_limit_w": 500,
+    "emergency_wh": 12_347,
+}
+
+
+def registers(counter_wh, power_dw=0):
+    """What a module answers."""
+    return (2_300, 0, 0, power_dw, 0, counter_wh, 0, 500, 100, 0)
+
+
+class HeldNode(SmallNode):
+    """A node of two modules whose first one jumped from 12,345 to 50,000 Wh."""
+
+    def __init__(self):
+        super().__init__(modules=[1, 7])
+        self.asked = 0
+        self.measured(0, registers(12_345))
+        self.measured(1, registers(9))
+        self.board.pass_s(1)
+        self.measured(0, registers(50_000))
+        self.meter.points[0].quality = "uncertain"
+        self.commands = Commands(self)
+
+    def ask_reading(self):
+        self.asked += 1
+
+    def tell(self, **args):
+        """Code and message of a `release`."""
+        return self.commands._carry_out({"type": "release", "args": args})
+
+
+def test_a_held_counter_is_told_and_released_without_its_energy():
+    """A module was exchanged: the total stands still, and goes on with the new counter."""
+    node = HeldNode()
+    told = json.loads(telemetry.telemetry(node, 1))
+    assert (told["energy_wh"], told["counter_wh"], told["held_wh"]) == (12_345, 12_345, 50_000)
+    assert "held_wh" not in told["meters"][1]
+    assert node.tell(count=False) == ("DONE", "counts on from 50000 Wh")
+    assert node.asked == 1
+    assert node.meter.points[0].total_wh == 12_345
+    node.board.pass_s(1)
+    node.measured(0, registers(50_002))
+    told = json.loads(telemetry.telemetry(node, 2))
+    assert (told["energy_wh"], told["quality"]) == (12_347, "good")
+    assert "held_wh" not in told
+    event = json.loads(node.events.oldest()[1])
+    assert (event["kind"], event["address"], event["counter_wh"]) == (
+        "register_released",
+        1,
+        50_000,
+    )
+    assert (event["base_before_wh"], event["base_wh"]) == (0, 12_345 - 50_000)
+
+
+def test_a_held_advance_counts_where_a_person_says_so():
+    """It was energy: the total takes it over."""
+    node = HeldNode()
+    assert node.tell(count=True, address=1)[0] == "DONE"
+    assert node.meter.points[0].total_wh == 50_000
+
+
+def test_only_what_is_held_is_released():
+    """By its address, once; and nothing of another form is taken."""
+    node = HeldNode()
+    assert node.tell(count=True, address=7)[0] == "NOTHING_HELD"
+    for args in ({}, {"count": 1}, {"count": True, "more": 1}, {"count": True, "address": "1"}):
+        assert node.tell(**args)[0] == "BAD_FORM"
+    assert node.tell(count=False, address=9) == ("BAD_FORM", "address: no such module")
+    assert node.meter.points[0].guard.held_wh == 50_000
+    assert node.tell(count=False, address=1)[0] == "DONE"
+    assert node.tell(count=False, address=1)[0] == "NOTHING_HELD"
+
+
+def test_a_release_outlives_a_power_cut():
+    """It is in NVS before it is answered."""
+    node = HeldNode()
+    node.tell(count=False)
+    again = SmallNode(modules=[1, 7])
+    again.board.nvs = dict(node.board.nvs)
+    again.meter._restore()
+    assert (again.meter.points[0].total_wh, again.meter.points[0].guard.held_wh) == (12_345, None)
+
+
+def loaded(node, counter_wh, seconds):
+    """So long at 1,500 W; the reasons of the relay then."""
+    for _ in range(seconds):
+        node.board.pass_s(1)
+        node.measured(0, registers(counter_wh, 15_000))
+        point = node.meter.points[0]
+        point.answered = point.fresh = True
+        node.meter._judge()
+    return node.relay.reasons
+
+
+def test_a_leases_limit_opens_the_relay_of_a_node_that_is_alone():
+    """The lower one from the counter of emergency credit on; never beside a gateway."""
+    node = SmallNode()
+    node.meter.grant(lease.parse(LEASE, 0))
+    node.measured(0, registers(12_345))
+    alone = True
+    node.meter.is_alone = lambda: alone
+    assert loaded(node, 12_345, 40) == []
+    alone = False
+    assert loaded(node, 12_347, 40) == []
+    alone = True
+    assert loaded(node, 12_347, 20) == []
+    assert loaded(node, 12_347, 20) == ["limit"]
+    told = json.loads(node.events.oldest()[1])
+    assert (told["kind"], told["reason"], told["locked"]) == ("trip", "limit", False)
+    alone = False
+    assert loaded(node, 12_347, 130) == []
