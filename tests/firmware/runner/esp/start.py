@@ -2,6 +2,8 @@
 
 import asyncio
 import binascii
+import gc
+import json
 import os
 import sys
 
@@ -48,6 +50,41 @@ async def _quarters(app):
             made[0].backlog.keep()
 
 
+async def _samples(app, seconds):
+    """What the node holds, now and then: bytes in use, and everything that waits."""
+    nodes, make = [], app.Node
+
+    def node(board, slot):
+        nodes.append(make(board, slot))
+        return nodes[0]
+
+    app.Node = node
+    while True:
+        await asyncio.sleep(seconds)
+        # What JavaScript's collector has not let go of yet would be counted as ours.
+        await jsesp.tidy()
+        gc.collect()
+        # This build collects when nothing of it runs.
+        await asyncio.sleep(0.001)
+        held = gc.mem_alloc()
+        it = nodes[0]
+        client = it.link._client
+        told = {
+            "bytes": held,
+            "events": len(it.events._waiting),
+            "lost": it.events.lost,
+            "results": len(it.link._results),
+            "messages": len(client._messages) if client else 0,
+            "unanswered": len(client._waiting) if client else 0,
+            "spooled": it.spool.waiting if it.spool else 0,
+            "spool_lost": it.spool.lost if it.spool else 0,
+            "failures": len(it.supervisor._failures_s),
+            "error": it.supervisor.last_error,
+            "uptime_s": it.clock.now_s(),
+        }
+        jsesp.sample(json.dumps(told))
+
+
 async def boot():
     """Run until the node resets."""
     asyncio.run = _run
@@ -59,7 +96,9 @@ async def boot():
                 exec(file.read(), {"__name__": "__main__"})
     except machine.Running as running:
         others = [asyncio.create_task(_timer(*timer)) for timer in machine.timers]
-        others.append(asyncio.create_task(_quarters(sys.modules["node.app"])))
+        app = sys.modules["node.app"]
+        seconds = jsesp.sample_s()
+        others.append(asyncio.create_task(_samples(app, seconds) if seconds else _quarters(app)))
         await asyncio.sleep(0)
         try:
             await running.work
