@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.core.clock import Clock
 from gateway.sim.pzem import PzemLine
 from tests.firmware.device import RELAY_PIN
 from tests.firmware.esp_node import EspNode
@@ -34,10 +33,6 @@ class WorldTime:
         """The same, as a clock."""
         return self.now_ms * 1_000_000
 
-    def utc_ms(self) -> int:
-        """Wall time."""
-        return self.now_ms
-
     @property
     def now_s(self) -> float:
         """In seconds, as the module has it."""
@@ -48,8 +43,7 @@ class FastNode(EspNode):
     """`until` lets time go on; between two calls it stands, and what is due now still happens."""
 
     def __init__(self, place: Path, time: WorldTime, line: PzemLine, ticks_ms: int) -> None:
-        clock: Clock = time
-        super().__init__(place, clock, line)
+        super().__init__(place, time, line)
         self.time = time
         self._ticks_ms = ticks_ms
         self._next_ms = time.now_ms
@@ -107,22 +101,26 @@ class FastNode(EspNode):
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._control = writer
         self._order(next_ms=self._next_ms)
-        while line := await reader.readline():
-            told = json.loads(line)
-            self.time.now_ms = max(self.time.now_ms, told["t"])
-            if "uart" in told:
-                replies = self._line.receive(self.time.now_s, bytes.fromhex(told["uart"]))
-                answers = [(reply.delay_s * 1_000, reply.frame.hex()) for reply in replies]
-                writer.write(json.dumps({"replies": answers}).encode() + b"\n")
-            elif "pin" in told:
-                self._pin(str(told["pin"]), told["level"])
-            elif "sample" in told:
-                self.longest_ms = max(self.longest_ms, told["longest_ms"])
-                self.impatient = max(self.impatient, told["impatient"])
-                self.samples.append(told["sample"] | {"boot": self._boots})
-            elif told["at"] >= self._next_ms:
-                self._reached.set()
+        with suppress(ConnectionResetError):  # its power was cut
+            while line := await reader.readline():
+                self._hear(json.loads(line), writer)
         writer.close()
+
+    def _hear(self, told: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        """What the node's pins and line do, and how far its time is."""
+        self.time.now_ms = max(self.time.now_ms, told["t"])
+        if "uart" in told:
+            replies = self._line.receive(self.time.now_s, bytes.fromhex(told["uart"]))
+            answers = [(reply.delay_s * 1_000, reply.frame.hex()) for reply in replies]
+            writer.write(json.dumps({"replies": answers}).encode() + b"\n")
+        elif "pin" in told:
+            self._pin(str(told["pin"]), told["level"])
+        elif "sample" in told:
+            self.longest_ms = max(self.longest_ms, told["longest_ms"])
+            self.impatient = max(self.impatient, told["impatient"])
+            self.samples.append(told["sample"] | {"boot": self._boots})
+        elif told["at"] >= self._next_ms:
+            self._reached.set()
 
     def _pin(self, number: str, level: int) -> None:
         if number == str(RELAY_PIN) and self._pins.get(number, 0) != level:

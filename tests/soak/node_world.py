@@ -1,7 +1,6 @@
 """The world around a node whose time is fast, and what must hold in it at any moment."""
 
 import asyncio
-import json
 import random
 from collections import Counter
 from contextlib import suppress
@@ -34,7 +33,9 @@ SETTINGS: Final = {
 # What must never be exceeded: of the firmware's own bounds, and what was measured beside them.
 BOUNDS: Final = {"events": 32, "results": 16, "messages": 8, "unanswered": 8, "spooled": 512}
 HELD_BYTES: Final = 140_000
-HELD_GROWTH_BYTES: Final = 4_096  # from the first hour of a boot to its last; a reconnection takes 3 KiB once
+HELD_GROWTH_BYTES: Final = (
+    4_096  # from the first hour of a boot to its last; a reconnection takes 3 KiB once
+)
 WARM_S: Final = 1_800
 WATCHDOG_MS: Final = 60_000
 KEPT_KINDS: Final = ("trip", "lease_reached", "register_jump", "register_regression")
@@ -200,7 +201,7 @@ class World:
             self.session = told["session"]
 
     async def _hear_result(self, told: dict[str, Any]) -> None:
-        self.counted["results"] += 1
+        self.counted[f"results {told['code']}"] += 1
 
     async def _hear_telemetry(self, told: dict[str, Any]) -> None:
         self.counted["telemetry"] += 1
@@ -246,8 +247,3 @@ class World:
         """How many records are missing between the first and the last."""
         found = sorted(self._records)
         return found[-1] - found[0] + 1 - len(found) if found else 0
-
-
-def shown(samples: list[dict[str, Any]]) -> str:
-    """The last samples, for a failure."""
-    return json.dumps(samples[-3:])

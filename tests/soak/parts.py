@@ -95,6 +95,9 @@ def fuzz(seed: int, start: int, count: int, directory: Path) -> Figures:
 
 def nodes(seed: int, start: int, count: int, directory: Path) -> Figures:
     """Promise 14: a node meters, cuts and tells right through weeks in which everything fails."""
+    from gateway.sim.node_board import firmware_on_path
+
+    firmware_on_path(Path(__file__).parents[2] / "firmware-micropython")
     from tests.soak.nodes import node_days
 
     return node_days(seed, start, count, directory)
