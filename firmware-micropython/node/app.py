@@ -16,7 +16,6 @@ from node.link import Link
 from node.metering import Meter
 from node.panel import Panel
 from node.port import const
-from node.portal import Portal
 from node.relay import Relay
 from node.sealed import Seal
 from node.spool import Spool
@@ -118,6 +117,9 @@ class Node:
 
     async def _set_up(self):
         """A node without a network opens its portal, and meters meanwhile."""
+        # Loaded only where it is wanted: it is a tenth of the program.
+        from node.portal import Portal
+
         await Portal(self.board, self.device_id, self.secret).run()
         self.supervisor.restart("portal")
 
@@ -196,6 +198,7 @@ def safe(slot):  # noqa: ARG001 - the loader's interface
     The relay stays as boot.py has set it.
     """
     from node import board_esp32
+    from node.portal import Portal
 
     board = board_esp32.Board()
     secret = board.nvs_get("secret")

@@ -11,11 +11,11 @@ from gateway.app.firmware.build import compiled
 from gateway.app.firmware.bundle import Bundle
 from gateway.sim.loads import steady_curve
 from gateway.sim.pzem import PzemLine, PzemModule
+from tests.firmware.fast_node import TICKS_PERIOD_MS, FastNode, WorldTime
 from tests.firmware.micropython import FIRMWARE
 from tests.firmware.node_site import DEVICE, PASSWORD, SECRET, Gateway, sealed
 from tests.firmware.real_device import signed
 from tests.firmware.releases import key
-from tests.soak.fast_node import TICKS_PERIOD_MS, FastNode, WorldTime
 from tests.south.mosquitto import Mosquitto
 
 START_WH: Final = 12_345

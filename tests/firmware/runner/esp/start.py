@@ -18,13 +18,23 @@ def _run(work):
     raise machine.Running(work)
 
 
+class _Stream(Writer):
+    """As MicroPython's: `close` does nothing, `wait_closed` closes."""
+
+    def close(self):
+        pass
+
+    async def wait_closed(self):
+        super().close()
+
+
 async def _open_connection(host, port, ssl=None, server_hostname=None):
     assert ssl is None
     try:
         connection = await jsnet.connect(host, port)
     except Exception as error:
         raise OSError(str(error)) from None
-    return Reader(connection), Writer(connection)
+    return Reader(connection), _Stream(connection)
 
 
 async def _timer(mode, period_ms, callback):
@@ -50,8 +60,21 @@ async def _quarters(app):
             made[0].backlog.keep()
 
 
-async def _samples(app, seconds):
-    """What the node holds, now and then: bytes in use, and everything that waits."""
+async def _held():
+    """Bytes in use of the heap, once nothing is left to collect."""
+    # What JavaScript's collector has not let go of yet would be counted as ours.
+    await jsesp.tidy()
+    gc.collect()
+    # This build collects when nothing of it runs.
+    await asyncio.sleep(0.001)
+    return gc.mem_alloc()
+
+
+async def _samples(app, seconds, before):
+    """What the node holds, now and then: bytes in use, and everything that waits.
+
+    `before`: what this interpreter and the device's stand-ins held before the node was there.
+    """
     nodes, make = [], app.Node
 
     def node(board, slot):
@@ -61,16 +84,12 @@ async def _samples(app, seconds):
     app.Node = node
     while True:
         await asyncio.sleep(seconds)
-        # What JavaScript's collector has not let go of yet would be counted as ours.
-        await jsesp.tidy()
-        gc.collect()
-        # This build collects when nothing of it runs.
-        await asyncio.sleep(0.001)
-        held = gc.mem_alloc()
+        held = await _held()
         it = nodes[0]
         client = it.link._client
         told = {
-            "bytes": held,
+            "bytes": held - before,
+            "before": before,
             "events": len(it.events._waiting),
             "lost": it.events.lost,
             "results": len(it.link._results),
@@ -90,6 +109,12 @@ async def boot():
     asyncio.run = _run
     asyncio.open_connection = _open_connection
     os.urandom = lambda count: binascii.unhexlify(jsesp.random(count))
+    seconds = jsesp.sample_s()
+    before = 0
+    if seconds:
+        for name in ("esp32", "network", "socket", "ssl"):
+            __import__(name)
+        before = await _held()
     try:
         for path in ("/boot.py", "/main.py"):
             with open(path) as file:
@@ -97,8 +122,8 @@ async def boot():
     except machine.Running as running:
         others = [asyncio.create_task(_timer(*timer)) for timer in machine.timers]
         app = sys.modules["node.app"]
-        seconds = jsesp.sample_s()
-        others.append(asyncio.create_task(_samples(app, seconds) if seconds else _quarters(app)))
+        look = _samples(app, seconds, before) if seconds else _quarters(app)
+        others.append(asyncio.create_task(look))
         await asyncio.sleep(0)
         try:
             await running.work
