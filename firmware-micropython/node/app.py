@@ -11,11 +11,11 @@ from node import update
 from node.backlog import Backlog
 from node.clock import Clock
 from node.commands import SETTINGS_PATH, Commands
+from node.journal import Journal
 from node.link import Link
 from node.metering import Meter
 from node.panel import Panel
 from node.port import const
-from node.portal import Portal
 from node.relay import Relay
 from node.sealed import Seal
 from node.spool import Spool
@@ -63,6 +63,7 @@ class Node:
         self._poll_wanted = asyncio.Event()
         self._asked = False
         self.events.node = self
+        self.events.keep_in(Journal(board, "/data/events"))
         self.events.add("boot", reset=board.reset_cause(), slot=slot, firmware=self.version)
         if left_out:
             self.events.add("settings_left_out", keys=left_out[:8])
@@ -117,6 +118,9 @@ class Node:
 
     async def _set_up(self):
         """A node without a network opens its portal, and meters meanwhile."""
+        # Loaded only where it is wanted: it is a tenth of the program.
+        from node.portal import Portal
+
         await Portal(self.board, self.device_id, self.secret).run()
         self.supervisor.restart("portal")
 
@@ -201,6 +205,7 @@ def safe(slot):  # noqa: ARG001 - the loader's interface
     The relay stays as boot.py has set it.
     """
     from node import board_esp32
+    from node.portal import Portal
 
     board = board_esp32.Board()
     secret = board.nvs_get("secret")

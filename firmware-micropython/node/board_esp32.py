@@ -24,10 +24,12 @@ _EPOCH_S = 946_684_800 if time.gmtime(0)[0] == 2000 else 0
 _NTP_EPOCH_S = 2_208_988_800
 _NVS_BYTES = 4_096
 _LOOK_S = 0.005
+_DATAGRAM_S = 0.02
+_DATAGRAM_BYTES = 512
 _OWN_ADDRESS = "192.168.4.1"  # in the access point: the portal is nowhere else
 _CAUSES = {
     "PWRON_RESET": "power_on",
-    "HARD_RESET": "power_on",
+    "HARD_RESET": "software",  # machine.reset() above all; a panic of the system too
     "WDT_RESET": "watchdog",
     "DEEPSLEEP_RESET": "deep_sleep",
     "SOFT_RESET": "software",
@@ -57,6 +59,50 @@ class Files:
 
     def sync(self):
         """littlefs has on the flash what was closed."""
+
+
+class Writer:
+    """A connection whose `close` closes: MicroPython's own leaves that to `wait_closed`."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        self.write, self.drain = stream.write, stream.drain
+
+    def close(self):
+        self._ending = asyncio.create_task(self._end())
+
+    async def _end(self):
+        try:
+            self._stream.close()
+            await self._stream.wait_closed()
+        except OSError:
+            pass  # the other side was first
+
+
+class Datagrams:
+    """A UDP port of the access point; at most 50 datagrams a second are looked at."""
+
+    def __init__(self, address, port):
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(socket.getaddrinfo(address, port)[0][-1])
+
+    async def receive(self):
+        while True:
+            await asyncio.sleep(_DATAGRAM_S)
+            try:
+                return self._socket.recvfrom(_DATAGRAM_BYTES)
+            except OSError:
+                pass  # nothing has come
+
+    def send(self, answer, sender):
+        try:
+            self._socket.sendto(answer, sender)
+        except OSError:
+            pass  # it asks again
+
+    def close(self):
+        self._socket.close()
 
 
 class Board:
@@ -167,6 +213,7 @@ class Board:
         point = network.WLAN(network.AP_IF)
         point.active(True)
         point.config(essid=ssid, password=password, authmode=network.AUTH_WPA2_PSK)
+        return _OWN_ADDRESS
 
     def wifi_address(self):
         return self._station.ifconfig()[0]
@@ -178,13 +225,20 @@ class Board:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(cadata=tls["ca"])
             name = tls["host"]
-        return await asyncio.wait_for(
+        reader, writer = await asyncio.wait_for(
             asyncio.open_connection(host, port, ssl=context, server_hostname=name),
             deadline_ms / 1_000,
         )
+        return reader, Writer(writer)
 
     async def start_server(self, serve, port):
-        return await asyncio.start_server(serve, _OWN_ADDRESS, port)
+        async def serve_one(reader, writer):
+            await serve(reader, Writer(writer))
+
+        return await asyncio.start_server(serve_one, _OWN_ADDRESS, port)
+
+    def open_datagrams(self, port):
+        return Datagrams(_OWN_ADDRESS, port)
 
     def random(self, count):
         return os.urandom(count)
@@ -225,7 +279,9 @@ class Board:
                     await asyncio.sleep(0.02)
                     continue
                 if len(answer) == 48 and answer[1]:
-                    return struct.unpack(">I", answer[40:44])[0] - _NTP_EPOCH_S
+                    ntp_s = struct.unpack(">I", answer[40:44])[0]
+                    # Its 32 bits begin anew in 2036; 0 is no time.
+                    return ntp_s - _NTP_EPOCH_S & 0xFFFFFFFF if ntp_s else 0
         except OSError:
             pass
         finally:

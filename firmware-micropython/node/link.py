@@ -123,7 +123,7 @@ class Link:
                     except asyncio.TimeoutError:
                         pass
             if receiver.done():
-                await receiver
+                await receiver  # what else it raised is the supervisor's
         finally:
             receiver.cancel()
 
@@ -131,7 +131,10 @@ class Link:
         """Take messages until the connection ends."""
         client, node = self._client, self._node
         while not client.closed:
-            message = await client.receive(5)
+            try:
+                message = await client.receive(5)
+            except mqtt.MqttError:
+                return  # the connection is over; `closed` says why
             if not message:
                 continue
             topic, payload, retained = message

@@ -10,6 +10,7 @@ from node.port import const
 
 LEASE_PATH = "/data/lease.bin"
 _KEY = "guard"
+_LOCKED_KEY = "locked"  # the rules that lock out, by their names; they count where a reason stands
 _RTC_AT = const(6)  # behind the relay's record
 _KEEP_S = const(300)  # how old the counter in NVS may be
 _READS = const(3)  # of a counter in doubt, at once
@@ -57,8 +58,9 @@ class Meter:
         self._restore()
         self.lease = lease.load(board, LEASE_PATH)
         self.apply(settings)
+        self._kept_locked = board.nvs_get(_LOCKED_KEY) or b""
         for reason in self.trips.reasons_of(relay.reasons):
-            getattr(self.trips, reason).open = True
+            getattr(self.trips, reason).go_on(reason in self._kept_locked.decode().split())
 
     def apply(self, settings):
         """Use other settings; other modules take a restart."""
@@ -66,8 +68,8 @@ class Meter:
         old = getattr(self, "trips", None)
         self.trips = trips.Trips(settings)
         if old:
-            for reason in old.reasons:
-                getattr(self.trips, reason).take_over(getattr(old, reason))
+            # Also what has not tripped: a lease comes often, and must not forget earlier trips.
+            self.trips.take_over(old)
         for point in self.points:
             point.guard.p_max_w = settings["p_max_w"]
 
@@ -176,7 +178,10 @@ class Meter:
         values = point.values if point.answered else None
         power_dw, voltage_dv = values and values.power_dw, values and values.voltage_dv
         limit_w = self.lease.limit_at(point.total_wh) if self.lease and self.is_alone() else 0
-        for reason in self.trips.check(now_s, power_dw, voltage_dv, limit_w):
+        tripped = self.trips.check(now_s, power_dw, voltage_dv, limit_w)
+        # Before the reason itself: a cut between leaves a lock of a reason that does not stand.
+        self._keep_locked()
+        for reason in tripped:
             if self._relay.add(reason):
                 locked = getattr(self.trips, reason).locked
                 self._events.add(
@@ -221,6 +226,18 @@ class Meter:
                 self._kept_nvs, self._kept_s = bases, now_s
         except OSError:
             pass  # what stands in memory goes on; the next change tries again
+
+    def _keep_locked(self):
+        """Which rules lock out, into NVS when it changes: a power cut lifts no lock-out."""
+        locked = " ".join(self.trips.locked).encode()
+        if locked == self._kept_locked:
+            return
+        try:
+            self._board.nvs_set(_LOCKED_KEY, locked)
+            self._board.nvs_commit()
+            self._kept_locked = locked
+        except OSError:
+            pass  # the next poll tries again
 
     def _restore(self):
         """Go on from RTC memory, which is newer, or from NVS; each module by its address."""

@@ -12,6 +12,20 @@ CAN = ("limits", "release")
 _MOST_EVENTS = const(32)
 _CHANGE_PCT = const(20)
 _CHANGE_DW = const(500)
+_MOST_A_MINUTE = const(15)
+_FETCH = "update_want"  # an update's pieces have their own pace
+# What the flash keeps until the broker has it: somebody will ask why, and when.
+KEPT = (
+    "trip",
+    "lease_reached",
+    "lease_expired",
+    "relay_failed",
+    "register_reset",
+    "register_regression",
+    "register_jump",
+    "rollover",
+    "update_failed",
+)
 
 
 def decimal(value, digits):
@@ -134,44 +148,86 @@ def _relay(node):
 
 
 class Events:
-    """Events that wait for the broker, oldest first; the oldest goes when there are too many."""
+    """Events that wait for the broker, oldest first; the oldest goes when there are too many.
+
+    Those of `KEPT` survive resets and power cuts (journal.py), and go last.
+    """
 
     def __init__(self):
         self.node = None  # whoever's they are; set once it is whole
         self.lost = 0
+        self._journal = None
         self._waiting = []
         self._seq = 0
+        self._sent_s = []
 
-    def add(self, kind, **more):
-        """Something happened now."""
+    def keep_in(self, journal):
+        """Take over what an earlier boot could not send, and keep what matters from now on."""
+        try:
+            kept = journal.open()
+        except OSError:
+            return
+        self._journal = journal
+        for number, event in kept:
+            event["kept"] = number
+        self._waiting = [event for _, event in kept] + self._waiting
+
+    def add(self, kind, keep=True, **more):
+        """Something happened now. `keep`: it survives a reset where its kind does."""
         self._seq += 1
         if len(self._waiting) >= _MOST_EVENTS:
-            self._waiting.pop(0)
-            self.lost += 1
+            self._drop()
         more["seq"] = self._seq
         more["kind"] = kind
         if self.node:
             more["at"] = self.node.clock.unix_s() or None
             more["energy_wh"] = self.node.meter.points[0].total_wh
+            more["session"] = self.node.session
+            more["boot_id"] = self.node.boot_id
+            if keep and kind in KEPT and self._journal:
+                more["kept"] = self._journal.keep(more, self.node.clock.now_s())
             self.node.wake.set()
         self._waiting.append(more)
 
     def oldest(self):
-        """(its sequence, the message) of the oldest; None: nothing waits."""
+        """(the oldest event, its message) where one may be sent now, else None.
+
+        The gateway takes 20 a minute of a node: what is beyond waits here.
+        """
         if not self._waiting:
             return None
-        told = dict(self._waiting[0])
+        event = self._waiting[0]
+        if event["kind"] != _FETCH and not self._may_send():
+            return None
+        told = {"session": self.node.session, "boot_id": self.node.boot_id}
+        told.update(event)
+        told.pop("kept", None)
         told["device_id"] = self.node.device_id
-        told["session"] = self.node.session
-        told["boot_id"] = self.node.boot_id
         if self.lost:
             told["lost"] = self.lost
-        return told["seq"], json.dumps(told).encode()
+        return event, json.dumps(told).encode()
 
-    def sent(self, seq):
+    def sent(self, event):
         """The broker has an event; another one may have taken its place meanwhile."""
-        if self._waiting and self._waiting[0]["seq"] == seq:
+        if event["kind"] != _FETCH:
+            self._sent_s.append(self.node.clock.now_s())
+        if event.get("kept"):
+            self._journal.taken(event["kept"])
+        if self._waiting and self._waiting[0] is event:
             self._waiting.pop(0)
+
+    def _may_send(self):
+        now_s = self.node.clock.now_s()
+        self._sent_s = [at_s for at_s in self._sent_s if now_s - at_s < 60]
+        return len(self._sent_s) < _MOST_A_MINUTE
+
+    def _drop(self):
+        """Make room: the oldest that is not kept, else the oldest."""
+        place = 0
+        while place < len(self._waiting) and self._waiting[place].get("kept"):
+            place += 1
+        self._waiting.pop(place if place < len(self._waiting) else 0)
+        self.lost += 1
 
 
 class Reporter:

@@ -58,10 +58,14 @@ class Trip:
         self._bad_s = None
         self._trips_s = []
 
+    def go_on(self, locked):
+        """The rule stood when the node restarted: so it does now, its hold begins anew."""
+        self.open, self.locked = True, locked
+
     def take_over(self, old):
         """Go on where the same rule with other settings stood."""
         self.open, self.locked = old.open, old.locked
-        self._hold_s, self._trips_s = old._hold_s, old._trips_s
+        self._bad_s, self._hold_s, self._trips_s = old._bad_s, old._hold_s, old._trips_s
 
     def _trip(self, now_s):
         self.open = True
@@ -90,6 +94,11 @@ class Trips:
             (s["voltage_delay_s"], s["voltage_hold_s"]) + window,
         )
 
+    def take_over(self, old):
+        """Go on where the same rules with other settings or another lease stood."""
+        for name in NAMES:
+            getattr(self, name).take_over(getattr(old, name))
+
     def check(self, now_s, power_dw, voltage_dv, limit_w=0):
         """Take what was measured (None: unknown) and the lease's limit as of now (0: none).
 
@@ -109,6 +118,11 @@ class Trips:
     def reasons(self):
         """The reasons that stand against supply now."""
         return [n for n in NAMES if getattr(self, n).open]
+
+    @property
+    def locked(self):
+        """The reasons that stand until a command."""
+        return [n for n in NAMES if getattr(self, n).locked]
 
     def reasons_of(self, names):
         """Those of some reasons that are rules of this file."""

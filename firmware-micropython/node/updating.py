@@ -36,10 +36,13 @@ class Updating:
         self._asked_s = None
 
     def tell_failure(self):
-        """An event for an update that the loader took back."""
+        """An event for an update that the loader took back; `/failed` keeps it, not the journal."""
         if self._failed:
             self._node.events.add(
-                "update_failed", code="UPDATE_BACK", message=self._failed["failed"][:64]
+                "update_failed",
+                keep=False,
+                code="UPDATE_BACK",
+                message=self._failed["failed"][:64],
             )
 
     def heard(self):

@@ -136,7 +136,8 @@ class NodeResult:
 class NodeEvent:
     """Something that happened at a node; `node_ms` by its own clock, None while that is unset.
 
-    `seq` numbers the events of a session; None where the node does not.
+    `session`, `boot_id` and `seq` are those of the boot in which it happened: it may come after a
+    later one has begun, and twice. The older form has no `seq`.
     """
 
     device_id: str
@@ -144,6 +145,7 @@ class NodeEvent:
     kind: str
     node_ms: int | None
     energy_wh: int | None
+    boot_id: int | None = None
     seq: int | None = None
 
 
@@ -260,6 +262,7 @@ def parse_event(payload: bytes, device_id: str) -> NodeEvent:
         kind=kind,
         node_ms=_time_ms(found.get("at")),
         energy_wh=_whole(found, "energy_wh"),
+        boot_id=_whole(found, "boot_id"),
         seq=_whole(found, "seq"),
     )
 

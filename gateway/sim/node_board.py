@@ -8,6 +8,7 @@ line follow the relay. A reset raises `NodeResetError`; `live` starts the firmwa
 import asyncio
 import json
 import secrets
+import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,7 @@ NVS_FILE: Final = "nvs.json"
 FLASH_BYTES: Final = 1_900_000  # what the ESP32's partition leaves
 HARDWARE: Final = "esp32-pzem-1"
 DEFAULT_RSSI_DBM: Final = -61
+OWN_ADDRESS: Final = "127.0.0.1"
 
 Run = Callable[["NodeBoard"], Awaitable[None]]
 
@@ -81,6 +83,33 @@ class NodeFiles:
 
     def _at(self, path: str) -> Path:
         return self._root / path.lstrip("/")
+
+
+class NodeDatagrams:
+    """A UDP port."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.settimeout(0)
+        try:
+            self._socket.bind((address, port))
+        except OSError:
+            self._socket.close()
+            raise
+        self.port: int = self._socket.getsockname()[1]
+
+    async def receive(self) -> tuple[bytes, object]:
+        """The next datagram and who sent it."""
+        return await asyncio.get_running_loop().sock_recvfrom(self._socket, 512)
+
+    def send(self, answer: bytes, sender: tuple[str, int]) -> None:
+        """Answer; what does not fit now is lost, as datagrams are."""
+        with suppress(OSError):
+            self._socket.sendto(answer, sender)
+
+    def close(self) -> None:
+        """Close."""
+        self._socket.close()
 
 
 class NodeBoard:
@@ -253,12 +282,14 @@ class NodeBoard:
         """Signal in dBm."""
         return self.rssi_dbm if self.wifi_up else None
 
-    def wifi_access_point(self, ssid: str, password: str) -> None:
-        """Open an access point: there is no radio here."""
+    def wifi_access_point(self, ssid: str, password: str) -> str:
+        """Open an access point and tell the own address in it: there is no radio here."""
+        del ssid, password
+        return OWN_ADDRESS
 
     def wifi_address(self) -> str:
         """The node's own address."""
-        return "127.0.0.1"
+        return OWN_ADDRESS
 
     async def open_stream(
         self, host: str, port: int, tls: Mapping[str, object] | None, deadline_ms: int
@@ -283,7 +314,11 @@ class NodeBoard:
         port: int,
     ) -> asyncio.Server:
         """Listen on this machine for the portal."""
-        return await asyncio.start_server(serve, "127.0.0.1", port)
+        return await asyncio.start_server(serve, OWN_ADDRESS, port)
+
+    def open_datagrams(self, port: int) -> "NodeDatagrams":
+        """A UDP port of this machine. Raises OSError."""
+        return NodeDatagrams(OWN_ADDRESS, port)
 
     def random(self, count: int) -> bytes:
         """Bytes nobody can guess."""

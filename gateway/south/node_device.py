@@ -1,5 +1,6 @@
 """What is known of one approved node while the gateway runs: session, order, sequence, presence."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Final, cast
@@ -7,6 +8,7 @@ from typing import Final, cast
 from gateway.core.lease import NO_LIMITS, Grant
 from gateway.core.node_message import (
     HeldCounter,
+    NodeEvent,
     NodeLease,
     NodeModule,
     NodeRecord,
@@ -28,6 +30,8 @@ SEQUENCE_JUMP: Final = 1 << 24
 # A session that did not answer the time is told again after so long, then ever later, so often.
 TIME_AGAIN_NS: Final = 10 * NS
 TIME_TRIES: Final = 6
+# Of so many events it is known that they came: more than wait at a node.
+EVENTS_KNOWN: Final = 128
 
 
 @dataclass(slots=True)
@@ -66,6 +70,19 @@ class NodeDevice:
     # Its session has not been told the time: when it is, and how often it was tried.
     time_at_ns: int | None = None
     time_tries: int = 0
+    events: deque[tuple[str, int | None, int]] = field(
+        default_factory=lambda: deque(maxlen=EVENTS_KNOWN)
+    )
+
+    def is_news(self, event: NodeEvent) -> bool:
+        """Whether an event has not come yet: one whose receipt was lost is sent again."""
+        if event.seq is None:
+            return True
+        identity = (event.session, event.boot_id, event.seq)
+        if identity in self.events:
+            return False
+        self.events.append(identity)
+        return True
 
     def take_status(self, status: NodeStatus) -> None:
         """What a status says of the device itself."""

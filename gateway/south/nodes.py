@@ -343,7 +343,11 @@ class NodeGroup:
         elif kind == "backlog":
             self._backlog(device, parse_backlog(payload, device.device_id))
         elif kind == "event":
-            self._listener.event(device.index, parse_event(payload, device.device_id))
+            event = parse_event(payload, device.device_id)
+            if device.is_news(event):
+                self._listener.event(device.index, event)
+            else:
+                self.counts["event duplicate"] += 1
         elif kind == "result":
             result = parse_result(payload, device.device_id)
             expected, answer = self._waiting.get(result.command_id, ("", None))

@@ -128,6 +128,10 @@ class EspNode:
         (self.place / "flash" / "data").mkdir(exist_ok=True)
         (self.place / "flash" / "data" / "settings.json").write_text(json.dumps(changes))
 
+    def _more(self) -> dict[str, Any]:
+        """What else a boot is told (esp.mjs)."""
+        return {}
+
     def _order(self, **order: object) -> None:
         if self._control:
             self._control.write(json.dumps(order).encode() + b"\n")
@@ -165,8 +169,10 @@ class EspNode:
             },
             "program": PROGRAM,
         }
+        job |= self._more()
         process = await asyncio.create_subprocess_exec(
             str(NODE),
+            "--expose-gc",
             str(RUNNER / "esp.mjs"),
             str(MICROPYTHON),
             stdin=asyncio.subprocess.PIPE,

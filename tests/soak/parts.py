@@ -93,6 +93,16 @@ def fuzz(seed: int, start: int, count: int, directory: Path) -> Figures:
     return found
 
 
+def nodes(seed: int, start: int, count: int, directory: Path) -> Figures:
+    """Promise 14: a node meters, cuts and tells right through weeks in which everything fails."""
+    from gateway.sim.node_board import firmware_on_path
+
+    firmware_on_path(Path(__file__).parents[2] / "firmware-micropython")
+    from tests.soak.nodes import node_days
+
+    return node_days(seed, start, count, directory)
+
+
 def growth(seed: int, start: int, count: int, directory: Path) -> Figures:
     """Promise 14: a working gateway does not grow."""
     from tests.soak.growth import watch
@@ -112,5 +122,6 @@ PARTS: Final = (
     Part("fuzz", 18, 1_000, 10, "sites", fuzz),
     Part("replays", 7, 1_000_000, 5_000, "requests", replays),
     Part("frames", 13, 10_000_000, 250_000, "frames", frames),
+    Part("nodes", 14, 28, 1, "days", nodes),
     Part("growth", 14, 60, 60, "minutes", growth, alone=True),
 )

@@ -85,7 +85,17 @@ def test_a_broken_promise_is_told_with_its_command(
 def test_a_scale_shortens_every_part(tmp_path: Path) -> None:
     """SCALE=0.01 runs a hundredth of each part, and at least one number."""
     soak = runner.Soak(1, 0.01, tmp_path / "soak.json")
-    assert [soak.target(part) for part in parts.PARTS] == [100, 10, 10, 5, 10, 10_000, 100_000, 1]
+    assert [soak.target(part) for part in parts.PARTS] == [
+        100,
+        10,
+        10,
+        5,
+        10,
+        10_000,
+        100_000,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(("mib_per_h", "percent"), [(0.0, 0.0), (1.0, 1.0), (-2.0, -2.0)])

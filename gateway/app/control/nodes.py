@@ -156,7 +156,14 @@ class NodeOffice:
             return
         meter_id = self._point(index).terms.meter_id
         severity = "warning" if event.kind in WARNINGS else "notice"
-        self._tell("NODE_EVENT", meter_id, severity, what=event.kind, energy_wh=event.energy_wh)
+        self._tell(
+            "NODE_EVENT",
+            meter_id,
+            severity,
+            what=event.kind,
+            energy_wh=event.energy_wh,
+            at_ms=event.node_ms,
+        )
         if event.kind == "button" and self._is_present(event):
             self._confirm(index, event)
 

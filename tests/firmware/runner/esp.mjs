@@ -2,6 +2,9 @@
 //
 //   node esp.mjs MICROPYTHON.mjs   standard input: {place, uart, control, pins, cause, library, program}
 //
+// With `virtual` ({now_ms, ticks_ms, next_ms}) time jumps (virtual.mjs): the line of the modules and
+// what happens outside go over `control`, and time stands until they are answered.
+//
 // What the firmware closes, renames or removes is on the host at once: killing this process is a cut
 // of power. It ends with 3 at machine.reset(), with 4 when the watchdog bites. Bytes cross as hex.
 import { randomBytes } from "node:crypto";
@@ -11,13 +14,16 @@ import path from "node:path";
 import { joined, jsnet } from "./net.mjs";
 
 const job = JSON.parse(fs.readFileSync(0, "utf8"));
+const virtual = job.virtual ? await import("./virtual.mjs") : null;
+const begin = virtual?.install(job.virtual.now_ms, job.virtual.ticks_ms);
 const { loadMicroPython } = await import(process.argv[2]);
 const mp = await loadMicroPython({
-  heapsize: 16 * 1024 * 1024,
+  heapsize: job.heap_bytes ?? 16 * 1024 * 1024,
   linebuffer: true,
   stdout: (line) => console.log(line),
   stderr: (line) => console.error(line),
 });
+begin?.();
 const FS = mp.FS;
 const flash = path.join(job.place, "flash");
 const WRITES = 3; // O_WRONLY, O_RDWR
@@ -77,10 +83,10 @@ FS.mkdir = (name, mode) => {
 };
 
 // --- the wires ---------------------------------------------------------------------------------
-const uart = await joined("127.0.0.1", job.uart);
+const uart = virtual ? null : await joined("127.0.0.1", job.uart);
 const control = await joined("127.0.0.1", job.control);
 let received = Buffer.alloc(0);
-uart.on("data", (piece) => (received = Buffer.concat([received, piece])));
+uart?.on("data", (piece) => (received = Buffer.concat([received, piece])));
 const pins = new Map(Object.entries(job.pins));
 let wifi = job.wifi;
 let quarters = 0;
@@ -93,6 +99,14 @@ control.on("data", (piece) => {
     const order = JSON.parse(line);
     if ("pin" in order) pins.set(String(order.pin), order.level);
     if ("wifi" in order) wifi = order.wifi;
+    if (!wifi) virtual?.loseNetwork();
+    if ("replies" in order) {
+      for (const [delay_ms, hex] of order.replies) {
+        setTimeout(() => (received = Buffer.concat([received, Buffer.from(hex, "hex")])), delay_ms);
+      }
+      virtual.release();
+    }
+    if ("next_ms" in order) virtual.goOnTo(order.next_ms);
     if ("full" in order) full = order.full;
     if ("quarters" in order) quarters += order.quarters;
   }
@@ -100,16 +114,22 @@ control.on("data", (piece) => {
 // The world that started this boot is gone.
 control.on("close", () => process.exit(0));
 
+const tell = (told) => control.write(`${JSON.stringify({ ...told, t: Date.now() })}\n`);
+
 const kept = (name) => path.join(job.place, name);
 const end = (status) => {
   control.removeAllListeners("close");
   control.end(() => process.exit(status));
 };
 let watchdog = null;
+let fed_ms = 0;
+let longest_ms = 0; // between two feedings
 
 mp.registerJsModule("jsesp", {
   cause: () => job.cause,
   feed: (timeout_ms) => {
+    if (virtual && fed_ms) longest_ms = Math.max(longest_ms, Date.now() - fed_ms);
+    fed_ms = Date.now();
     clearTimeout(watchdog);
     watchdog = setTimeout(() => end(4), timeout_ms);
   },
@@ -118,7 +138,7 @@ mp.registerJsModule("jsesp", {
   pin_get: (number) => pins.get(String(number)) ?? 0,
   pin_set: (number, level) => {
     pins.set(String(number), level);
-    control.write(`${JSON.stringify({ pin: number, level })}\n`);
+    tell({ pin: number, level });
   },
   quarters: () => {
     const over = quarters;
@@ -135,12 +155,30 @@ mp.registerJsModule("jsesp", {
     received = received.subarray(count);
     return taken;
   },
-  uart_write: (hex) => uart.write(Buffer.from(hex, "hex")),
+  sample: (text) => tell({ sample: JSON.parse(text), longest_ms, ...virtual.counts }),
+  sample_s: () => job.virtual?.sample_s ?? 0,
+  tidy: async () => {
+    virtual.hold();
+    for (let times = 0; times < 3; times += 1) {
+      globalThis.gc();
+      await new Promise((done) => setImmediate(done));
+    }
+    virtual.release();
+  },
+  uart_write: (hex) => {
+    if (!virtual) return uart.write(Buffer.from(hex, "hex"));
+    virtual.hold();
+    return tell({ uart: hex });
+  },
   wifi: () => wifi,
 });
 
-mp.registerJsModule("jsnet", jsnet);
+mp.registerJsModule("jsnet", virtual ? { connect: async (...to) => (wifi ? virtual.jsnet.connect(...to) : Promise.reject(new Error("no network"))) } : jsnet);
 
+if (virtual) {
+  virtual.goOnTo(job.virtual.next_ms);
+  virtual.run((at) => tell({ at }));
+}
 try {
   await mp.runPythonAsync(job.program);
 } catch (error) {

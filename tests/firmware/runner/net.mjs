@@ -3,7 +3,7 @@
 import net from "node:net";
 
 // One read waits at a time; the socket is paused while nobody reads, as a real one's buffer fills.
-class Connection {
+export class Connection {
   constructor(socket) {
     this.socket = socket;
     this.received = Buffer.alloc(0);

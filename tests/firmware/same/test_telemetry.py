@@ -81,13 +81,18 @@ def test_events_are_bounded_and_the_newest_stay():
     node = SmallNode()
     for place in range(40):
         node.events.add("button", place=place)
-    seq, message = node.events.oldest()
+    event, message = node.events.oldest()
     told = json.loads(message)
-    assert (told["place"], told["lost"], told["seq"], told["kind"]) == (8, 8, seq, "button")
+    assert (told["place"], told["lost"], told["seq"], told["kind"]) == (
+        8,
+        8,
+        event["seq"],
+        "button",
+    )
     node.events.add("button", place=40)
-    node.events.sent(seq)
+    node.events.sent(event)
     assert json.loads(node.events.oldest()[1])["place"] == 9
-    node.events.sent(seq)
+    node.events.sent(event)
     assert json.loads(node.events.oldest()[1])["place"] == 9
 
 

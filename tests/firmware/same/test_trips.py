@@ -118,3 +118,28 @@ def test_a_leases_limit_locks_out_at_the_fourth_trip_and_a_command_ends_it():
         now_s += 200
     trips.reset()
     assert trips.reasons == []
+
+
+def test_earlier_trips_and_a_delay_under_way_outlive_other_settings():
+    """A lease comes often and makes the rules anew: the fourth trip locks out all the same."""
+    trips, now_s = rules(), 0
+    for count in range(1, 5):
+        trips.check(now_s, 20_000, 2_300)
+        fresh = rules()
+        fresh.take_over(trips)
+        trips = fresh
+        assert trips.check(now_s + 30, 20_000, 2_300) == ["overload"]
+        assert trips.locked == (["overload"] if count == 4 else [])
+        trips.check(now_s + 150, 0, 2_300)
+        now_s += 200
+
+
+def test_a_rule_goes_on_after_a_restart_as_it_was():
+    """Open with its hold from the start, or locked for good."""
+    for locked in (False, True):
+        trips = rules()
+        trips.overload.go_on(locked)
+        trips.check(119, 0, 2_300)
+        assert trips.reasons == ["overload"]
+        trips.check(120, 0, 2_300)
+        assert trips.reasons == (["overload"] if locked else [])

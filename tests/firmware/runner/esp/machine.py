@@ -58,11 +58,11 @@ class RTC:
         if new is not None:
             year, month, day, _, hour, minute, second, _ = new
             wanted_s = time.mktime((year, month, day, hour, minute, second, 0, 0))
-            RTC._offset_s = wanted_s - time.ticks_ms() // 1_000
+            RTC._offset_s = wanted_s - int(time.time())
             return None
         if RTC._offset_s is None:
             return (2000, 1, 1, 5, 0, 0, 0, 0)
-        t = time.gmtime(RTC._offset_s + time.ticks_ms() // 1_000)
+        t = time.gmtime(RTC._offset_s + int(time.time()))
         return (t[0], t[1], t[2], t[6], t[3], t[4], t[5], 0)
 
     def memory(self, new=None):

@@ -2,6 +2,8 @@
 
 import asyncio
 import binascii
+import gc
+import json
 import os
 import sys
 
@@ -16,13 +18,23 @@ def _run(work):
     raise machine.Running(work)
 
 
+class _Stream(Writer):
+    """As MicroPython's: `close` does nothing, `wait_closed` closes."""
+
+    def close(self):
+        pass
+
+    async def wait_closed(self):
+        super().close()
+
+
 async def _open_connection(host, port, ssl=None, server_hostname=None):
     assert ssl is None
     try:
         connection = await jsnet.connect(host, port)
     except Exception as error:
         raise OSError(str(error)) from None
-    return Reader(connection), Writer(connection)
+    return Reader(connection), _Stream(connection)
 
 
 async def _timer(mode, period_ms, callback):
@@ -48,18 +60,70 @@ async def _quarters(app):
             made[0].backlog.keep()
 
 
+async def _held():
+    """Bytes in use of the heap, once nothing is left to collect."""
+    # What JavaScript's collector has not let go of yet would be counted as ours.
+    await jsesp.tidy()
+    gc.collect()
+    # This build collects when nothing of it runs.
+    await asyncio.sleep(0.001)
+    return gc.mem_alloc()
+
+
+async def _samples(app, seconds, before):
+    """What the node holds, now and then: bytes in use, and everything that waits.
+
+    `before`: what this interpreter and the device's stand-ins held before the node was there.
+    """
+    nodes, make = [], app.Node
+
+    def node(board, slot):
+        nodes.append(make(board, slot))
+        return nodes[0]
+
+    app.Node = node
+    while True:
+        await asyncio.sleep(seconds)
+        held = await _held()
+        it = nodes[0]
+        client = it.link._client
+        told = {
+            "bytes": held - before,
+            "before": before,
+            "events": len(it.events._waiting),
+            "lost": it.events.lost,
+            "results": len(it.link._results),
+            "messages": len(client._messages) if client else 0,
+            "unanswered": len(client._waiting) if client else 0,
+            "spooled": it.spool.waiting if it.spool else 0,
+            "spool_lost": it.spool.lost if it.spool else 0,
+            "failures": len(it.supervisor._failures_s),
+            "error": it.supervisor.last_error,
+            "uptime_s": it.clock.now_s(),
+        }
+        jsesp.sample(json.dumps(told))
+
+
 async def boot():
     """Run until the node resets."""
     asyncio.run = _run
     asyncio.open_connection = _open_connection
     os.urandom = lambda count: binascii.unhexlify(jsesp.random(count))
+    seconds = jsesp.sample_s()
+    before = 0
+    if seconds:
+        for name in ("esp32", "network", "socket", "ssl"):
+            __import__(name)
+        before = await _held()
     try:
         for path in ("/boot.py", "/main.py"):
             with open(path) as file:
                 exec(file.read(), {"__name__": "__main__"})
     except machine.Running as running:
         others = [asyncio.create_task(_timer(*timer)) for timer in machine.timers]
-        others.append(asyncio.create_task(_quarters(sys.modules["node.app"])))
+        app = sys.modules["node.app"]
+        look = _samples(app, seconds, before) if seconds else _quarters(app)
+        others.append(asyncio.create_task(look))
         await asyncio.sleep(0)
         try:
             await running.work

@@ -1,0 +1,78 @@
+"""What the portal reads of requests and forms, on both interpreters."""
+
+from node import portal
+from node.portal import PortalError, checked, fields_of, head_of, length_of
+from tests.firmware.same.tools import refused
+
+GOOD = {"ssid": "home", "password": "secret word", "host": "broker.lan", "port": "1883"}
+
+
+def test_a_form_is_read_as_it_was_typed():
+    """Spaces, escapes, another language, signs that mean something elsewhere."""
+    body = b"ssid=My+Wi-Fi&password=%26%3D%25+%C3%A4&key=a%2Bb&empty="
+    wanted = {"ssid": "My Wi-Fi", "password": "&=% \u00e4", "key": "a+b", "empty": ""}
+    assert fields_of(body) == wanted
+    for broken in (b"a=%", b"a=%4", b"a=%zz", b"a=%+1", b"a=%-1", b"a=% 1", b"a=%ff", b"%=1"):
+        refused(PortalError, fields_of, broken)
+
+
+def test_what_a_field_may_hold():
+    """Bytes of a radio's limits, a name or an address, a port in plain digits."""
+    wifi, broker = checked(GOOD)
+    assert wifi == {"ssid": "home", "password": "secret word"}
+    assert broker == {"host": "broker.lan", "port": 1883}
+    for name, value in (
+        ("ssid", ""),
+        ("ssid", "\u00e4" * 17),
+        ("password", "short"),
+        ("password", "x" * 64),
+        ("host", ""),
+        ("host", "a b"),
+        ("host", "a/b"),
+        ("host", "b\u00fccher.lan"),
+        ("host", 'a"b'),
+        ("port", ""),
+        ("port", "0"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "+80"),
+        ("port", "8 0"),
+        ("port", "\u00b2"),
+        ("port", "\u0663"),
+        ("port", "000001"),
+    ):
+        spoilt = dict(GOOD)
+        spoilt[name] = value
+        refused(PortalError, checked, spoilt)
+        del spoilt[name]
+        if name != "password":
+            refused(PortalError, checked, spoilt)
+    assert checked({"ssid": "open", "password": "", "host": "10.0.0.2", "port": "1"})
+
+
+def test_heads_are_read_strictly():
+    """Method, path and headers; two of one name are worth none."""
+    method, path, headers = head_of(b"POST / HTTP/1.1\r\nHost: 192.168.4.1\r\nORIGIN:x\r\n\r\n")
+    assert (method, path) == (b"POST", b"/")
+    assert (headers[b"host"], headers[b"origin"]) == (b"192.168.4.1", b"x")
+    twice = head_of(b"GET / HTTP/1.0\r\nHost: a\r\nhost: b\r\n\r\n")[2]
+    assert twice[b"host"] == b""
+    for broken in (b"\r\n\r\n", b"GET /\r\n\r\n", b"GET / FTP/1\r\n\r\n", b"a b c d\r\n\r\n"):
+        refused(PortalError, head_of, broken)
+
+
+def test_lengths_are_plain_digits():
+    """Anything else is no length."""
+    for text, length in ((b"12", 12), (b"99999", 99_999), (b"", None), (b"-1", None)):
+        assert length_of({b"content-length": text}) == length
+    for text in (b"0x10", b"1 2", b"100000", b"+1", b"1.0"):
+        assert length_of({b"content-length": text}) is None
+    assert length_of({}) is None
+
+
+def test_the_page_fits_and_shows_nothing_kept():
+    """No script, no other host; names only."""
+    page = portal._PAGE % ("node-1", "node-1", "Set up this node.", 1883)
+    assert len(page) < 2_048
+    assert "<script" not in page
+    assert "http" not in page
