@@ -105,11 +105,25 @@ class NodeOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+        self._own()
 
     def forget(self, device_id: str) -> None:
-        """Drop what is held in memory of a device."""
+        """Drop what is held in memory of a device; it may serve another point now, or none."""
         if self._group is not None:
             self._group.forget(device_id)
+            self._own()
+
+    def _own(self) -> None:
+        """Say whose registers each point reads: no counter goes on from another device's.
+
+        A device that counts here has counted nowhere else since.
+        """
+        owners = {index: device_id for device_id, index in self.book.serves.items()}
+        for index in range(len(self.book.nodes)):
+            guard = self._point(index).guard
+            guard.device = owners.get(index, "")
+            if self.book.serves.get(guard.owner or "", index) != index:
+                guard.disown()
 
     def figures(self) -> dict[str, Value]:
         """Figures for the board."""
