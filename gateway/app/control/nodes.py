@@ -13,7 +13,7 @@ from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
 from gateway.app.control.devices import DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
-from gateway.app.control.node_leases import wanted_of
+from gateway.app.control.node_leases import LEASE_REASONS, Leases
 from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.shelf import TariffShelf
@@ -22,7 +22,6 @@ from gateway.app.paths import paths_of
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.figures import Value
-from gateway.core.lease import UNLIMITED_WH, Grant, Wanted, renewed
 from gateway.core.node_message import NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
@@ -40,14 +39,11 @@ log = structlog.get_logger()
 
 # Each node's lease is looked at every so many sweeps, in turn.
 LEASE_ROUNDS: Final = 10
-# A node that did not take its lease is left alone with it for so long.
-LEASE_RETRY_NS: Final = 30 * 1_000_000_000
 # What only moves on (sequence, time seen) is committed this often, anything else with the sweep.
 KEEP_EVERY_MS: Final = 60_000
 # A node that tells more events than this in a minute tells no more in it.
 EVENTS_MAX: Final = 20
 MINUTE_NS: Final = 60 * 1_000_000_000
-LEASE_REASONS: Final = frozenset({"lease", "expired"})
 # What of a device's state is no word of its own: what it was set to.
 SET: Final = "settings"
 WARNINGS: Final = frozenset(
@@ -88,13 +84,11 @@ class NodeOffice:
         self._books = books
         self._group: NodeGroup | None = None
         self._engine: Engine | None = None
+        self.leases: Leases | None = None
         self._round = 0
-        self._granting: set[int] = set()
-        self._lease_after_ns: dict[int, int] = {}
         self._events: dict[int, deque[int]] = {}
         self.events_dropped = 0
         self.buttons: Final = Buttons(books)
-        self._lifted: dict[int, int] = {}
         self._modules = ModuleWatch(book, self._told, self._may_tell)
 
     @property
@@ -105,6 +99,15 @@ class NodeOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+        self.leases = Leases(
+            group,
+            engine,
+            self._clock,
+            self._told,
+            first=self.first,
+            epoch=self._epoch,
+            shelf=self._shelf,
+        )
         self._own()
 
     def forget(self, device_id: str) -> None:
@@ -208,32 +211,8 @@ class NodeOffice:
 
     async def before_close(self, index: int) -> None:
         """Grant what the credit allows now, whatever the node holds. Raises a MeterError."""
-        group = self._group
-        device = None if group is None else group.device_at(index)
-        if group is None or device is None or (wanted := self._wanted(device)) is None:
-            return
-        fresh = renewed(None, wanted, self.unix_s())
-        latched = LEASE_REASONS.intersection(device.reasons)
-        if fresh is not None and (device.lease or latched or not fresh.is_unlimited):
-            await group.grant(index, fresh, self._epoch)
-
-    async def lift(self, index: int) -> None:
-        """A counter is about to jump by a person's word: no lease may cut on it before the gateway
-        has judged it. Raises a MeterError; `lifted` follows whatever comes of it.
-        """
-        group = self._group
-        device = None if group is None else group.device_at(index)
-        if group is None or device is None or device.lease is None:
-            return
-        self._lifted[index] = self._point(index).last_sequence
-        fresh = renewed(None, Wanted(0, UNLIMITED_WH), self.unix_s())
-        if fresh is not None:
-            await group.grant(index, fresh, self._epoch)
-
-    def lifted(self, index: int) -> None:
-        """The node has answered, or did not: leases follow its credit again once it was read."""
-        if index in self._lifted:
-            self._lifted[index] = self._point(index).last_sequence
+        if self.leases is not None:
+            await self.leases.before_close(index)
 
     def _told(self, kind: str, subject: str, severity: str, **facts: object) -> None:
         self._tell(kind, subject, severity, **facts)
@@ -280,49 +259,12 @@ class NodeOffice:
         group.swept()
         self._round = (self._round + 1) % LEASE_ROUNDS
         for device in group.devices.values():
-            if device.index % LEASE_ROUNDS == self._round:
-                self._look_at_lease(group, device)
+            if self.leases is not None and device.index % LEASE_ROUNDS == self._round:
+                self.leases.look(device)
             self._note(device)
         changed = self.book.take_changed()
         if changed:
             self._books.commit(lambda connection: put_devices(connection, changed))
-
-    def _look_at_lease(self, group: NodeGroup, device: NodeDevice) -> None:
-        index, now_ns = device.index, self._clock.mono_ns()
-        able = device.online and device.session and device.has_relay and self.unix_s()
-        waits = index in self._granting or now_ns < self._lease_after_ns.get(index, 0)
-        if not able or waits:
-            return
-        wanted = self._wanted(device)
-        if wanted is None:
-            return
-        held = None
-        if device.lease is not None and device.lease.epoch == self._epoch:
-            held = Grant(device.lease.cutoff_wh, device.lease.expires_s, device.lease.limits)
-        fresh = renewed(held, wanted, self.unix_s())
-        if fresh is None or (fresh.is_unlimited and device.lease is None):
-            return
-        self._granting.add(index)
-        group.spawn(self._grant(group, index, fresh), f"lease {device.device_id}")
-
-    async def _grant(self, group: NodeGroup, index: int, fresh: Grant) -> None:
-        try:
-            self._lease_after_ns[index] = self._clock.mono_ns() + LEASE_RETRY_NS
-            await group.grant(index, fresh, self._epoch)
-            self._lease_after_ns.pop(index, None)
-        finally:
-            self._granting.discard(index)
-
-    def _wanted(self, device: NodeDevice) -> Wanted | None:
-        """What a node should hold now; None while it cannot be told."""
-        if self._engine is None:
-            return None
-        point, limits = self._point(device.index), "limits" in device.can
-        if (seen := self._lifted.get(device.index)) is not None:
-            if point.last_sequence <= seen:
-                return None
-            del self._lifted[device.index]
-        return wanted_of(point, self._engine, self._shelf, self._clock.utc_ms(), limits=limits)
 
     def _note(self, device: NodeDevice) -> None:
         """Keep how far a device was read, and what it shows."""
