@@ -44,6 +44,8 @@ KEEP_EVERY_MS: Final = 60_000
 # A node that tells more events than this in a minute tells no more in it.
 EVENTS_MAX: Final = 20
 MINUTE_NS: Final = 60 * 1_000_000_000
+# By which a node says that its own protection has opened it: whoever closes it answers for that.
+PROTECTION: Final = frozenset({"overload", "voltage", "safety"})
 # What of a device's state is no word of its own: what it was set to.
 SET: Final = "settings"
 WARNINGS: Final = frozenset(
@@ -136,10 +138,12 @@ class NodeOffice:
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
         """A relay that a lease opened is closed by a reconnection, with its confirmation; one that
-        its limit opened, as after a trip of our own."""
+        its limit opened, as after a trip of our own; what its protection opened, by a person."""
         self._modules.look(index, self._point(index).terms.meter_id, told)
         if told.relay_closed is not False:
             return
+        if PROTECTION.intersection(told.reasons):
+            self._point(index).supply.opened_at_meter()
         if "limit" in told.reasons and "command" not in told.reasons:
             self._take_over(index)
         if not LEASE_REASONS.intersection(told.reasons):
