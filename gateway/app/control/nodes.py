@@ -14,7 +14,7 @@ from gateway.app.control.books import Books
 from gateway.app.control.devices import DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import LEASE_REASONS, Leases
-from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
+from gateway.app.control.node_words import Buttons, ModuleWatch, Presses, node_figures
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.node_key import load_node_key
@@ -34,6 +34,7 @@ from gateway.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from gateway.app.control.engine import Engine
+    from gateway.south.mqtt import MqttLink
 
 log = structlog.get_logger()
 
@@ -88,8 +89,10 @@ class NodeOffice:
         self._engine: Engine | None = None
         self.leases: Leases | None = None
         self._round = 0
-        self._events: dict[int, deque[int]] = {}
+        self._events: dict[tuple[int, str], deque[int]] = {}
+        self._presses = Presses()
         self.events_dropped = 0
+        self.link: MqttLink | None = None
         self.buttons: Final = Buttons(books)
         self._modules = ModuleWatch(book, self._told, self._may_tell)
 
@@ -132,7 +135,11 @@ class NodeOffice:
 
     def figures(self) -> dict[str, Value]:
         """Figures for the board."""
-        return node_figures(self.book, self._group)
+        return {
+            **node_figures(self.book, self._group),
+            "node_messages_dropped_total": 0 if self.link is None else self.link.dropped,
+            "node_events_dropped_total": self.events_dropped,
+        }
 
     # -- as the group's listener -----------------------------------------------------------
 
@@ -140,6 +147,7 @@ class NodeOffice:
         """A relay that a lease opened is closed by a reconnection, with its confirmation; one that
         its limit opened, as after a trip of our own; what its protection opened, by a person."""
         self._modules.look(index, self._point(index).terms.meter_id, told)
+        self._presses.heard(index, told, self._clock.mono_ns())
         if told.relay_closed is not False:
             return
         if PROTECTION.intersection(told.reasons):
@@ -173,7 +181,10 @@ class NodeOffice:
 
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
-        if not self._may_tell(index):
+        now_ns = self._clock.mono_ns()
+        is_fresh = self._presses.is_fresh(index, event, now_ns, self.unix_s())
+        is_press = event.kind == "button"
+        if not self._may_tell(index, event.kind if is_press else "event"):
             return
         meter_id = self._point(index).terms.meter_id
         severity = "warning" if event.kind in WARNINGS else "notice"
@@ -185,12 +196,12 @@ class NodeOffice:
             energy_wh=event.energy_wh,
             at_ms=event.node_ms,
         )
-        if event.kind == "button" and self._is_present(event):
+        if is_press and is_fresh:
             self._confirm(index, event)
 
     def refused(self, index: int, error: MeterError) -> None:
         """Told once until the node sends something good again."""
-        if not self._may_tell(index):
+        if not self._may_tell(index, "refused"):
             return
         meter_id = self._point(index).terms.meter_id
         log.warning("node.refused", meter=meter_id, code=error.code, reason=str(error))
@@ -221,22 +232,18 @@ class NodeOffice:
     def _told(self, kind: str, subject: str, severity: str, **facts: object) -> None:
         self._tell(kind, subject, severity, **facts)
 
-    def _may_tell(self, index: int) -> bool:
-        """Whether a node may have one more event on record in this minute."""
+    def _may_tell(self, index: int, kind: str = "event") -> bool:
+        """Whether a node may have one more event of a kind on record in this minute.
+
+        Presses of its button and refusals are bounded by themselves: noise never costs a press.
+        """
         now_ns = self._clock.mono_ns()
-        recent = self._events.setdefault(index, deque(maxlen=EVENTS_MAX))
+        recent = self._events.setdefault((index, kind), deque(maxlen=EVENTS_MAX))
         if len(recent) == EVENTS_MAX and now_ns - recent[0] < MINUTE_NS:
             self.events_dropped += 1
             return False
         recent.append(now_ns)
         return True
-
-    def _is_present(self, event: NodeEvent) -> bool:
-        """Whether who pressed stands there still: nodes send later what they could not send."""
-        now_s = self.unix_s()
-        if event.node_ms is None or not now_s:
-            return False
-        return abs(now_s - event.node_ms // 1_000) <= PRESENT_S
 
     def _confirm(self, index: int, event: NodeEvent) -> None:
         """The word of a person at the point: a request as from anywhere, once for each press.
@@ -365,7 +372,8 @@ def _node_group(
         on_message: Callable[[str, bytes, bool], None], on_state: Callable[[bool, str], None]
     ) -> Link:
         jitter = seeded(f"broker {config.site.id} {clock.utc_ms()}")
-        return MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+        office.link = MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+        return office.link
 
     return NodeGroup(
         [node.meter_id for node in config.nodes],
