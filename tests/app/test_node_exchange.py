@@ -112,6 +112,29 @@ async def test_an_exchanged_node_charges_nothing_before_a_person_gave_both_count
     site.crash()
 
 
+async def test_a_device_that_was_not_read_yet_has_no_lease_of_the_one_before(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Its counter is far above, its module silent: the other's cut-off would cut it."""
+    site = NodeSite(tmp_path, broker.port)
+    old, new = site.node("node-a"), site.node("node-b")
+    new.energy_wh = 10**6
+    async with site.running():
+        await serving(site, old)
+        measured = new.telemetry
+        new.telemetry = lambda **more: measured(quality="bad", **more)  # type: ignore[method-assign]
+        async with alive(new):
+            await approve(site, new, "flat-1")
+            await until(lambda: site.group.device_at(0) is not None)
+            await asyncio.sleep(1.5)
+            assert new.lease is None
+            new.telemetry = measured  # type: ignore[method-assign]
+            await until(lambda: site.point().guard.held)
+            await asyncio.sleep(1.0)
+            assert new.closed
+    site.crash()
+
+
 async def test_a_held_exchange_may_be_answered_by_charging_nothing(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
