@@ -7,6 +7,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOCK := requirements/dev.txt
 RUN_LOCK := requirements/run.txt
+# What the computer of a bench needs (docs/flashing.md).
+BENCH_LOCK := requirements/bench.txt
 # MicroPython for the firmware's tests: one npm package, installed into .venv like everything else.
 NPM_DIR := requirements/micropython
 
@@ -71,6 +73,8 @@ lock: $(STAMP) ## write the locks in requirements/ anew (UPGRADE=1 takes newer v
 		$(if $(UPGRADE),--upgrade) --output-file $(LOCK)
 	@$(BIN)/uv pip compile pyproject.toml --extra north $(COMPILE) \
 		--constraint $(LOCK) --upgrade --output-file $(RUN_LOCK)
+	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) \
+		--constraint $(LOCK) --upgrade --output-file $(BENCH_LOCK)
 	@.ci/npm install --prefix $(NPM_DIR) --package-lock-only --omit-lockfile-registry-resolved --silent
 
 package: $(STAMP) ## wheel, offline wheelhouse and Debian package into dist/

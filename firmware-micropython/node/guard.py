@@ -129,7 +129,8 @@ class Guard:
 
     def _most_wh(self, elapsed_s):
         """The most that can have been counted in so long."""
-        seconds = _UNKNOWN_S if elapsed_s is None else elapsed_s
+        # Whole seconds: two readings of one second, one of them asked for, may be almost one apart.
+        seconds = _UNKNOWN_S if elapsed_s is None else max(1, elapsed_s)
         return self.p_max_w * seconds // 2_400 + _SLACK_WH
 
     def _goes_on(self, counter_wh, now_s):

@@ -6,7 +6,7 @@ cells count as absent, empty lines and lines that start with # are skipped.
 
 import csv
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -101,6 +101,28 @@ def parse_table(text: str, columns: Collection[str], file: str) -> Table:
         if filled:
             rows.append(row)
     return Table(tuple(rows), tuple(problems), tuple(names), header)
+
+
+def added_lines(
+    text: str, rows: Sequence[Mapping[str, str]], columns: Collection[str], file: str
+) -> str:
+    """What has to follow a CSV's text so that it has these rows too, cells by column name.
+
+    Delimiter, line ends and order of columns are the file's own. Raises FileRefusedError when the
+    text is no such table, or has no column for a cell.
+    """
+    table = parse_table(text, columns, file)
+    _, raw = next(_records(text))
+    delimiter = next((mark for mark in DELIMITERS if mark in raw), ",")
+    lacking = {name for row in rows for name in row} - set(table.columns)
+    if lacking:
+        message = "is no column of this file: add it to the first line"
+        raise refuse([Problem(table.header, name, message) for name in sorted(lacking)])
+    made = io.StringIO()
+    end = "\r\n" if "\r\n" in text else "\n"
+    writer = csv.writer(made, delimiter=delimiter, lineterminator=end)
+    writer.writerows([row.get(name, "") for name in table.columns] for row in rows)
+    return ("" if text.endswith(("\n", "\r")) else end) + made.getvalue()
 
 
 def _header(raw: str, delimiter: str, columns: Collection[str], place: Place) -> list[str]:

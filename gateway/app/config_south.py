@@ -1,5 +1,7 @@
 """The sections about nodes: the broker that they are heard over, and the one that is made here."""
 
+from pathlib import Path
+
 from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.app.config_place import quote
@@ -12,6 +14,7 @@ from gateway.app.config_types import (
     PrivateFile,
     is_own_host,
 )
+from gateway.core.errors import RefusedError
 
 
 class ClientTls(Section):
@@ -87,10 +90,39 @@ class BrokerSection(Section):
         return plain
 
 
+class FirmwareSection(Section):
+    """Which firmware may be rolled out to nodes."""
+
+    public: tuple[ExistingFile, ...] = Field(
+        default=(),
+        max_length=8,
+        description="Public keys (`firmware keygen` writes them): an image that none of them "
+        "signed is refused; none: no image is taken.",
+    )
+
+    @field_validator("public")
+    @classmethod
+    def _are_keys(cls, public: tuple[Path, ...]) -> tuple[Path, ...]:
+        # Where nobody rolls out firmware, nobody waits for the library.
+        from gateway.app.firmware.signing import load_public  # noqa: PLC0415
+
+        for path in public:
+            try:
+                load_public(path)
+            except RefusedError as refused:
+                # `check` may run as another user than the one that may read it.
+                if refused.refusal_code == "KEY_REFUSED":
+                    raise ValueError(refused.message) from refused
+        return public
+
+
 class SouthSection(Section):
     """Meters that speak first."""
 
     mqtt: SouthMqtt | None = Field(default=None, description="Broker of ESP32 nodes; none: off.")
+    firmware: FirmwareSection = Field(
+        default_factory=FirmwareSection, description="Which firmware may be rolled out."
+    )
     broker: BrokerSection | None = Field(
         default=None, description="What `broker write` makes a mosquitto of; none: not ours."
     )

@@ -147,6 +147,7 @@ CONTROL_FIGURES: Final = (
     _gauge("open_descriptors", "Open file descriptors of control."),
     _gauge("max_descriptors", "How many control may open."),
     _gauge("tasks", "Tasks on control's event loop."),
+    _gauge("node_broker_away", "1 while the nodes' broker is away; absent without one."),
     _gauge("tamper_suspected", "Meters with a sign of tampering that nobody has answered for."),
     _gauge("transformers_suspect", "Meters whose current transformer is suspect."),
     _gauge(

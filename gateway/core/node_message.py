@@ -16,6 +16,7 @@ from typing import Final
 from gateway.core.errors import MeterIdentityError, MeterProtocolError
 from gateway.core.lease import NO_LIMITS, PowerLimits
 from gateway.core.reading import Quality
+from gateway.core.rollout_plan import ChunkAsk
 
 MESSAGE_BYTES_MAX: Final = 8_192
 # A thousand times what a 100 A connection takes in its life; above it a counter is no counter.
@@ -26,6 +27,8 @@ RECORDS_MAX: Final = 256
 MODULES_MAX: Final = 3
 MODULE_ADDRESS_MAX: Final = 0xF7
 RECORD_FIELDS: Final = 10
+# The kind of event that asks for a piece of an update.
+CHUNK_WANTED: Final = "update_want"
 # Flags of a kept record.
 CLOCK_SET: Final = 1
 QUALITY_GOOD: Final = 4
@@ -100,6 +103,15 @@ class NodeLease:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeUpdate:
+    """An update that a node is fetching, with the bytes that it has, or that `failed`, and why."""
+
+    version: str
+    offset: int | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node's retained status; its Will is one with `online` False.
 
@@ -118,6 +130,7 @@ class NodeStatus:
     spooled: int = 0
     lease: NodeLease | None = None
     can: tuple[str, ...] = ()
+    update: NodeUpdate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +151,8 @@ class NodeEvent:
 
     `session`, `boot_id` and `seq` are those of the boot in which it happened: it may come after a
     later one has begun, and twice. The older form has no `seq`.
+
+    `chunk` is what it asks for (`update_want`); `code` and `message` say why something failed.
     """
 
     device_id: str
@@ -147,6 +162,9 @@ class NodeEvent:
     energy_wh: int | None
     boot_id: int | None = None
     seq: int | None = None
+    chunk: ChunkAsk | None = None
+    code: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +249,7 @@ def parse_status(payload: bytes, device_id: str) -> NodeStatus:
         spooled=_whole(found, "spooled") or 0,
         lease=_lease(found.get("lease")),
         can=_words(found, "can"),
+        update=_update(found.get("update")),
     )
 
 
@@ -256,14 +275,18 @@ def parse_event(payload: bytes, device_id: str) -> NodeEvent:
     kind = _text(found, "kind")
     if not kind:
         raise MeterProtocolError("an event has a kind")
+    session = _session(found)
     return NodeEvent(
         device_id=device_id,
-        session=_session(found),
+        session=session,
         kind=kind,
         node_ms=_time_ms(found.get("at")),
         energy_wh=_whole(found, "energy_wh"),
         boot_id=_whole(found, "boot_id"),
         seq=_whole(found, "seq"),
+        chunk=_chunk(found, session) if kind == CHUNK_WANTED else None,
+        code=_plain(found.get("code")),
+        message=_plain(found.get("message")),
     )
 
 
@@ -451,6 +474,29 @@ def _module(given: object) -> NodeModule:
         current_a=_number(given, "current", 0, 10_000),
         power_w=_number(given, "power_w", -10_000_000, 10_000_000),
         held=_held(given),
+    )
+
+
+def _plain(value: object) -> str:
+    """What a program at the node says, perhaps of an exception: shortened and never refused."""
+    text = value if isinstance(value, str) else ""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text[:64])
+
+
+def _chunk(found: Mapping[str, object], session: str) -> ChunkAsk:
+    offset, count = _whole(found, "offset"), _whole(found, "count")
+    if offset is None or count is None:
+        raise MeterProtocolError("a wish for a chunk has offset and count")
+    return ChunkAsk(session, _text(found, "version"), offset, count)
+
+
+def _update(given: object) -> NodeUpdate | None:
+    if not isinstance(given, dict):
+        return None
+    return NodeUpdate(
+        version=_plain(given.get("version")),
+        offset=_whole(given, "offset"),
+        failed=_plain(given.get("failed")),
     )
 
 

@@ -3,7 +3,8 @@
 HTTP, the command line, MQTT commands and OPC UA methods all make a `Request`; control executes
 each exactly once and answers with an `Outcome`. North checks role against type before it stores
 a request; control checks again with the same matrix, since it trusts nothing in `north.db`. The
-bodies are in `wishes_money.py` and `wishes_supply.py`; this file is what they share.
+bodies are in `wishes_money.py`, `wishes_supply.py` and `wishes_firmware.py`; this file is what they
+share.
 """
 
 import hashlib
@@ -17,6 +18,14 @@ from gateway.core.errors import RefusedError
 from gateway.core.ledger import canonical_json
 from gateway.core.roles import Role
 from gateway.core.voucher import masked
+from gateway.core.wishes_firmware import (
+    AddImage,
+    BeginRollout,
+    PauseRollout,
+    RemoveImage,
+    ResumeRollout,
+    StopRollout,
+)
 from gateway.core.wishes_money import (
     AddDebt,
     AddPoint,
@@ -69,8 +78,10 @@ __all__ = [
     "KEY_PATTERN",
     "AcknowledgeChanges",
     "AddDebt",
+    "AddImage",
     "AddPoint",
     "ApproveDevice",
+    "BeginRollout",
     "Body",
     "CancelVoucher",
     "ChangeTariff",
@@ -91,6 +102,7 @@ __all__ = [
     "OpenShift",
     "Outcome",
     "OutcomeStatus",
+    "PauseRollout",
     "PublishTariff",
     "Recharge",
     "Reconnect",
@@ -100,11 +112,13 @@ __all__ = [
     "ReleaseHalt",
     "ReleaseQuarantine",
     "ReleaseRecovery",
+    "RemoveImage",
     "RemovePoint",
     "ReplaceMeter",
     "Request",
     "RestartDevice",
     "RestoreAll",
+    "ResumeRollout",
     "ReverseTransaction",
     "Role",
     "ServeNotice",
@@ -112,6 +126,7 @@ __all__ = [
     "SetLimits",
     "SetOverride",
     "ShedLoad",
+    "StopRollout",
     "Transfer",
     "UnlockOverload",
     "UnlockVouchers",
@@ -181,6 +196,12 @@ Body = (
     | IdentifyDevice
     | RestartDevice
     | ReleaseDevice
+    | AddImage
+    | RemoveImage
+    | BeginRollout
+    | PauseRollout
+    | ResumeRollout
+    | StopRollout
 )
 # From the union itself: what has no entry here could be asked for and never be stored.
 BODIES: Final[Mapping[str, type[Body]]] = {kind.TYPE: kind for kind in get_args(Body)}
@@ -189,6 +210,10 @@ INT64_MAX: Final = 2**63 - 1
 DOCUMENT_FIELDS: Final = frozenset({"document", "terms"})
 SUMMARY_FIELDS: Final = frozenset({"replay"})
 MAX_SUMMARY: Final = 4_000
+# How many names a list of them has, at least and at most.
+NAMES: Final = (1, 8)
+NAMES_OF: Final[Mapping[str, tuple[int, int]]] = {"device_ids": (0, 1_000)}
+DIGEST_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
 ID_FIELDS: Final = frozenset(
     {
         "account_id",
@@ -312,6 +337,8 @@ def _text(name: str, value: object) -> str:
         raise RefusedError(
             "REQUEST_FIELD", "an id has lower-case letters, digits and dashes, at most 63", name
         )
+    if name == "sha256" and not DIGEST_PATTERN.fullmatch(value):
+        raise RefusedError("REQUEST_FIELD", "expected a SHA-256: 64 hex digits, small", name)
     if name == "reason" and value != value.strip():
         return value.strip()
     return value
@@ -336,8 +363,9 @@ def _integers(name: str, value: object) -> tuple[int, ...]:
 
 
 def _names(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not 1 <= len(value) <= 8:
-        raise RefusedError("REQUEST_FIELD", "expected a list of 1 to 8 names", name)
+    least, most = NAMES_OF.get(name, NAMES)
+    if not isinstance(value, list | tuple) or not least <= len(value) <= most:
+        raise RefusedError("REQUEST_FIELD", f"expected a list of {least} to {most} names", name)
     for item in value:
         if not isinstance(item, str) or not ID_PATTERN.fullmatch(item):
             raise RefusedError(

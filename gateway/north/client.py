@@ -59,14 +59,19 @@ class LocalClient:
         path: str,
         json: Mapping[str, object] | None = None,
         idempotency_key: str | None = None,
+        *,
+        content: bytes | None = None,
     ) -> dict[str, object]:
         """Call `/api/v1` + `path`; the answer's JSON object (empty when there is none).
 
+        `content` is a body of bytes in place of `json`.
         Raises RefusedError with the problem's code when a rule refuses, StoreAwayError when no
         north answers or one of its stores is away.
         """
-        status, content = self._ask(method, path, json, idempotency_key)
-        body = _object_of(status, content)
+        raw = content is not None
+        sent = content if content is not None or json is None else orjson.dumps(json)
+        status, answer = self._ask(method, path, sent, idempotency_key, raw=raw)
+        body = _object_of(status, answer)
         if status < HTTPStatus.BAD_REQUEST:
             return body
         code = str(body.get("code", "INTERNAL"))
@@ -89,10 +94,13 @@ class LocalClient:
         self,
         method: str,
         path: str,
-        json: Mapping[str, object] | None,
+        body: bytes | None,
         idempotency_key: str | None,
+        *,
+        raw: bool,
     ) -> tuple[int, bytes]:
-        headers = {"accept": "application/json", "content-type": "application/json"}
+        kind = "application/octet-stream" if raw else "application/json"
+        headers = {"accept": "application/json", "content-type": kind}
         if idempotency_key is not None:
             headers["idempotency-key"] = idempotency_key
         connection = self._connection
@@ -101,7 +109,7 @@ class LocalClient:
             connection.request(
                 method,
                 f"/api/v1{path}",
-                body=None if json is None else orjson.dumps(json),
+                body=body,
                 headers=headers,
             )
             answer = connection.getresponse()

@@ -12,6 +12,7 @@ from gateway.core.ledger import wallet
 from gateway.core.money import Currency
 from gateway.core.override import Override
 from gateway.core.requests import Outcome
+from gateway.core.rollout_plan import Member
 from gateway.core.shift import MeansTotal, cash_up
 from gateway.north.reader import READ_DEADLINE_S, Reader
 from gateway.store.accounts import AccountPoint, load_credit, points_of
@@ -27,6 +28,14 @@ from gateway.store.commands import (
 from gateway.store.db import Connection
 from gateway.store.devices import DeviceRecord, read_devices
 from gateway.store.drafts import TariffDraft, open_drafts
+from gateway.store.firmware import (
+    ImageRecord,
+    RolloutRecord,
+    read_images,
+    read_members,
+    read_rollout,
+    read_rollouts,
+)
 from gateway.store.forecasts import AccountForecast, read_forecast
 from gateway.store.ledger import (
     AccountTransaction,
@@ -91,6 +100,14 @@ class ShiftFigures:
     means: tuple[MeansTotal, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutFigures:
+    """A roll-out of firmware and its devices, in one snapshot."""
+
+    record: RolloutRecord
+    members: Sequence[Member]
+
+
 class Records:
     """Reads of `ledger.db`, of events, and of the requests in `north.db`.
 
@@ -125,6 +142,31 @@ class Records:
         def look(connection: Connection) -> AccountBalance | None:
             account = read_account(connection, account_id)
             return None if account is None else _with_balance(connection, account, self._currency)
+
+        return await self._ledger.read(look)
+
+    async def images(self) -> dict[str, ImageRecord]:
+        """The firmware images by their SHA-256, oldest first."""
+        return await self._ledger.read(read_images)
+
+    async def rollouts(self) -> Sequence[RolloutFigures]:
+        """The roll-outs with their devices, newest first."""
+
+        def look(connection: Connection) -> list[RolloutFigures]:
+            return [
+                RolloutFigures(record, read_members(connection, record.number))
+                for record in read_rollouts(connection)
+            ]
+
+        return await self._ledger.read(look)
+
+    async def rollout(self, number: int) -> RolloutFigures | None:
+        """One roll-out with its devices, or None."""
+
+        def look(connection: Connection) -> RolloutFigures | None:
+            record = read_rollout(connection, number)
+            members = read_members(connection, number) if record is not None else []
+            return None if record is None else RolloutFigures(record, members)
 
         return await self._ledger.read(look)
 

@@ -1,5 +1,6 @@
 """Wishes of the API: checked, made durable in north.db, answered with control's outcome."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,6 +8,7 @@ from gateway.core.errors import RefusedError, StoreAwayError
 from gateway.core.requests import Body, Outcome, Request, check_role, decode_body, encode_body
 from gateway.north.context import NorthContext
 from gateway.north.http.auth import NOT_YET_BOUND, Principal
+from gateway.store.db import Connection
 from gateway.store.requests import insert_request
 
 # How long a caller waits for control before it is told to come back (contract.md, North: HTTP).
@@ -38,9 +40,11 @@ async def submit(
     key: str,
     *,
     expiry_ms: int | None = None,
+    also: Callable[[Connection], None] | None = None,
 ) -> Answer:
     """Store a wish durably and wait up to OUTCOME_WAIT_S for what control makes of it.
 
+    `also` is stored in the same commit, unless the wish is a repeat.
     Raises RefusedError (FORBIDDEN, REQUEST_FIELD, IDEMPOTENCY_CONFLICT) and StoreError.
     """
     role = caller.role_for(body.ROLES - NOT_YET_BOUND)
@@ -56,7 +60,14 @@ async def submit(
         created_utc_ms=now_utc_ms,
         expires_utc_ms=None if expiry_ms is None else now_utc_ms + expiry_ms,
     )
-    repeat = not await context.write(lambda connection: insert_request(connection, request))
+
+    def store(connection: Connection) -> bool:
+        is_new = insert_request(connection, request)
+        if is_new and also is not None:
+            also(connection)
+        return is_new
+
+    repeat = not await context.write(store)
     outcome = await _outcome_now(context, key) if repeat or context.control_away() else None
     if outcome is None and not context.control_away():
         outcome = await context.watch.wait(key, OUTCOME_WAIT_S)

@@ -14,6 +14,7 @@ from gateway.core.node_message import (
     NodeRecord,
     NodeStatus,
     NodeTelemetry,
+    NodeUpdate,
 )
 from gateway.core.node_order import NodeOrder
 from gateway.core.reading import Lane, Reading
@@ -73,6 +74,10 @@ class NodeDevice:
     events: deque[tuple[str, int | None, int]] = field(
         default_factory=lambda: deque(maxlen=EVENTS_KNOWN)
     )
+    # As its last status has it, and of which session that was.
+    on_trial: bool = False
+    update: NodeUpdate | None = None
+    told_session: str = ""
 
     def is_news(self, event: NodeEvent) -> bool:
         """Whether an event has not come yet: one whose receipt was lost is sent again."""
@@ -93,6 +98,8 @@ class NodeDevice:
         self.firmware = status.firmware or self.firmware
         self.hardware = status.hardware or self.hardware
         self.lease, self.spooled, self.can = status.lease, status.spooled, status.can
+        self.on_trial, self.update = status.trial, status.update
+        self.told_session = status.session
         if not status.spooled:
             self.waits_until_ns = None
 

@@ -135,6 +135,11 @@ class NodeGroup:
         device = self._by_index.get(index)
         return device is not None and device.has_relay
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker was there a moment ago."""
+        return self._link.is_connected
+
     def device_at(self, index: int) -> NodeDevice | None:
         """The device that serves a point; None before it was heard."""
         return self._by_index.get(index)
@@ -250,6 +255,11 @@ class NodeGroup:
         await self.command(index, "lease", lease_args(lease, epoch, seq))
         device.lease = NodeLease(epoch, seq, lease.cutoff_wh, lease.expires_s, lease.limits)
 
+    async def send_chunk(self, device_id: str, offset: int, chunk: bytes) -> None:
+        """Send bytes of an update. Raises MeterUnreachableError, MeterTimeoutError."""
+        topic = f"smartmeter/{device_id}/firmware"
+        await self._link.publish(topic, offset.to_bytes(4, "big") + chunk, COMMAND_DEADLINE_S)
+
     def _device(self, index: int) -> NodeDevice:
         device = self._by_index.get(index)
         if device is None:
@@ -280,6 +290,8 @@ class NodeGroup:
         task = asyncio.create_task(self._quietly(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        # A task that is cancelled before its first step has not begun what it wraps.
+        task.add_done_callback(lambda _task: work.close())
 
     async def _quietly(self, work: Coroutine[None, None, None]) -> None:
         with suppress(MeterError):

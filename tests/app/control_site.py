@@ -204,6 +204,7 @@ class ControlSite:
             nodes=self.nodes,
             display=self.display,
             ledger=self.own_ledger,
+            requests=self.requests,
         )
         self.counter, self.executor = self.office.counter, self.office.executor
 

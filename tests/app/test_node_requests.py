@@ -360,6 +360,8 @@ async def test_a_device_is_told_nothing_while_it_is_refused(
         await until(lambda: site.events("DEVICE_PENDING"))
         await site.do(ApproveDevice("node-1", "flat-1"))
         await until(lambda: site.point().last is not None)
+        assert await asked(site, SetDevice("node-1", '{"poll_s": 2}')) == ("", "")
+        assert site.device("node-1").state["settings"] == {"poll_s": 2}
         node.deaf.add("identify")
         found = await asyncio.gather(
             asked(site, IdentifyDevice("node-1")),
@@ -368,4 +370,5 @@ async def test_a_device_is_told_nothing_while_it_is_refused(
         )
         codes = [code for code, _ in found]
         assert codes == ["DEVICE_SILENT", "", "DEVICE_NOT_APPROVED"]
+        assert "settings" not in site.device("node-1").state
     site.crash()

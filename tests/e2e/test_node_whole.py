@@ -106,7 +106,7 @@ class Field:
 
 
 @contextmanager
-def mosquitto(place: Path, directory: Path, port: int) -> Iterator[None]:
+def mosquitto(place: Path, directory: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """The broker as Debian starts it, with our file among its own."""
     assert PROGRAM is not None
     included = place / "conf.d"
@@ -123,7 +123,7 @@ def mosquitto(place: Path, directory: Path, port: int) -> Iterator[None]:
             while not is_open(port):
                 assert time.monotonic() < end_s, log.read_text(encoding="utf-8")
                 time.sleep(STEP_S)
-            yield
+            yield process
         finally:
             process.kill()
 

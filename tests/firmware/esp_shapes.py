@@ -99,7 +99,7 @@ class _Nvs:
         self._chip.pending.clear()
 
 
-def _machine(chip: Chip) -> Any:
+def _pin(chip: Chip) -> Any:
     class Pin:
         IN, OUT, PULL_UP = 1, 3, 2
 
@@ -137,6 +137,10 @@ def _machine(chip: Chip) -> Any:
             self._set(level)
             return None
 
+    return Pin
+
+
+def _machine(chip: Chip) -> Any:
     class Uart:
         def __init__(self, number: int, *, baudrate: int, tx: int, rx: int, timeout: int) -> None:
             assert (number, baudrate, timeout) == (2, 9_600, 0)
@@ -178,7 +182,7 @@ def _machine(chip: Chip) -> Any:
             chip.fed += 1
 
     return types.SimpleNamespace(
-        Pin=Pin,
+        Pin=_pin(chip),
         UART=Uart,
         RTC=Rtc,
         WDT=Wdt,

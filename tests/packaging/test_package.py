@@ -19,7 +19,7 @@ import pytest
 from gateway import __version__
 
 ROOT: Final = Path(__file__).parent.parent.parent
-PARTS: Final = ("gateway", "config", "systemd", "docs", "requirements")
+PARTS: Final = ("gateway", "firmware-micropython", "config", "systemd", "docs", "requirements")
 FILES: Final = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
 PYTHON: Final = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 SITE: Final = f"opt/prepaid-gateway/lib/{PYTHON}/site-packages"

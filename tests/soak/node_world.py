@@ -76,7 +76,6 @@ class World:
         # At the last one: where the node went down too, its newest counter is as old as NVS's, and
         # what the module forgot is missing until it is used again.
         self.forgotten_wh = 0
-        self.worst_recovery_s = 0.0
         self.counted: Counter[str] = Counter()
         self.bundle: bytes | None = None
         self.spoil = False
@@ -142,7 +141,8 @@ class World:
                 break
             taken_s = self.time.now_s - began_s
             assert taken_s < RECOVERY_S, (taken_s, self.gateway.heard[since:][-3:])
-        self.worst_recovery_s = max(self.worst_recovery_s, self.time.now_s - began_s)
+        self.counted["recoveries"] += 1
+        self.counted["seconds of recovery"] += round(self.time.now_s - began_s)
         since = len(self.gateway.heard)
         await self.command("read")
         await self.pass_s(2)
@@ -171,9 +171,6 @@ class World:
                 early = min(s["bytes"] for s in calm[:6])
                 late = min(s["bytes"] for s in calm[-6:])
                 growth = late - early
-                self.counted["most growth of a boot in bytes"] = max(
-                    growth, self.counted["most growth of a boot in bytes"]
-                )
                 assert growth <= HELD_GROWTH_BYTES, [s["bytes"] for s in calm]
         assert self.node.longest_ms < WATCHDOG_MS
         assert not [text for text in self.node.said if "Traceback" in text], self.node.said

@@ -1,8 +1,9 @@
 """Days of a node: the firmware that ships lives through networks, modules and mains that fail."""
 
 import asyncio
+import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from tests.soak.node_world import World, release
 HOUR_S: Final = 3_600
 DAY_S: Final = 24 * HOUR_S
 LOADS_W: Final = (0.0, 60.0, 300.0, 800.0, 2_400.0, 4_000.0)
-SECOND_SECURITY: Final = 2
+INCIDENTS_A_DAY: Final = 40
 
 Incident = Callable[[World], Awaitable[None]]
 
@@ -269,7 +270,7 @@ INCIDENTS: Final[tuple[Incident, ...]] = (
 )
 
 
-async def live_a_day(world: World, seconds: float, incidents: list[Incident]) -> None:
+async def live_a_day(world: World, seconds: float, incidents: Sequence[Incident]) -> None:
     """Hours of metering with incidents between, in a random order; a calm end."""
     await world.start()
     assert await lease(world, 0x7FFFFFFF) == "DONE"
@@ -291,29 +292,30 @@ async def live_a_day(world: World, seconds: float, incidents: list[Incident]) ->
     world.judge_samples()
 
 
-def node_days(
-    seed: int, start: int, count: int, directory: Path, incidents: int = 40
-) -> Mapping[str, int]:
+def node_days(seed: int, start: int, count: int, directory: Path) -> Mapping[str, int]:
     """So many days of a node, each a world of its own; its figures. Raises AssertionError."""
     found: Counter[str] = Counter()
     for number in range(start, start + count):
         place = directory / str(number)
         place.mkdir()
+        chance = random.Random(f"{seed} {number} incidents")
+        # Every kind at least once, the others by chance.
+        incidents = [*INCIDENTS, *chance.choices(INCIDENTS, k=INCIDENTS_A_DAY - len(INCIDENTS))]
+        chance.shuffle(incidents)
         found += asyncio.run(node_day(place, f"{seed} {number}", DAY_S, incidents))
     return found
 
 
-async def node_day(place: Path, seed: str, seconds: float, incidents: int) -> Counter[str]:
-    """One of them: every incident at least once where there is room, the others by chance."""
+async def node_day(
+    place: Path, seed: str, seconds: float, incidents: Sequence[Incident]
+) -> Counter[str]:
+    """One of them, with its incidents in their order; `seconds` of calm are spread among them."""
     world = World(place, seed)
-    chosen = list(INCIDENTS[: min(incidents, len(INCIDENTS))])
-    chosen += world.random.choices(INCIDENTS, k=max(0, incidents - len(INCIDENTS)))
-    world.random.shuffle(chosen)
     began_ms = world.time.now_ms
     try:
-        await live_a_day(world, seconds, chosen)
+        await live_a_day(world, seconds, incidents)
     except AssertionError as error:
-        names = [incident.__name__ for incident in chosen]
+        names = [incident.__name__ for incident in incidents]
         told: list[Any] = [world.counted["incidents"], names, world.gateway.heard[-3:]]
         raise AssertionError(f"{error} {told}") from error
     finally:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import parts, runner
+from tests.soak import nodes, parts, runner
 from tests.soak.growth import FILLED_BY, Sample, growth_percent_per_h, growth_problems, watch
 from tests.soak.money import meter_year
 from tests.soak.parts import Figures, Part
 from tests.soak.replays import replay
+from tests.south.mosquitto import needs_broker
 
 MIB = 2**20
 
@@ -153,6 +154,22 @@ def test_a_sample_of_replays_credits_once(tmp_path: Path) -> None:
     assert counted["executed"] == 1_000
     assert counted["sent"] > 2_000
     assert counted["conflicts"] > 0
+
+
+@pytest.mark.slow
+@needs_broker
+async def test_a_sample_of_a_nodes_life_goes_right(tmp_path: Path) -> None:
+    """An hour and a half of the 28 days (promise 14), in real MicroPython on fast time."""
+    incidents = [
+        nodes.power_cut_anywhere,
+        nodes.module_lies,
+        nodes.overload,
+        nodes.lease_alone,
+        nodes.watchdog,
+    ]
+    counted = await nodes.node_day(tmp_path, "sample", 900, incidents)
+    assert counted["incidents"] == len(incidents)
+    assert counted["power cuts"] == counted["watchdog resets"] == 1
 
 
 @pytest.mark.slow

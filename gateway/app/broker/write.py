@@ -76,7 +76,7 @@ def write(config: Config, directory: Path, clock: Clock, change: Change | None =
             "BROKER_MISSING", f"{config.path}: give south.broker with the names of the broker"
         )
     directory = directory.absolute()
-    records = _records(paths_of(config).ledger)
+    records = device_records(paths_of(config).ledger)
     key = _node_key(config, records)
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -193,7 +193,8 @@ def _hand_over(path: Path) -> None:
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def _records(ledger: Path) -> dict[str, DeviceRecord]:
+def device_records(ledger: Path) -> dict[str, DeviceRecord]:
+    """Devices on record by id; none where there is no ledger yet. Raises StoreError."""
     if not ledger.exists():
         return {}
     connection = open_reader(ledger, LEDGER)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.app.cli.output import ConfigOption, JsonOption, complain, show_json
+from gateway.app.cli.output import EXIT_FAILED, ConfigOption, JsonOption, complain, show_json
 
 if TYPE_CHECKING:
     from gateway.app.broker.write import Change, Written
@@ -30,8 +30,18 @@ def write(directory: Directory, config: ConfigOption, as_json: JsonOption = Fals
 
 def add_user(
     directory: Directory,
-    device: Device,
     config: ConfigOption,
+    device: Annotated[
+        str | None, typer.Argument(metavar="DEVICE", help="Device id, which is its user name.")
+    ] = None,
+    record: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--record",
+            metavar="FILE",
+            help="All boards that are done in a bench's record (boards.jsonl); repeatable.",
+        ),
+    ] = None,
     password_file: Annotated[
         Path | None,
         typer.Option(
@@ -42,16 +52,57 @@ def add_user(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a device log in that neither the file nor the gateway knows yet, and write."""
+    """Let devices log in that neither the file nor the gateway knows yet, and write.
+
+    DEVICE, or with --record all boards of a bench: those that may log in already stay as they are.
+    """
     from gateway.app.broker.users import Added, added_user
 
+    if (device is None) == (not record) or (record and password_file):
+        raise typer.BadParameter("give DEVICE, or --record alone", param_hint="DEVICE")
     password = None if password_file is None else _first_line(password_file)
-    user = added_user(device, password)
+    names = _boards_of(config, record or []) if device is None else [device]
+    made = [added_user(name, password) for name in names]
 
     def change(users: dict[str, Added]) -> None:
-        users[device] = user
+        users.update({user.name: user for user in made})
 
     _show(*_written(directory, config, change), as_json=as_json)
+
+
+def _boards_of(config: Path, records: list[Path]) -> list[str]:
+    """Device ids of all boards that are done and may log in; ends with every problem's place."""
+    from gateway.app.broker.write import device_records
+    from gateway.app.config import load_config
+    from gateway.app.config_place import Problem, refuse
+    from gateway.app.paths import paths_of
+    from gateway.app.placing.boards import read_records
+    from gateway.app.placing.places import generation_problem
+    from gateway.core.errors import ConfigurationError, RefusedError
+    from gateway.store.devices import DeviceStatus
+
+    known = device_records(paths_of(load_config(config)).ledger)
+    names: list[str] = []
+    problems: list[Problem] = []
+    try:
+        boards = read_records(records)
+        for board in boards.done.values():
+            found = known.get(board.device_id)
+            if found is not None and found.status is DeviceStatus.REFUSED:
+                complain(f"{board.serial} ({board.device_id}) is refused: left out")
+                continue
+            wrong = generation_problem(board, 1 if found is None else found.generation)
+            if wrong:
+                problems.append(Problem(board.place, "generation", wrong))
+            names.append(board.device_id)
+        if problems:
+            raise refuse(problems)
+    except ConfigurationError as error:
+        complain(*error.problems)
+        raise typer.Exit(EXIT_FAILED) from error
+    if not boards.done:
+        raise RefusedError("ARGUMENT", boards.problem)
+    return names
 
 
 def remove_user(

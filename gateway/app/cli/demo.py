@@ -87,11 +87,11 @@ def demo_nodes(
 def _may_have_nodes(speed: float) -> None:
     from importlib.util import find_spec
 
-    from gateway.app.demo.nodes import FIRMWARE
+    from gateway.app.firmware.sources import firmware_directory
 
     if speed != 1.0:
         raise typer.BadParameter("the nodes' firmware runs in real time", param_hint="--speed")
-    if find_spec("amqtt") is None or not (FIRMWARE / "node" / "app.py").exists():
+    if find_spec("amqtt") is None or not (firmware_directory() / "node" / "app.py").exists():
         raise typer.BadParameter(
             "nodes need the sources and their tools: make demo there", param_hint="--nodes"
         )

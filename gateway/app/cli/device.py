@@ -6,6 +6,7 @@ from typing import Annotated, Final, cast
 
 import typer
 
+from gateway.app.cli import device_many
 from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import ConfigOption, JsonOption, show_json, show_table
 
@@ -20,9 +21,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="ESP32 nodes: who was heard, who serves.", no_args_is_help=True)
     group.command("list")(list_devices)
     group.command()(show)
-    group.command()(approve)
+    device_many.register(group)
     group.command()(refuse)
-    group.command()(commission)
     group.command()(settings)
     group.command()(identify)
     group.command()(restart)
@@ -74,18 +74,6 @@ def show(device: Device, config: ConfigOption, as_json: JsonOption = False) -> N
         show_table("Modules", columns, [[_text(one[name]) for name in names] for one in modules])
 
 
-def approve(
-    device: Device,
-    meter: Annotated[str, typer.Argument(metavar="METER", help="A node of the configuration.")],
-    config: ConfigOption,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say that a device is the one of a meter: from now on its readings count."""
-    answer = ask(config, "POST", f"/devices/{device}/approval", {"meter_id": meter}, key)
-    tell(answer, f"{device} serves {meter}", as_json=as_json)
-
-
 def refuse(
     device: Device,
     config: ConfigOption,
@@ -96,24 +84,6 @@ def refuse(
     """Shut a device out; one that was approved has to be provisioned anew to come back."""
     answer = ask(config, "POST", f"/devices/{device}/refusal", {"reason": reason}, key)
     tell(answer, f"{device} is refused", as_json=as_json)
-
-
-def commission(
-    meter: Annotated[str, typer.Argument(metavar="METER", help="A node of the configuration.")],
-    config: ConfigOption,
-    yes: Annotated[bool, typer.Option("--yes", help="The wiring was proved: do not ask.")] = False,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Put a node's point into service: from now on its supply is enforced."""
-    if not yes:
-        typer.confirm(
-            f"Was it seen that {meter} measures its customer, and that its relay switches them?",
-            abort=True,
-            err=True,
-        )
-    answer = ask(config, "POST", f"/meters/{meter}/commissioning", None, key)
-    tell(answer, f"{meter} is in service", as_json=as_json)
 
 
 def settings(

@@ -1,11 +1,11 @@
-"""`firmware`: keys, releases and bundles of the ESP32 node; needs no site."""
+"""`firmware`: keys, releases and bundles of the ESP32 node; and what a site does with them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.app.cli import firmware_bench
+from gateway.app.cli import firmware_bench, firmware_image, firmware_rollout
 from gateway.app.cli.output import JsonOption, show_json, show_table
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ KeyOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(help="Firmware of ESP32 nodes: keys and releases.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Firmware of ESP32 nodes: keys, releases, roll-outs.", no_args_is_help=True
+    )
     group.command()(keygen)
     group.command()(release)
     group.command()(sign)
     group.command()(inspect)
     firmware_bench.register(group)
+    firmware_image.register(group)
+    firmware_rollout.register(group)
     app.add_typer(group, name="firmware")
 
 
@@ -70,8 +74,11 @@ def release(
         str, typer.Option("--hardware", help="The nodes that it is for.")
     ] = "esp32-pzem-1",
     source: Annotated[
-        Path, typer.Option("--source", metavar="DIRECTORY", help="The node's package.")
-    ] = Path("firmware-micropython/node"),
+        Path | None,
+        typer.Option(
+            "--source", metavar="DIRECTORY", help="The node's package; the program's own else."
+        ),
+    ] = None,
     key: KeyOption = None,
     public: Annotated[
         Path | None,
@@ -88,6 +95,7 @@ def release(
     from gateway.app.firmware import bundle as bundles
     from gateway.app.firmware.build import compiled
     from gateway.app.firmware.signing import load_public, write_new
+    from gateway.app.firmware.sources import NODE_PACKAGE, firmware_directory
 
     if (key is None) == (public is None):
         raise typer.BadParameter("give --key, or --public to sign later", param_hint="--key")
@@ -96,7 +104,7 @@ def release(
     if next_key is not None:
         keys.append(load_public(next_key))
     purpose = bundles.Release(hardware=hardware, version=version, security=security)
-    raw = bundles.pack(purpose, compiled(source, keys))
+    raw = bundles.pack(purpose, compiled(source or firmware_directory() / NODE_PACKAGE, keys))
     made = bundles.read_bundle(raw)
     if signing is not None:
         made = bundles.read_bundle(bundles.sign(made, signing))

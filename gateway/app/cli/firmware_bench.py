@@ -153,6 +153,7 @@ def _work(
         found = ", ".join(ports_there()) or "none"
         raise typer.BadParameter(f"give --port; there are: {found}", param_hint="--port")
     bench = load_bench(path)
+    complain(*bench.warnings)
     record = bench.record
     make: Any = SerialBoard
     if simulate:

@@ -1,7 +1,7 @@
 """`meter`: find, read, commission, switch with proof, decide on its registers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
@@ -214,11 +214,12 @@ def follow(
     *,
     on: bool,
     cause: str = MANUAL,
+    say: Callable[[str], None] = complain,
 ) -> dict[str, object]:
     """The command as it ended, or as it stands when nobody waits any longer.
 
-    Says on standard error what it waits for. `on` confirms the reconnection, once, as soon as
-    that is all that is missing.
+    Says what it waits for, on standard error unless `say` is given. `on` confirms the
+    reconnection, once, as soon as that is all that is missing.
     """
     from gateway.app.clock import SystemClock
 
@@ -227,7 +228,7 @@ def follow(
     told, confirmed = "", False
     while command["state"] not in ENDED:
         if clock.mono_ns() > until_ns:
-            complain(f"{meter}: not followed beyond {follow_s} s; waiting for {told or 'control'}")
+            say(f"{meter}: not followed beyond {follow_s} s; waiting for {told or 'control'}")
             break
         time.sleep(LOOK_EVERY_S)
         supply = cast(
@@ -241,7 +242,7 @@ def follow(
             command = north.call("GET", f"/commands/{command['id']}")
         awaited = awaited_of(supply, on=on, cause=cause)
         if awaited not in ("", told) and command["state"] not in ENDED:
-            complain(f"{meter}: waiting for {awaited}")
+            say(f"{meter}: waiting for {awaited}")
             told = awaited
     return command
 

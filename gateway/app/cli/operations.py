@@ -145,6 +145,7 @@ def doctor(
     from gateway.app.doctor.findings import Finding, fine, wrong
     from gateway.app.doctor.host import look_at_host
     from gateway.app.doctor.network import look_at_network
+    from gateway.app.doctor.nodes import look_at_nodes
     from gateway.app.doctor.stores import look_at_stores
     from gateway.core.errors import ConfigurationError
 
@@ -158,7 +159,7 @@ def doctor(
     else:
         clock = clock_of_environment()
         findings.append(fine("configuration", f"{config} is good, {len(found.meters)} meters."))
-        for look in (look_at_host, look_at_stores, look_at_network):
+        for look in (look_at_host, look_at_stores, look_at_network, look_at_nodes):
             findings += look(found, clock)
         findings += _look_at_meters(found, clock, count, hidden=as_json)
     bad = any(finding.verdict == "problem" for finding in findings)

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 PENDING_MAX: Final = 50
 PENDING_PER_MINUTE: Final = 10
 MINUTE_NS: Final = 60 * 1_000_000_000
+# What of a device's state is no word of its own: what it was set to from here.
+SET: Final = "settings"
 
 
 class Teller(Protocol):
@@ -261,6 +263,8 @@ class DeviceRequests:
             meter_id=None,
             generation=record.generation + had_secret,
             note=body.reason,
+            # Whoever comes back under this name was provisioned anew.
+            state={name: value for name, value in record.state.items() if name != SET},
         )
         await self._keep(request, fresh)
         self._tell("DEVICE_REFUSED", body.device_id, "notice", by=request.actor, reason=body.reason)

@@ -6,7 +6,8 @@ from typing import Final, TypeVar, cast
 
 from gateway.app.control.department import Method
 from gateway.app.control.desk import Desk, json_object
-from gateway.app.control.nodes import SET, NodeOffice
+from gateway.app.control.devices import SET
+from gateway.app.control.nodes import NodeOffice
 from gateway.core.errors import (
     MeterError,
     MeterTimeoutError,

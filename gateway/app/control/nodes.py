@@ -11,18 +11,19 @@ from gateway.app.clock import seeded
 from gateway.app.config import Config
 from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
-from gateway.app.control.devices import DeviceBook, Teller
+from gateway.app.control.devices import SET, DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import LEASE_REASONS, Leases
 from gateway.app.control.node_words import Buttons, ModuleWatch, Presses, node_figures
 from gateway.app.control.polls import PollGroup
+from gateway.app.control.rollouts import FirmwareFound, RolloutOffice, read_firmware
 from gateway.app.control.shelf import TariffShelf
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.figures import Value
-from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.node_message import CHUNK_WANTED, NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice, steady
@@ -47,8 +48,6 @@ EVENTS_MAX: Final = 20
 MINUTE_NS: Final = 60 * 1_000_000_000
 # By which a node says that its own protection has opened it: whoever closes it answers for that.
 PROTECTION: Final = frozenset({"overload", "voltage", "safety"})
-# What of a device's state is no word of its own: what it was set to.
-SET: Final = "settings"
 WARNINGS: Final = frozenset(
     {
         "meter_silent",
@@ -60,6 +59,7 @@ WARNINGS: Final = frozenset(
         "spool_lost",
         "memory_low",
         "command_refused",
+        "update_failed",
     }
 )
 
@@ -77,8 +77,10 @@ class NodeOffice:
         epoch: str,
         shelf: TariffShelf,
         books: Books,
+        firmware: FirmwareFound,
     ) -> None:
         self.book: Final = book
+        self.rollouts: Final = RolloutOffice(firmware, book, books, tell, clock, first=first)
         self.first: Final = first
         self._clock = clock
         self._tell = tell
@@ -93,6 +95,7 @@ class NodeOffice:
         self._presses = Presses()
         self.events_dropped = 0
         self.link: MqttLink | None = None
+        self._broker_away = False
         self.buttons: Final = Buttons(books)
         self._modules = ModuleWatch(book, self._told, self._may_tell)
 
@@ -114,6 +117,7 @@ class NodeOffice:
             shelf=self._shelf,
         )
         self._own()
+        self.rollouts.serve(group, engine)
 
     def forget(self, device_id: str) -> None:
         """Drop what is held in memory of a device; it may serve another point now, or none."""
@@ -135,11 +139,14 @@ class NodeOffice:
 
     def figures(self) -> dict[str, Value]:
         """Figures for the board."""
-        return {
+        figures: dict[str, Value] = {
             **node_figures(self.book, self._group),
             "node_messages_dropped_total": 0 if self.link is None else self.link.dropped,
             "node_events_dropped_total": self.events_dropped,
         }
+        if self._group is not None:
+            figures["node_broker_away"] = float(self._broker_away)
+        return figures
 
     # -- as the group's listener -----------------------------------------------------------
 
@@ -181,13 +188,19 @@ class NodeOffice:
 
     def event(self, index: int, event: NodeEvent) -> None:
         """Keep what a node tells; its button confirms a reconnection."""
-        now_ns = self._clock.mono_ns()
-        is_fresh = self._presses.is_fresh(index, event, now_ns, self.unix_s())
-        is_press = event.kind == "button"
-        if not self._may_tell(index, event.kind if is_press else "event"):
-            return
         meter_id = self._point(index).terms.meter_id
+        device = None if self._group is None else self._group.device_at(index)
+        if device is not None:
+            self.rollouts.heard(device, meter_id, event)
+        # A wish for a piece of an update is none of their news.
+        if event.kind == CHUNK_WANTED:
+            return
+        is_press, now_ns = event.kind == "button", self._clock.mono_ns()
+        is_fresh = self._presses.is_fresh(index, event, now_ns, self.unix_s())
+        if not self._may_tell(index, "press" if is_press else "event"):
+            return
         severity = "warning" if event.kind in WARNINGS else "notice"
+        said = {"code": event.code, "message": event.message} if event.code else {}
         self._tell(
             "NODE_EVENT",
             meter_id,
@@ -195,6 +208,7 @@ class NodeOffice:
             what=event.kind,
             energy_wh=event.energy_wh,
             at_ms=event.node_ms,
+            **said,
         )
         if is_press and is_fresh:
             self._confirm(index, event)
@@ -209,6 +223,7 @@ class NodeOffice:
 
     def broker(self, *, connected: bool, reason: str) -> None:
         """The broker of all nodes went or came."""
+        self._broker_away = not connected
         (log.info if connected else log.warning)("nodes.broker", connected=connected, reason=reason)
         severity = "cleared" if connected else "warning"
         self._tell("NODE_BROKER_AWAY", "site", severity, reason=reason)
@@ -273,6 +288,7 @@ class NodeOffice:
             if self.leases is not None and device.index % LEASE_ROUNDS == self._round:
                 self.leases.look(device)
             self._note(device)
+        self.rollouts.look()
         changed = self.book.take_changed()
         if changed:
             self._books.commit(lambda connection: put_devices(connection, changed))
@@ -324,7 +340,14 @@ def node_office_of(
     key = load_node_key(paths_of(config).control_dir) if served else b""
     book = DeviceBook(config.nodes, records, key, clock, tell)
     return NodeOffice(
-        book, clock, tell, first=len(config.meters), epoch=epoch, shelf=shelf, books=books
+        book,
+        clock,
+        tell,
+        first=len(config.meters),
+        epoch=epoch,
+        shelf=shelf,
+        books=books,
+        firmware=writer.submit(read_firmware).result(),
     )
 
 

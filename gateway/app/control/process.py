@@ -241,6 +241,7 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         nodes=nodes,
         display=display,
         ledger=own_ledger,
+        requests=requests,
     )
     inlet = Inlet(
         requests,

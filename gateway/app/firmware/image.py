@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gateway.app.firmware.bundle import Bundle
 from gateway.app.firmware.signing import read_file
+from gateway.app.firmware.sources import bench_tool_missing
 from gateway.core.errors import RefusedError
 
 IMAGE_OFFSET: Final = 0x200000
@@ -80,7 +81,5 @@ def _littlefs() -> Any:
         return importlib.import_module("littlefs")
     except ImportError as error:
         raise RefusedError(
-            "FIRMWARE_TOOL",
-            "littlefs-python is not installed; it makes the node's file system: "
-            "pip install littlefs-python",
+            "FIRMWARE_TOOL", bench_tool_missing("littlefs-python", "makes the node's file system")
         ) from error

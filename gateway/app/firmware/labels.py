@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.app.firmware.sources import bench_tool_missing
 from gateway.core.errors import RefusedError
 
 # Three by eight on A4, 70 x 37 mm each: sold everywhere. In points, 72 to the inch.
@@ -88,7 +89,7 @@ def _code(text: str, left: float, top: float) -> Iterator[str]:
         segno = importlib.import_module("segno")
     except ImportError as error:
         raise RefusedError(
-            "FIRMWARE_TOOL", "segno is not installed; it makes QR codes: pip install segno"
+            "FIRMWARE_TOOL", bench_tool_missing("segno", "makes QR codes")
         ) from error
     matrix = [bytes(row) for row in segno.make_qr(text, error="m").matrix]
     side = _CODE_MM * MM / len(matrix)

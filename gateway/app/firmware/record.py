@@ -120,17 +120,21 @@ def read_boards(path: Path) -> list[dict[str, Any]]:
 
 def boards_in(content: bytes, path: Path) -> dict[str, dict[str, Any]]:
     """The last line of every board by its MAC. Raises RefusedError RECORD_REFUSED."""
-    boards: dict[str, dict[str, Any]] = {}
+    return {line["mac"]: line for _, line in lines_in(content, path)}
+
+
+def lines_in(content: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of every line. Raises RefusedError RECORD_REFUSED."""
     lines = content.split(b"\n")
     for number, text in enumerate(lines, 1):
         if not text:
             continue
         try:
             line = json.loads(text)
-            boards[line["mac"]] = {**line, "serial": line["serial"], "result": line["result"]}
+            found = {**line, **{name: line[name] for name in ("mac", "serial", "result")}}
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines) or not text.endswith(b"}"):
                 # Torn by a power cut; what it would have said is done again.
                 continue
             raise RefusedError("RECORD_REFUSED", f"{path}: line {number} is damaged") from error
-    return boards
+        yield number, found

@@ -20,6 +20,7 @@ from typing import Any, Final
 from gateway.app.firmware import onboard
 from gateway.app.firmware.bench import Bench
 from gateway.app.firmware.image import IMAGE_OFFSET
+from gateway.app.firmware.sources import bench_tool_missing
 from gateway.core.errors import RefusedError
 
 ESPTOOL: Final = "esptool"
@@ -47,7 +48,7 @@ def command_of(tool: str) -> list[str]:
         return [sys.executable, "-P", "-m", tool]
     found = shutil.which(tool)
     if found is None:
-        raise RefusedError("FIRMWARE_TOOL", f"{tool} is not installed: pip install {tool}")
+        raise RefusedError("FIRMWARE_TOOL", bench_tool_missing(tool, "works on boards"))
     return [found]
 
 

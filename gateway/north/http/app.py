@@ -14,6 +14,7 @@ from gateway.north.http import (
     credit,
     decisions,
     devices,
+    firmware,
     keys,
     load,
     meters,
@@ -53,6 +54,7 @@ AREAS: Final = (
     bills,
     load,
     devices,
+    firmware,
 )
 
 

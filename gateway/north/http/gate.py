@@ -1,6 +1,7 @@
 """What stands in front of every route: limits and authentication. Nothing passes by default."""
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.errors import Retry
+from gateway.core.rollout_plan import IMAGE_BYTES_MAX
 from gateway.north.http.auth import (
     ALL_ROLES,
     FailureLimiter,
@@ -23,6 +25,9 @@ from gateway.north.peer import Peer
 # A supervisor and a load balancer ask these without a token; they tell nothing but up or not.
 ANONYMOUS_PATHS: Final = frozenset({"/healthz", "/readyz"})
 MAX_BODY_BYTES: Final = 64 * 1024
+# A firmware image is the one thing that is larger.
+IMAGES_PATH: Final = "/api/v1/firmware-images"
+MAX_BODY_BYTES_OF: Final[Mapping[str, int]] = {IMAGES_PATH: IMAGE_BYTES_MAX}
 MAX_REQUESTS_AT_ONCE: Final = 64
 LOCAL_SOURCE: Final = "local socket"
 # One failed attempt is allowed again after so long (FailureLimiter).
@@ -123,20 +128,21 @@ def address_of(request: Request) -> str:
 
 
 def _bounded(request: Request, receive: Receive) -> Receive:
-    """`receive` that fails with 413 once more than MAX_BODY_BYTES came, whatever was declared."""
+    """`receive` that fails with 413 once more came than the path may, whatever was declared."""
+    most = MAX_BODY_BYTES_OF.get(request.scope["path"], MAX_BODY_BYTES)
     declared = request.headers.get("content-length", "0")
-    too_long = declared.isdecimal() and (len(declared) > 9 or int(declared) > MAX_BODY_BYTES)
+    too_long = declared.isdecimal() and (len(declared) > 9 or int(declared) > most)
     taken_bytes = 0
 
     async def bounded_receive() -> Message:
         nonlocal taken_bytes
         if too_long:
-            raise HTTPException(413, f"a body may have {MAX_BODY_BYTES} bytes")
+            raise HTTPException(413, f"a body may have {most} bytes")
         message = await receive()
         if message["type"] == "http.request":
             taken_bytes += len(message.get("body", b""))
-            if taken_bytes > MAX_BODY_BYTES:
-                raise HTTPException(413, f"a body may have {MAX_BODY_BYTES} bytes")
+            if taken_bytes > most:
+                raise HTTPException(413, f"a body may have {most} bytes")
         return message
 
     return bounded_receive

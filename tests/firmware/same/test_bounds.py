@@ -2,7 +2,7 @@
 
 import json
 
-from node import backlog, frames, records
+from node import frames, records
 from node.backlog import Backlog
 from node.spool import SEGMENT_RECORDS, Spool
 from node.telemetry import telemetry
@@ -29,7 +29,6 @@ def test_a_backlog_of_the_largest_numbers_fits():
     assert len(told["records"]) == SEGMENT_RECORDS
     assert told["records"][0][1:] == largest[1:]
     assert 6_000 < len(message) <= MOST_BYTES
-    assert backlog._AWAY_S == 300
 
 
 def test_telemetry_of_three_modules_fits():

@@ -27,6 +27,12 @@ def test_an_advance_within_the_installation_counts():
     assert guard.total_wh == 100
 
 
+def test_two_readings_within_one_second_may_be_a_second_apart():
+    """A reading that was asked for comes between two polls: under full load it has 6 Wh more."""
+    assert started(100).check(107, 0, UNIX) == (GOOD, None)
+    assert started(100).check(112, 0, UNIX) == (HELD, "register_jump")
+
+
 def test_a_jump_becomes_no_more_plausible_by_waiting():
     """Held after a second, it is still held after a day, through a restart too; told once."""
     guard = started(100)

@@ -1,7 +1,11 @@
 """What the portal reads of requests and forms, on both interpreters."""
 
+import json
+
 from node import portal
 from node.portal import PortalError, checked, fields_of, head_of, length_of
+from node.sealed import portal_password
+from tests.firmware.same.memory import MemoryBoard
 from tests.firmware.same.tools import refused
 
 GOOD = {"ssid": "home", "password": "secret word", "host": "broker.lan", "port": "1883"}
@@ -76,3 +80,71 @@ def test_the_page_fits_and_shows_nothing_kept():
     assert len(page) < 2_048
     assert "<script" not in page
     assert "http" not in page
+
+
+class Sent:
+    """A request that has come, to be read as from a stream."""
+
+    def __init__(self, raw):
+        self._raw = raw
+
+    async def read(self, most):
+        taken, self._raw = self._raw[:most], self._raw[most:]
+        return taken
+
+    async def readexactly(self, count):
+        if len(self._raw) < count:
+            raise EOFError
+        return await self.read(count)
+
+
+async def answered(opened, raw):
+    """The status line of the answer to a request, and all of it."""
+    reader = Sent(raw)
+    answer = await opened._answer(await opened._head(reader), reader)
+    return int(answer.split(b" ")[1]), answer
+
+
+def post(body, headers=b"Host: 192.168.4.1\r\n"):
+    """A posted form."""
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    return b"POST / HTTP/1.1\r\n" + headers + length + body
+
+
+async def test_requests_are_answered_alike_on_both_interpreters():
+    """Page, redirection, refusals, guesses, and at last the form that is kept."""
+    board = MemoryBoard()
+    secret = bytes(range(32))
+    board.nvs["broker"] = b'{"host": "old", "port": 1, "ca": "PEM"}'
+    opened = portal.Portal(board, "node-1", secret)
+    opened._address = "192.168.4.1"
+    ours = b"Host: 192.168.4.1\r\n"
+    status, page = await answered(opened, b"GET / HTTP/1.1\r\n" + ours + b"\r\n")
+    assert (status, b"value=8883" in page, b"old" in page) == (200, True, False)
+    status, page = await answered(opened, b"GET /x HTTP/1.1\r\nHost: captive.apple.com\r\n\r\n")
+    assert (status, b"Location: http://192.168.4.1/\r\n" in page) == (302, True)
+    assert (await answered(opened, b"x" * 3_000))[0] == 413
+    assert (await answered(opened, b"PUT / HTTP/1.1\r\n\r\n"))[0] == 405
+    assert (await answered(opened, b"\xff\xfe\r\n\r\n"))[0] == 400
+    form = b"ssid=home&password=secret+word&host=broker.lan&port=8883&key="
+    good = form + portal_password(secret).encode()
+    evil = ours + b"Origin: http://evil.example\r\n"
+    assert (await answered(opened, post(good, evil)))[0] == 403
+    assert (await answered(opened, post(good, b"Host: evil.example\r\n")))[0] == 403
+    assert (await answered(opened, post(b"y" * 1_025)))[0] == 413
+    assert (await answered(opened, post(b"key=%ff")))[0] == 400
+    for _ in range(4):
+        assert (await answered(opened, post(form + b"wrong")))[0] == 400
+    assert opened._closed_s == 0
+    assert (await answered(opened, post(form + b"wrong")))[0] == 400
+    assert (await answered(opened, post(good)))[0] == 429
+    assert "wifi" not in board.nvs
+    opened._closed_s = 0
+    board.nvs_broken = True
+    assert (await answered(opened, post(good)))[0] == 500
+    assert not opened.saved.is_set()
+    board.nvs_broken = False
+    assert (await answered(opened, post(good)))[0] == 200
+    assert opened.saved.is_set()
+    kept = json.loads(board.nvs["broker"])
+    assert kept == {"host": "broker.lan", "port": 8883, "ca": "PEM"}

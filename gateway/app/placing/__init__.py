@@ -1,0 +1,1 @@
+"""From boards that are done to points in service: many nodes at once, and twice is once."""
