@@ -23,7 +23,7 @@ from gateway.app.clock import SystemClock
 from gateway.app.firmware.bench import load_bench
 from gateway.app.firmware.bench_run import run_ports
 from gateway.app.firmware.image import IMAGE_OFFSET, read_image
-from gateway.app.firmware.record import Record
+from gateway.app.firmware.record import Record, read_boards
 from gateway.app.firmware.simulated import SimulatedBoard, SimulatedBoards
 from gateway.app.firmware.station import Order, Station
 from gateway.app.node_key import load_node_key
@@ -230,7 +230,7 @@ def test_a_box_of_boards_becomes_metering_enforced_nodes(
             site.until(lambda: devices(site) == heard, "all pending", 90)
             log = (open_place / "mosquitto.log").read_text(encoding="utf-8")
             assert "not authorised" in log
-            put_up(site, tmp_path, record, units)
+            put_up(site, tmp_path, Path(record), boards)
             serve(site, tmp_path, hung, units)
             looked = json.loads(site.cli("doctor", "--json").stdout)["findings"]
             of_nodes = [one["sentence"] for one in looked if one["area"] == "nodes"]
@@ -279,33 +279,37 @@ def bench_of(site: Gateway, directory: Path, port: int, folder: Path) -> Path:
     return folder
 
 
-def put_up(site: Gateway, folder: Path, record: str, units: list[Unit]) -> None:
+def put_up(site: Gateway, folder: Path, record: Path, boards: list[SimulatedBoard]) -> None:
     """One list says which board hangs where; the rest is one command, given as often as one likes.
 
     The first board is in the list too: it was never heard.
     """
+    # Five ports at once: who was first at the bench has not always the first serial.
+    serials = {line["mac"]: line["serial"] for line in read_boards(record)}
+    heard = len(boards) - 1
     places = folder / "places.csv"
     lines = [
-        f"PG-{n + 1:04d},kiosk-{n},{25_000 if n == 1 else ''}\n" for n in range(len(units) + 1)
+        f"{serials[board.mac()]},kiosk-{number},{25_000 if number == 1 else ''}\n"
+        for number, board in enumerate(boards)
     ]
     places.write_text("serial,meter_id,p_max_w\n" + "".join(lines))
-    words = ("device", "approve", "--record", record, "--assign", str(places))
+    words = ("device", "approve", "--record", str(record), "--assign", str(places))
     refused = said(site, *words, status=1)
-    assert refused.count("the configuration has no node") == len(units) + 1
+    assert refused.count("the configuration has no node") == heard + 1
     assert f"{places}:2:9: meter_id: the configuration has no node 'kiosk-0': --new" in refused
     meters = site.directory / "meters.csv"
     before, mode = meters.read_bytes(), meters.stat().st_mode
     dry = said(site, *words, "--new", "--dry-run")
-    assert dry.count("would be added") == len(units) + 1
+    assert dry.count("would be added") == heard + 1
     assert meters.read_bytes() == before
     told = json.loads(site.cli(*words, "--new", "--json", timeout_s=120).stdout)
     fates = [item["fate"] for item in told["devices"]]
-    assert fates == ["unheard"] + ["approved"] * len(units)
+    assert fates == ["unheard"] + ["approved"] * heard
     written = meters.read_bytes()
     assert written.startswith(before)
     assert (meters.stat().st_mode, b"kiosk-1,pzem-node,,,25000,\n" in written) == (mode, True)
     again = json.loads(site.cli(*words, "--new", "--json").stdout)
-    assert [item["fate"] for item in again["devices"]] == ["unheard"] + ["there"] * len(units)
+    assert [item["fate"] for item in again["devices"]] == ["unheard"] + ["there"] * heard
     assert meters.read_bytes() == written
 
 

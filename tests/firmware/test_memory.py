@@ -13,7 +13,7 @@ import pytest
 from tests.soak.node_world import World
 from tests.south.mosquitto import needs_broker
 
-pytestmark = [pytest.mark.slow, needs_broker]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), needs_broker]
 
 # An ESP32 without more memory gives Python some 160 KB beside Wi-Fi; TLS takes 40 of them.
 HELD_BYTES: Final = 105_000

@@ -197,7 +197,8 @@ async def test_a_trip_without_a_broker_is_told_after_a_power_cut(site: Site) -> 
     assert after != session
     told = await site.gateway.wait("event", lambda e: e["kind"] == "trip")
     assert (told["session"], told["boot_id"]) == (session, 1)
-    assert told["energy_wh"] == counter_wh
+    # As of the reading that tripped it; a watt-hour may have been counted until the relay moved.
+    assert counter_wh - 1 <= told["energy_wh"] <= counter_wh
     await site.gateway.wait("event", lambda e: e["kind"] == "boot" and e["session"] == after)
     await site.node.power_off()
     await site.node.power_on()

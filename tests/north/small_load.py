@@ -21,6 +21,7 @@ from gateway.store.supply_orders import (
     standing_overrides,
 )
 from tests.north.small_devices import DEVICE_BODIES, DeviceBody, decide_device
+from tests.north.small_firmware import FIRMWARE_BODIES, FirmwareBody, execute_firmware
 
 LoadBody = (
     DeviceBody
@@ -41,13 +42,22 @@ LOAD_BODIES = (
     EndOverride,
     RestoreAll,
     *DEVICE_BODIES,
+    *FIRMWARE_BODIES,
 )
 
 
 def execute_load(
-    connection: Connection, request: Request, body: LoadBody, now: int
+    connection: Connection, request: Request, body: LoadBody | FirmwareBody, now: int
 ) -> dict[str, object]:
     """Keep limits and overrides; no point is locked out and nothing is shed here."""
+    if isinstance(body, FirmwareBody):
+        return execute_firmware(connection, request, body, now)
+    return _execute(connection, request, body, now)
+
+
+def _execute(
+    connection: Connection, request: Request, body: LoadBody, now: int
+) -> dict[str, object]:
     if isinstance(body, DeviceBody):
         return decide_device(connection, body)
     if isinstance(body, SetLimits):

@@ -88,7 +88,6 @@ from gateway.store.requests import RequestReader, StoredRequest
 from gateway.store.writer import GroupCommitWriter
 from tests.north.clocks import RealClock
 from tests.north.small_counter import AT_COUNTER, at_counter
-from tests.north.small_firmware import FIRMWARE_BODIES, execute_firmware
 from tests.north.small_load import LOAD_BODIES, execute_load
 from tests.north.small_tariffs import decide, publish
 
@@ -349,8 +348,6 @@ class Executor:
             return self._decide(connection, request, body, now)
         if isinstance(body, LOAD_BODIES):
             return execute_load(connection, request, body, now)
-        if isinstance(body, FIRMWARE_BODIES):
-            return execute_firmware(connection, request, body, now)
         if isinstance(body, DecideTariff):
             return decide(connection, request, body, now)
         raise RefusedError("NOT_HERE", f"this site carries out no {body.TYPE}")

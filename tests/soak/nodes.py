@@ -14,7 +14,7 @@ from tests.soak.node_world import World, release
 HOUR_S: Final = 3_600
 DAY_S: Final = 24 * HOUR_S
 LOADS_W: Final = (0.0, 60.0, 300.0, 800.0, 2_400.0, 4_000.0)
-INCIDENTS_A_DAY: Final = 40
+INCIDENTS_A_DAY: Final = 20
 
 Incident = Callable[[World], Awaitable[None]]
 

@@ -157,6 +157,7 @@ def test_a_sample_of_replays_credits_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @needs_broker
 async def test_a_sample_of_a_nodes_life_goes_right(tmp_path: Path) -> None:
     """An hour and a half of the 28 days (promise 14), in real MicroPython on fast time."""

@@ -217,14 +217,9 @@ def _build(config: Config, clock: Clock, opened: _Opened, owned: ExitStack) -> "
         period_s=config.posting.sweep_s,
         synchronised=is_synchronised,
     )
+    counter = counter_rules(config, found.currency)
     desk = Desk(
-        engine,
-        books,
-        found.shelf,
-        found.currency,
-        clock,
-        accounts=found.accounts,
-        counter=counter_rules(config, found.currency),
+        engine, books, found.shelf, found.currency, clock, accounts=found.accounts, counter=counter
     )
     requests = RequestReader(paths.north_dir / "north.db")
     owned.callback(requests.close)

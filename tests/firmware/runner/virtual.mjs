@@ -8,6 +8,7 @@ import { Connection, joined } from "./net.mjs";
 
 const real = { setTimeout: globalThis.setTimeout, now: Date.now.bind(Date) };
 const PATIENCE_MS = 3_000;
+const TURNS_A_COLLECTION = 1_000;
 
 const timers = []; // a heap by due time, then by order
 const cancelled = new Set();
@@ -83,8 +84,10 @@ const moment = (ms) =>
 export async function run(reached) {
   let heldSince = null;
   let told = null; // the limit that was told last
-  for (;;) {
+  for (let turns = 1; ; turns += 1) {
     await turn();
+    // What JavaScript has not let go of fills a table of MicroPython's that never shrinks.
+    if (turns % TURNS_A_COLLECTION === 0) globalThis.gc?.();
     const due = timers.length ? timers[0].due : Infinity;
     if (due > now) {
       if (holds) {
