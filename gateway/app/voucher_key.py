@@ -99,7 +99,7 @@ def rotate_voucher_key(control_dir: Path) -> str:
     try:
         write_whole(path, _lines(fresh, *kept), PRIVATE_MODE)
         if os.geteuid() == 0:
-            os.chown(path, owner.st_uid, owner.st_gid)
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}") from error
     return key_mark(fresh)

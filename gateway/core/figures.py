@@ -157,6 +157,14 @@ CONTROL_FIGURES: Final = (
     _gauge("node_records_waiting", "Readings that nodes keep until they are taken."),
     _counter("node_messages_total", "Messages of nodes that came from the broker."),
     _counter("node_messages_refused_total", "Such messages refused, by error code.", "code"),
+    _counter(
+        "node_messages_left_out_total",
+        "Such messages and kept readings left out: duplicates, older ones, those that wait.",
+        "what",
+    ),
+    _counter("node_messages_dropped_total", "Such messages that came faster than they were taken."),
+    _counter("node_events_dropped_total", "Events of nodes that told too many in a minute."),
+    _counter("node_devices_dropped_total", "Unknown devices not taken up: too many wait."),
     _counter("node_commands_total", "Sealed commands that were sent to nodes."),
     _counter("node_commands_failed_total", "Commands to nodes that failed, by error code.", "code"),
 )

@@ -7,7 +7,7 @@ the first rule that fits wins).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -74,11 +74,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Registers, when they had arrived and when they were asked for: taken in between."""
+    """Registers, when they had arrived and when they were asked for: taken in between.
+
+    `device` is whose registers they are; None: of whichever comes next.
+    """
 
     registers_wh: tuple[int, ...]
     mono_ns: int
     asked_ns: int
+    device: str | None
 
 
 class RegisterGuard:
@@ -86,6 +90,8 @@ class RegisterGuard:
 
     `p_max_w` is the most the point can take; `refresh_s` how long the meter keeps showing the same
     registers; `nvm_interval_s` how often it saves them (what a power cut can take back).
+    `device` is whose registers come, where devices take turns at a point: no counter goes on from
+    another device's.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class RegisterGuard:
         self._modulus_wh = modulus_wh
         self._refresh_ns = round(refresh_s * NS_PER_S)
         self._saved_wh = p_max_w * nvm_interval_s // 3_600
+        self.device = ""
         self._base: _Seen | None = None
         self._sequence = -1
         self._doubt: _Seen | None = None
@@ -124,6 +131,16 @@ class RegisterGuard:
     def held(self) -> bool:
         """Whether energy waits for a person's decision (`release`)."""
         return self._latch is not None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the last good registers are of the device that is read now, and none wait."""
+        return self._latch is None and self._base is not None and self._base.device == self.device
+
+    @property
+    def owner(self) -> str | None:
+        """The device of the last good registers; None before the first and after an exchange."""
+        return self._base.device if self._base else None
 
     @property
     def held_wh(self) -> tuple[int, ...]:
@@ -156,7 +173,8 @@ class RegisterGuard:
         `communication_lost` say that the meter may have been without power since the last good
         reading. `total_wh` is the meter's own total register where it has one.
         """
-        seen = _Seen(tuple(energy_wh), mono_ns, mono_ns if asked_ns is None else asked_ns)
+        asked_ns = mono_ns if asked_ns is None else asked_ns
+        seen = _Seen(tuple(energy_wh), mono_ns, asked_ns, self.device)
         nothing = (0,) * len(seen.registers_wh)
         if sequence <= self._sequence:
             return Verdict(VerdictKind.DUPLICATE, nothing)
@@ -166,6 +184,8 @@ class RegisterGuard:
         if self._latch is not None:
             self._follow(seen)
             return Verdict(self._latch, nothing)
+        if self._base is not None and self._base.device not in (None, self.device):
+            return self._hold(seen, VerdictKind.HELD, (GuardEvent.REGISTER_HELD,))
         if total_wh is not None and not self._totals(seen.registers_wh, total_wh):
             return self._recheck(nothing, GuardEvent.TOTAL_MISMATCH)
         return self._judge(seen, nothing)
@@ -208,8 +228,20 @@ class RegisterGuard:
                 f"closing {list(closing)} is below the last good {list(self._base.registers_wh)}",
                 "closing_wh",
             )
-        self._rebase(_Seen(opening, self._base.mono_ns, self._base.asked_ns))
+        # Of the one that waits, where another did; else whose they are shows the next reading.
+        device = None
+        if self._held is not None and self._held.device != self._base.device:
+            device = self._held.device
+        self._rebase(_Seen(opening, self._base.mono_ns, self._base.asked_ns, device))
         return advance_wh
+
+    def disown(self) -> None:
+        """The device of the last good registers counts for another point from now on.
+
+        Should it come back, it is another device.
+        """
+        if self._base is not None:
+            self._base = replace(self._base, device="")
 
     def snapshot(self) -> dict[str, object]:
         """State as plain JSON values. Monotonic times hold for this boot only."""
@@ -218,10 +250,12 @@ class RegisterGuard:
             "mono_ns": self._base.mono_ns if self._base else 0,
             "late_ns": self._base.mono_ns - self._base.asked_ns if self._base else 0,
             "registers_wh": list(self._base.registers_wh) if self._base else None,
+            "device": self.owner,
             "disturbed": self._disturbed,
             "latch": self._latch.value if self._latch else None,
             "held_wh": list(self._held.registers_wh) if self._held else None,
             "held_mono_ns": self._held.mono_ns if self._held else 0,
+            "held_device": self._held.device if self._held else None,
         }
 
     def restore(self, state: Mapping[str, object], *, mono_ns: int) -> None:
@@ -232,7 +266,12 @@ class RegisterGuard:
         sequence, saved_mono_ns = state.get("sequence"), state.get("mono_ns")
         held_mono_ns, latch = state.get("held_mono_ns"), state.get("latch")
         registers_wh, held_wh = _registers(state, "registers_wh"), _registers(state, "held_wh")
-        late_ns = state.get("late_ns", 0)  # an older state has none
+        # An older state has none of these.
+        late_ns, device, held_device = (
+            state.get("late_ns", 0),
+            state.get("device"),
+            state.get("held_device"),
+        )
         if not (
             isinstance(sequence, int)
             and isinstance(saved_mono_ns, int)
@@ -242,16 +281,23 @@ class RegisterGuard:
             and latch in (None, VerdictKind.QUARANTINED.value, VerdictKind.HELD.value)
             and (latch is None) == (held_wh is None)
             and (held_wh is None or registers_wh is not None)
+            and isinstance(device, str | None)
+            and isinstance(held_device, str | None)
         ):
             raise RefusedError("GUARD_STATE", f"saved register state is damaged: {dict(state)}")
         self._sequence = sequence
+        if self.owner == "":
+            # What was disowned since that state was kept stays so.
+            device = ""
         self._base = None
         if registers_wh is not None:
-            self._base = _Seen(registers_wh, mono_ns, mono_ns - late_ns)
+            self._base = _Seen(registers_wh, mono_ns, mono_ns - late_ns, device)
         self._disturbed = state.get("disturbed") is True
         self._latch = VerdictKind(latch) if latch is not None else None
         held_ns = held_mono_ns + mono_ns - saved_mono_ns
-        self._held = _Seen(held_wh, held_ns, held_ns) if held_wh is not None else None
+        self._held = None
+        if held_wh is not None:
+            self._held = _Seen(held_wh, held_ns, held_ns, held_device)
         self._doubt = None
         self._rechecks = 0
 
@@ -364,8 +410,10 @@ class RegisterGuard:
     def _follow(self, seen: _Seen) -> None:
         """Keep up with the meter during a hold, by the same rule of two agreeing reads."""
         assert self._held is not None  # noqa: S101 - set with the latch
-        if self._plausible(self._held, seen) or (
-            self._doubt is not None and self._plausible(self._doubt, seen)
+        if (
+            seen.device != self._held.device
+            or self._plausible(self._held, seen)
+            or (self._doubt is not None and self._plausible(self._doubt, seen))
         ):
             self._held = seen
             self._doubt = None

@@ -17,6 +17,8 @@ from gateway.core.tariff import ENERGY, PPM, Tariff
 # What a node's 31-bit field holds; a counter of 2,147,483 kWh is never reached.
 UNLIMITED_WH: Final = 2**31 - 1
 LEASE_S: Final = 7 * 86_400
+# As when a lease ends, told while the wall clock is in doubt.
+NEVER_S: Final = 0
 # A lease is granted this far beyond the credit, so that a node need not hear of every watt-hour.
 MARGIN_WH: Final = 100
 MARGIN_PERCENT: Final = 1
@@ -122,29 +124,42 @@ def limits_of(limit_w: int | None, emergency_w: int | None, emergency_wh: int) -
     return PowerLimits(usual_w, emergency_w, emergency_wh)
 
 
-def renewed(held: Grant | None, wanted: Wanted, now_s: int) -> Grant | None:
+def renewed(held: Grant | None, wanted: Wanted, now_s: int | None) -> Grant | None:
     """The lease to grant in place of `held`; None while that one may stand.
 
     It may stand while no counter of it is below what is wanted or far above, its limits are the
-    right ones, and it is less than half over.
+    right ones, and it is less than half over. `now_s` None: the wall clock is in doubt. Nothing is
+    limited then that was not, and nothing of what is held is taken back.
     """
+    if held is None:
+        return None if now_s is None else granted(wanted, now_s)
     registers_wh, limits = wanted.registers_wh, wanted.limits
-    if held is not None and now_s <= held.expires_s - LEASE_S // 2:
-        same = (held.limits.limit_w, held.limits.emergency_w) == (
-            limits.limit_w,
-            limits.emergency_w,
-        )
-        begins = _fits(held.limits.emergency_wh, limits.emergency_wh, registers_wh)
+    same = (held.limits.limit_w, held.limits.emergency_w) == (limits.limit_w, limits.emergency_w)
+    begins = _fits(held.limits.emergency_wh, limits.emergency_wh, registers_wh)
+    if now_s is None:
+        is_young, fits = True, wanted.is_cut or wanted.cutoff_wh <= held.cutoff_wh
+    else:
+        is_young = now_s <= held.expires_s - LEASE_S // 2
+        fits = wanted.cutoff_wh <= held.cutoff_wh <= _beyond(wanted.cutoff_wh, registers_wh, 3)
         if wanted.is_cut:
             fits = held.cutoff_wh <= registers_wh
-        else:
-            fits = wanted.cutoff_wh <= held.cutoff_wh <= _beyond(wanted.cutoff_wh, registers_wh, 3)
-        if same and begins and fits:
-            return None
+    if is_young and same and begins and fits:
+        return None
+    return granted(wanted, now_s, held)
+
+
+def granted(wanted: Wanted, now_s: int | None, held: Grant | None = None) -> Grant:
+    """The lease that gives what is wanted, with its margin.
+
+    While the wall clock is in doubt (`now_s` None) it ends never, and not before `held`.
+    """
+    registers_wh, limits = wanted.registers_wh, wanted.limits
     cutoff = registers_wh if wanted.is_cut else _beyond(wanted.cutoff_wh, registers_wh)
     if limits.emergency_wh > registers_wh:
         limits = replace(limits, emergency_wh=_beyond(limits.emergency_wh, registers_wh))
-    return Grant(cutoff, now_s + LEASE_S, limits)
+    if now_s is not None:
+        return Grant(cutoff, now_s + LEASE_S, limits)
+    return Grant(cutoff if held is None else max(cutoff, held.cutoff_wh), NEVER_S, limits)
 
 
 def _beyond(wanted_wh: int, registers_wh: int, times: int = 1) -> int:

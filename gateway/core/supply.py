@@ -158,6 +158,10 @@ class Supply(SupplyMemory):
         """The meter restarted or was out of reach: an open output now is no act of a person."""
         self._disturbed = True
 
+    def opened_at_meter(self) -> None:
+        """The meter itself says that its protection opened it: closing it is no restoration."""
+        self._disturbed = False
+
     def unaccounted(self) -> None:
         """The ledger is an older one: an output found open may be a person's act, not a restart's.
 

@@ -242,9 +242,9 @@ class ScriptedNode:
 class NodeSite(ControlSite):
     """Control of two nodes, running."""
 
-    def __init__(self, directory: Path, port: int, *, speed: float = 1.0) -> None:
+    def __init__(self, directory: Path, port: int, *, speed: float = 1.0, meters: str = "") -> None:
         path = directory / "config.yaml"
-        path.write_text(CONFIG.format(port=port), encoding="utf-8")
+        path.write_text(CONFIG.format(port=port) + meters, encoding="utf-8")
         super().__init__(directory, clock=LiveClock(speed))
         self.port = port
         self.happened: list[tuple[str, str, str, dict[str, object]]] = []

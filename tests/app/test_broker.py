@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from gateway.app.broker.users import (
     show_added,
 )
 from gateway.app.cli import app, run
+from gateway.app.site_key import write_whole
 from gateway.core.errors import ConfigurationError, RefusedError, StoreMissingError
 from gateway.core.sealing import device_secret, mqtt_password
 from gateway.store.devices import DeviceRecord, DeviceStatus
@@ -43,6 +45,28 @@ def site() -> Iterator[BrokerSite]:
     """A site whose broker is still to be written."""
     with open_directory() as place:
         yield BrokerSite(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_gives_away_no_file_that_a_link_in_controls_directory_leads_to(
+    site: BrokerSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control's user may put a link in place of the password between writing and handing over."""
+    control = site.directory.parent / "state" / "control"
+    precious = site.directory.parent / "precious"
+    precious.write_text("root's", encoding="utf-8")
+    os.chown(control, 4_711, 4_711)
+
+    def swapped(path: Path, content: bytes, mode: int) -> None:
+        write_whole(path, content, mode)
+        if path.parent == control:
+            path.unlink()
+            path.symlink_to(precious)
+
+    monkeypatch.setattr("gateway.app.broker.write.write_whole", swapped)
+    site.write()
+    assert (precious.stat().st_uid, precious.stat().st_gid) == (0, 0)
+    assert (control / "broker.password").lstat().st_uid == 4_711
 
 
 def record(status: DeviceStatus, generation: int = 1) -> DeviceRecord:

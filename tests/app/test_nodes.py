@@ -194,6 +194,8 @@ async def test_duplicates_and_older_messages_change_nothing(
         await node.publish("telemetry", first, retain=True)
         await until(lambda: site.group.counts["telemetry older"] >= 3)
         assert site.group.counts["telemetry duplicate"] == 1
+        left_out = site.nodes.figures()["node_messages_left_out_total"]
+        assert left_out == {"telemetry_duplicate": 1, "telemetry_older": 3}
         assert site.point(1).guard.registers_wh == (node.energy_wh + 5,)
         assert site.point(1).running_nano == 5 * PRICE_NANO
     site.crash()

@@ -21,7 +21,8 @@ class Meter:
         self.guard = RegisterGuard(p_max_w=P_MAX_W, modulus_wh=modulus_wh)
         self.sequence = 0
         self.mono_ns = 0
-        self.read(*opening_wh)
+        if opening_wh:
+            self.read(*opening_wh)
 
     def read(
         self,
@@ -416,3 +417,62 @@ def test_no_reading_settles_more_than_the_point_could_take(
                 "held_mono_ns": restored.snapshot()["held_mono_ns"],
             }
             guard = restored
+
+
+def test_no_counter_goes_on_from_another_devices() -> None:
+    """Plausible or not, across a restart too, until a person gave both counters."""
+    meter = Meter(1_000)
+    meter.guard.device = "node-b"
+    assert meter.read(1_002).events == (GuardEvent.REGISTER_HELD,)
+    kept = json.loads(json.dumps(meter.guard.snapshot()))
+    meter.guard.restore(kept, mono_ns=meter.mono_ns)
+    assert meter.read(1_003).kind is VerdictKind.HELD
+    assert not meter.guard.is_own
+    assert meter.guard.replace((1_001,), (1_003,)) == (1,)
+    assert meter.guard.owner == "node-b"
+    assert meter.read(1_004).advance_wh == (1,)
+
+
+def test_an_exchange_before_the_other_device_is_heard_takes_whichever_comes() -> None:
+    """The opening is given, the name is not known yet; from its first reading on it is."""
+    meter = Meter(1_000)
+    assert meter.guard.replace((1_000,), (50,)) == (0,)
+    assert (meter.guard.owner, meter.guard.is_own) == (None, False)
+    meter.guard.device = "node-b"
+    assert meter.read(53).advance_wh == (3,)
+    assert (meter.guard.owner, meter.guard.is_own) == ("node-b", True)
+
+
+def test_a_device_that_counted_elsewhere_meanwhile_is_another_one() -> None:
+    """Also where the machine was off and the base of before comes back with the first reading."""
+    meter = Meter()
+    meter.guard.device = "node-a"
+    assert meter.read(1_000).kind is VerdictKind.BASELINE
+    slept = meter.guard.snapshot()
+    meter.guard.disown()
+    meter.guard.restore(slept, mono_ns=0)
+    assert meter.read(1_001).kind is VerdictKind.HELD
+
+
+def test_a_hold_follows_the_device_that_is_read_now() -> None:
+    """What one device showed is no word about the next."""
+    meter = Meter(1_000)
+    meter.read(900_000)
+    assert meter.guard.held_wh == (899_000,)
+    meter.guard.device = "node-b"
+    meter.read(1_020)
+    assert meter.guard.held_wh == (20,)
+    assert meter.guard.release(accept=False) == (0,)
+    assert meter.guard.owner == "node-b"
+
+
+def test_a_state_of_before_devices_were_told_apart_goes_on() -> None:
+    """An older version kept no device: the first one that is read is it."""
+    kept = Meter(1_000).guard.snapshot()
+    del kept["device"], kept["held_device"]
+    meter = Meter()
+    meter.guard.restore(kept, mono_ns=0)
+    meter.sequence = 1
+    meter.guard.device = "node-a"
+    assert meter.read(1_002).advance_wh == (2,)
+    assert meter.guard.owner == "node-a"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gateway.core.lease import (
     LEASE_S,
     LIMIT_MAX_W,
+    NEVER_S,
     NO_LIMITS,
     UNLIMITED_WH,
     Grant,
@@ -236,3 +237,38 @@ def test_a_lease_with_limits_is_one_though_it_cuts_nobody_for_credit() -> None:
     held = Grant(UNLIMITED_WH, LEASE_S, PowerLimits(3_000))
     assert renewed(held, Wanted(5, UNLIMITED_WH, PowerLimits(3_000)), 0) is None
     assert renewed(held, Wanted(5, UNLIMITED_WH), 0) == Grant(UNLIMITED_WH, LEASE_S)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.tuples(st.integers(-2_000, 2_000), st.booleans()), min_size=1, max_size=30),
+)
+def test_nothing_held_is_taken_back_while_the_clock_is_in_doubt(
+    registers_wh: int, course: list[tuple[int, bool]]
+) -> None:
+    """A lease only rises then, and no node is given its first one."""
+    held = Grant(registers_wh + 1_000, LEASE_S)
+    credit_wh = 1_000
+    for moved_wh, is_cut in course:
+        credit_wh = max(0, credit_wh + moved_wh)
+        wanted = Wanted(registers_wh, registers_wh + credit_wh, is_cut=is_cut)
+        assert renewed(None, wanted, None) is None
+        fresh = renewed(held, wanted, None)
+        assert fresh is None or fresh.cutoff_wh > held.cutoff_wh
+        held = fresh or held
+        assert is_cut or held.cutoff_wh >= wanted.cutoff_wh
+
+
+def test_when_a_lease_ends_is_told_once_the_clock_is_known() -> None:
+    """In doubt it never ends, which cuts nobody; it is granted anew as soon as it may."""
+    fresh = renewed(Grant(1_100, LEASE_S), Wanted(1_000, 2_000), None)
+    assert fresh == Grant(2_110, NEVER_S)
+    assert renewed(fresh, Wanted(1_000, 2_000), None) is None
+    assert renewed(fresh, Wanted(1_000, 2_000), LEASE_S) == Grant(2_110, 2 * LEASE_S)
+
+
+def test_limits_that_people_set_are_granted_in_doubt_too() -> None:
+    """They are no matter of time."""
+    held = Grant(5_000, LEASE_S, PowerLimits(1_000))
+    wanted = Wanted(1_000, 2_000, PowerLimits(3_000))
+    assert renewed(held, wanted, None) == Grant(5_000, NEVER_S, PowerLimits(3_000))

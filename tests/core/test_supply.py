@@ -322,3 +322,16 @@ def test_failed_closing_is_an_alarm_and_asks_for_a_new_confirmation() -> None:
     assert supply.wants(100 * NS) is None
     supply.confirm(100 * NS)
     assert supply.wants(100 * NS) is True
+
+
+def test_what_a_meters_own_protection_opened_is_no_restoration() -> None:
+    """After a restart or a lost link too: somebody is told, and only a person's word closes it."""
+    supply = connected()
+    supply.disturbed()
+    supply.opened_at_meter()
+    orders = supply.observe(seen(60, closed=False, amps=0.0))
+    assert [order.alarm for order in orders] == [Alarm.OUTPUT_DIFFERS]
+    supply.disturbed()
+    assert supply.wants(60 * NS) is None
+    assert supply.accept_open_output(60 * NS)
+    assert supply.wants(60 * NS) is True

@@ -184,10 +184,13 @@ def _group() -> int | None:
 
 
 def _hand_over(path: Path) -> None:
-    """What root writes into control's directory is its owner's."""
+    """What root writes into control's directory is its owner's.
+
+    Nothing that a link there leads to: control's user may have put one in its place meanwhile.
+    """
     if os.geteuid() == 0:
         owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def device_records(ledger: Path) -> dict[str, DeviceRecord]:

@@ -55,7 +55,7 @@ class DeviceBook:
         self._key = key
         self._clock = clock
         self._tell = tell
-        self._serves: dict[str, int] = {}
+        self.serves: dict[str, int] = {}
         self._keys: dict[tuple[str, int], bytes] = {}
         self._knocks: deque[int] = deque(maxlen=PENDING_PER_MINUTE)
         self._changed: set[str] = set()
@@ -65,15 +65,17 @@ class DeviceBook:
 
     def index_of(self, device_id: str) -> int | None:
         """The node that an approved device serves; one that the file names is approved by it."""
-        index = self._serves.get(device_id)
+        index = self.serves.get(device_id)
         if index is None:
             return None
-        record = self.records.get(device_id)
-        if record is not None and record.status is DeviceStatus.APPROVED:
-            return index
-        if record is not None and record.status is not DeviceStatus.PENDING:
+        record, meter_id = self.records.get(device_id), self.nodes[index].meter_id
+        if record is None or record.status is DeviceStatus.PENDING:
+            self._approve_by_file(device_id, meter_id)
+        elif record.status is not DeviceStatus.APPROVED:
             return None
-        self._approve_by_file(device_id, self.nodes[index].meter_id)
+        elif record.meter_id != meter_id:
+            # The file has given it to another meter since.
+            self._approve_by_file(device_id, meter_id)
         return index
 
     def key_of(self, device_id: str) -> bytes:
@@ -139,22 +141,41 @@ class DeviceBook:
 
     def device_of(self, meter_id: str) -> DeviceRecord | None:
         """The approved device of a meter."""
-        return next(
-            (
-                one
-                for one in self.records.values()
-                if one.meter_id == meter_id and one.status is DeviceStatus.APPROVED
-            ),
-            None,
-        )
+        for device_id, index in self.serves.items():
+            if self.nodes[index].meter_id == meter_id:
+                record = self.records.get(device_id)
+                approved = record is not None and record.status is DeviceStatus.APPROVED
+                return record if approved else None
+        return None
+
+    def meter_of(self, device_id: str) -> NodeConfig | None:
+        """The node of the configuration that a device serves, or would if it were heard."""
+        index = self.serves.get(device_id)
+        return None if index is None else self.nodes[index]
 
     def _assign(self) -> None:
-        """The file's device, else the one that a person approved, else one of the meter's name."""
-        self._serves = {}
-        for index, node in enumerate(self.nodes):
-            approved = self.device_of(node.meter_id)
-            chosen = node.device or (approved.device_id if approved else node.meter_id)
-            self._serves[chosen] = index
+        """The one map of whom a device serves, from file and records; each way one to one.
+
+        The file's device, else the one that a person approved, else one of the meter's name.
+        """
+        approved = {
+            record.meter_id: record.device_id
+            for record in self.records.values()
+            if record.status is DeviceStatus.APPROVED
+        }
+        given = [(index, node.meter_id, node.device) for index, node in enumerate(self.nodes)]
+        choices = (
+            [(index, device) for index, _, device in given],
+            [(index, "" if device else approved.get(name, "")) for index, name, device in given],
+            [(index, "" if device else name) for index, name, device in given],
+        )
+        self.serves = {}
+        served: set[int] = set()
+        for choice in choices:
+            for index, device_id in choice:
+                if device_id and index not in served and device_id not in self.serves:
+                    self.serves[device_id] = index
+                    served.add(index)
 
     def _approve_by_file(self, device_id: str, meter_id: str) -> None:
         utc_ms = self._clock.utc_ms()
@@ -184,7 +205,8 @@ class DeviceRequests:
     async def approve(self, body: ApproveDevice, request: Request) -> None:
         """Let a device serve a node of the configuration.
 
-        Refuses DEVICE_UNKNOWN, METER_UNKNOWN, DEVICE_CONFIGURED, DEVICE_TAKEN.
+        Refuses DEVICE_UNKNOWN, METER_UNKNOWN, DEVICE_CONFIGURED, DEVICE_TAKEN. Another node than
+        the one it serves already: refuse it there first, lest a slip takes somebody's meter away.
         """
         record = self._known(body.device_id)
         node = next((one for one in self._book.nodes if one.meter_id == body.meter_id), None)
@@ -199,6 +221,20 @@ class DeviceRequests:
                 "DEVICE_CONFIGURED",
                 f"the configuration gives {body.meter_id} the device {node.device}",
                 "meter_id",
+            )
+        other = self._book.meter_of(body.device_id)
+        if other is not None and other.meter_id != body.meter_id:
+            if body.device_id in (other.device, other.meter_id):
+                raise RefusedError(
+                    "DEVICE_CONFIGURED",
+                    f"the configuration gives {body.device_id} to {other.meter_id}, "
+                    "by `device` or by its name",
+                    "device_id",
+                )
+            raise RefusedError(
+                "DEVICE_TAKEN",
+                f"{body.device_id} serves {other.meter_id}: refuse it there first",
+                "device_id",
             )
         serving = self._book.device_of(body.meter_id)
         if serving is not None and serving.device_id != body.device_id:

@@ -138,7 +138,7 @@ class Engine:
         self._renewals = Renewals(self.points, polls, journal, clock, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requested: dict[int, tuple[str, bool, int]] = {}
-        self._flat: set[int] = set()
+        self.flat: Final[set[int]] = set()
 
     # -- from the poller -------------------------------------------------------------------
 
@@ -316,7 +316,7 @@ class Engine:
 
     def set_flat(self, index: int, *, flat: bool) -> None:
         """Whether this point's price does not depend on the time (cuts go on without a clock)."""
-        (self._flat.add if flat else self._flat.discard)(index)
+        (self.flat.add if flat else self.flat.discard)(index)
 
     async def settle_tasks(self, deadline_s: float) -> bool:
         """Wait for switch commands under way, at most `deadline_s`; whether all have ended."""
@@ -334,7 +334,7 @@ class Engine:
             )
 
     def _admit_credit_cut(self, index: int, now_ns: int) -> bool:
-        undated = not self.gate.clock.trusted and index not in self._flat
+        undated = not self.gate.clock.trusted and index not in self.flat
         if undated or self.gate.recovery is not None:
             return False
         # Friendly hours may have begun, an override may have come, since the last sweep.

@@ -1,51 +1,183 @@
-"""What a node's lease should be: from its point's credit, supply, tariff and limits."""
+"""The leases of a site's nodes: what each should hold, and one way to give it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from gateway.app.control.devices import Teller
 from gateway.app.control.shelf import TariffShelf
 from gateway.core.account import Account
+from gateway.core.clock import Clock
 from gateway.core.credit import PaymentMode
+from gateway.core.errors import NodeRefusedError
 from gateway.core.lease import (
     LEASE_S,
     NO_LIMITS,
     UNLIMITED_WH,
+    Grant,
     PowerLimits,
     Wanted,
     cutoff_wh,
+    granted,
     in_force,
     limits_of,
+    renewed,
 )
 from gateway.core.point import Point
 from gateway.core.switching import Reason
+from gateway.south.node_device import NodeDevice
+from gateway.south.nodes import NodeGroup
 
 if TYPE_CHECKING:
     from gateway.app.control.engine import Engine
 
+# A node that did not take its lease is left alone with it for so long.
+RETRY_NS: Final = 30 * 1_000_000_000
+# So many refusals of a lease in a row, and somebody has to look.
+REFUSALS_TOLD: Final = 3
+# By which a node says that its lease has opened it.
+LEASE_REASONS: Final = frozenset({"lease", "expired"})
 
-def wanted_of(
-    point: Point, engine: "Engine", shelf: TariffShelf, utc_ms: int, *, limits: bool
-) -> Wanted | None:
-    """What a point's node should hold now; None while that cannot be told.
 
-    `limits` is whether the node keeps to power limits.
+class Leases:
+    """Grants leases over `group`. `first` is where the points of nodes begin, `epoch` the store's.
+
+    What the gateway itself would not cut, no lease cuts.
     """
-    registers = point.guard.registers_wh
-    if registers is None or point.guard.held:
-        return None
-    account = point.account
-    if account is None:
-        return Wanted(registers[0], UNLIMITED_WH)
-    power = _limits(point, account, shelf, utc_ms) if limits else NO_LIMITS
-    if engine.gate.recovery is not None or engine.breaker.halted or _is_never_cut(point, account):
-        return Wanted(registers[0], UNLIMITED_WH, power)
-    available_nano = account.available_nano
-    if not account.credit.is_invoked:
-        available_nano += account.credit.terms.emergency_limit_nano
-    supply = point.supply
-    # Only once it was seen to be off: until then breaker and clock may still hold the cut back.
-    is_cut = Reason.CREDIT in supply.reasons and supply.output_closed is False
-    cutoff = _lasts_until(point, shelf, available_nano, utc_ms)
-    return Wanted(registers[0], cutoff, power, is_cut=is_cut)
+
+    def __init__(
+        self,
+        group: NodeGroup,
+        engine: "Engine",
+        clock: Clock,
+        tell: Teller,
+        *,
+        first: int,
+        epoch: str,
+        shelf: TariffShelf,
+    ) -> None:
+        self._group = group
+        self._engine = engine
+        self._clock = clock
+        self._tell = tell
+        self._first = first
+        self._epoch = epoch
+        self._shelf = shelf
+        self._granting: set[int] = set()
+        self._after_ns: dict[int, int] = {}
+        self._lifted: dict[int, int] = {}
+        self._refusals: dict[int, int] = {}
+
+    def look(self, device: NodeDevice) -> None:
+        """Grant a node its lease, where that moved."""
+        index = device.index
+        able = device.online and device.session and device.has_relay
+        waits = index in self._granting or self._clock.mono_ns() < self._after_ns.get(index, 0)
+        if not able or waits or (wanted := self._wanted(device)) is None:
+            return
+        fresh = renewed(self._held(device), wanted, self._now_s())
+        if fresh is None or (fresh.is_unlimited and device.lease is None):
+            return
+        self._granting.add(index)
+        self._group.spawn(self._renew(index, fresh), f"lease {device.device_id}")
+
+    async def before_close(self, index: int) -> None:
+        """Grant what the credit allows now, whatever the node holds. Raises a MeterError."""
+        device = self._group.device_at(index)
+        if device is None or (wanted := self._wanted(device)) is None:
+            return
+        fresh = granted(wanted, self._now_s(), self._held(device))
+        latched = LEASE_REASONS.intersection(device.reasons)
+        if device.lease or latched or not fresh.is_unlimited:
+            await self._grant(index, fresh)
+
+    async def lift(self, index: int) -> None:
+        """A counter is about to jump by a person's word: no lease may cut on it before the gateway
+        has judged it. Raises a MeterError; `lifted` follows whatever comes of it.
+        """
+        device = self._group.device_at(index)
+        if device is None or device.lease is None:
+            return
+        self._lifted[index] = self._point(index).last_sequence
+        await self._grant(index, granted(Wanted(0, UNLIMITED_WH), self._now_s()))
+
+    def lifted(self, index: int) -> None:
+        """The node has answered, or did not: leases follow its credit again once it was read."""
+        if index in self._lifted:
+            self._lifted[index] = self._point(index).last_sequence
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _now_s(self) -> int | None:
+        """The wall time; None while it is in doubt."""
+        return self._clock.utc_ms() // 1_000 if self._engine.gate.clock.trusted else None
+
+    def _point(self, index: int) -> Point:
+        return self._engine.points[self._first + index]
+
+    def _held(self, device: NodeDevice) -> Grant | None:
+        lease = device.lease
+        if lease is None or lease.epoch != self._epoch:
+            return None
+        return Grant(lease.cutoff_wh, lease.expires_s, lease.limits)
+
+    async def _renew(self, index: int, fresh: Grant) -> None:
+        try:
+            self._after_ns[index] = self._clock.mono_ns() + RETRY_NS
+            await self._grant(index, fresh)
+            self._after_ns.pop(index, None)
+        finally:
+            self._granting.discard(index)
+
+    async def _grant(self, index: int, fresh: Grant) -> None:
+        try:
+            await self._group.grant(index, fresh, self._epoch)
+        except NodeRefusedError as refused:
+            self._refusals[index] = self._refusals.get(index, 0) + 1
+            if self._refusals[index] == REFUSALS_TOLD:
+                self._tell_refused(index, "warning", code=refused.node_code, reason=str(refused))
+            raise
+        if self._refusals.pop(index, 0) >= REFUSALS_TOLD:
+            self._tell_refused(index, "cleared")
+
+    def _tell_refused(self, index: int, severity: str, **facts: object) -> None:
+        self._tell("NODE_LEASE_REFUSED", self._point(index).terms.meter_id, severity, **facts)
+
+    def _wanted(self, device: NodeDevice) -> Wanted | None:
+        """What a node should hold now; None before its counter is known."""
+        point = self._point(device.index)
+        if (seen := self._lifted.get(device.index)) is not None:
+            if point.last_sequence <= seen:
+                return None
+            del self._lifted[device.index]
+        registers, account = point.guard.registers_wh, point.account
+        if registers is None:
+            return None
+        if account is None:
+            return Wanted(registers[0], UNLIMITED_WH)
+        utc_ms = self._clock.utc_ms()
+        can_limit = "limits" in device.can
+        power = _limits(point, account, self._shelf, utc_ms) if can_limit else NO_LIMITS
+        if self._is_kept_on(device.index, account):
+            return Wanted(registers[0], UNLIMITED_WH, power)
+        available_nano = account.available_nano
+        if not account.credit.is_invoked:
+            available_nano += account.credit.terms.emergency_limit_nano
+        supply = point.supply
+        # Only once it was seen to be off: until then breaker and clock may still hold the cut back.
+        is_cut = Reason.CREDIT in supply.reasons and supply.output_closed is False
+        cutoff = _lasts_until(point, self._shelf, available_nano, utc_ms)
+        return Wanted(registers[0], cutoff, power, is_cut=is_cut)
+
+    def _is_kept_on(self, index: int, account: Account) -> bool:
+        """Whether nothing may cut here for credit now: neither the gateway nor a lease."""
+        engine, point = self._engine, self._point(index)
+        supply, breaker = point.supply, engine.breaker
+        if not point.guard.is_own or engine.gate.recovery is not None or breaker.halted:
+            return True
+        undated = self._now_s() is None and self._first + index not in engine.flat
+        if undated or _is_never_cut(point, account):
+            return True
+        waits = Reason.CREDIT in supply.reasons and supply.output_closed is not False
+        return waits and not breaker.has_room(self._clock.mono_ns(), engine.connected_points())
 
 
 def _is_never_cut(point: Point, account: Account) -> bool:
@@ -68,14 +200,16 @@ def _limits(point: Point, account: Account, shelf: TariffShelf, utc_ms: int) -> 
         return NO_LIMITS
     source, limits = point.terms.sources[0], supply.limiter.limits
     begins_wh = UNLIMITED_WH
-    if limits.emergency_w is not None and credit.terms.payment_mode is PaymentMode.PREPAYMENT:
+    # In doubt about the counter nobody knows where emergency credit begins.
+    emergency_w = limits.emergency_w if point.guard.is_own else None
+    if emergency_w is not None and credit.terms.payment_mode is PaymentMode.PREPAYMENT:
         running_nano = account.running_nano
         if credit.emergency_in_use(running_nano):
             begins_wh = max(1, (point.guard.registers_wh or (0,))[0])
         elif credit.terms.emergency_limit_nano:
             own_nano = credit.wallet_nano - running_nano
             begins_wh = _lasts_until(point, shelf, own_nano, utc_ms)
-    return limits_of(limits.by_source.get(source), limits.emergency_w, begins_wh)
+    return limits_of(limits.by_source.get(source), emergency_w, begins_wh)
 
 
 def _lasts_until(point: Point, shelf: TariffShelf, amount_nano: int, utc_ms: int) -> int:

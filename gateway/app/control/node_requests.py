@@ -96,13 +96,14 @@ class NodeRequests:
         args: dict[str, object] = {"count": body.count}
         if body.module_address:
             args["address"] = body.module_address
-        index = self._serving(body.device_id)[1].index
+        index, leases = self._serving(body.device_id)[1].index, self._nodes.leases
         try:
-            if body.count:
-                await _asked(self._nodes.lift(index))
+            if body.count and leases is not None:
+                await _asked(leases.lift(index))
             message = await self._tell(body.device_id, "release", args)
         finally:
-            self._nodes.lifted(index)
+            if leases is not None:
+                leases.lifted(index)
         await self._commit(request, {"counted": body.count, "message": message})
 
     # -- inside ----------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """What a node says beside readings: a press of its button, modules that go silent, figures."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
 from gateway.app.control.books import Books
 from gateway.app.control.devices import DeviceBook, Teller
 from gateway.core.figures import Value
 from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.proof import NS
 from gateway.core.reading import Quality
 from gateway.core.requests import ConfirmReconnect, Request, Role
 from gateway.south.nodes import NodeGroup
@@ -16,8 +18,72 @@ from gateway.store.devices import DeviceStatus
 
 # A press of the button confirms for so long: whoever pressed has seen that it is safe.
 PRESENT_S: Final = 60
+# A node whose telemetry never came later than this one after the other was never away.
+GAP_NS: Final = 25 * NS
+# What the group of nodes counts of messages that were good and change nothing.
+LEFT_OUT: Final = (
+    "telemetry duplicate",
+    "telemetry older",
+    "telemetry twin",
+    "telemetry waiting",
+    "backlog older",
+    "backlog passed over",
+    "event duplicate",
+)
+# A node that sends fewer events a minute than this keeps none of them back.
+UNDELAYED: Final = 15
 
 Execute = Callable[[Request], Coroutine[None, None, None]]
+
+
+@dataclass(slots=True)
+class _Heard:
+    """A session's telemetry: since when without a gap, when last, and the node's time then."""
+
+    session: str
+    since_ns: int
+    last_ns: int
+    node_ms: int | None
+
+
+class Presses:
+    """Whether who pressed a button stands there still: nodes send later what they could not send.
+
+    By the gateway's clock where that is trusted, else by the node's own. Where neither tells: a
+    node sends what waits before it sends telemetry, so that an event of one which has been heard
+    all the time is younger than the telemetry before it.
+    """
+
+    def __init__(self) -> None:
+        self._heard: dict[int, _Heard] = {}
+        self._events: dict[int, deque[int]] = {}
+
+    def heard(self, index: int, told: NodeTelemetry, now_ns: int) -> None:
+        """Telemetry of a node came."""
+        before = self._heard.get(index)
+        goes_on = (
+            before is not None
+            and before.session == told.session
+            and now_ns - before.last_ns <= GAP_NS
+        )
+        since_ns = before.since_ns if before is not None and goes_on else now_ns
+        self._heard[index] = _Heard(told.session, since_ns, now_ns, told.node_ms)
+
+    def is_fresh(self, index: int, event: NodeEvent, now_ns: int, now_s: int) -> bool:
+        """Whether an event that comes now has just happened; `now_s` 0: the clock is in doubt."""
+        recent = self._events.setdefault(index, deque(maxlen=UNDELAYED))
+        recent.append(now_ns)
+        if event.node_ms is not None and now_s:
+            return abs(now_s - event.node_ms // 1_000) <= PRESENT_S
+        heard = self._heard.get(index)
+        if heard is None or not event.session or heard.session != event.session:
+            return False
+        silent_ns = now_ns - heard.last_ns
+        if event.node_ms is not None and heard.node_ms is not None:
+            age_ms = heard.node_ms + silent_ns // 1_000_000 - event.node_ms
+            return abs(age_ms) <= PRESENT_S * 1_000
+        is_delayed = len(recent) == UNDELAYED and now_ns - recent[0] < PRESENT_S * NS
+        return silent_ns <= GAP_NS and now_ns - heard.since_ns >= PRESENT_S * NS and not is_delayed
 
 
 class Buttons:
@@ -112,6 +178,10 @@ def node_figures(book: DeviceBook, group: NodeGroup | None) -> dict[str, Value]:
         "node_records_waiting": sum(one.spooled for one in devices.values()),
         "node_messages_total": counts["messages"],
         "node_messages_refused_total": _by_code(counts, "refused "),
+        "node_messages_left_out_total": {
+            name.replace(" ", "_"): counts[name] for name in LEFT_OUT if counts[name]
+        },
+        "node_devices_dropped_total": book.dropped,
         "node_commands_total": counts["commands"],
         "node_commands_failed_total": _by_code(counts, "failed "),
     }

@@ -13,8 +13,8 @@ from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
 from gateway.app.control.devices import SET, DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
-from gateway.app.control.node_leases import wanted_of
-from gateway.app.control.node_words import PRESENT_S, Buttons, ModuleWatch, node_figures
+from gateway.app.control.node_leases import LEASE_REASONS, Leases
+from gateway.app.control.node_words import Buttons, ModuleWatch, Presses, node_figures
 from gateway.app.control.polls import PollGroup
 from gateway.app.control.rollouts import FirmwareFound, RolloutOffice, read_firmware
 from gateway.app.control.shelf import TariffShelf
@@ -23,7 +23,6 @@ from gateway.app.paths import paths_of
 from gateway.core.clock import Clock
 from gateway.core.errors import MeterError
 from gateway.core.figures import Value
-from gateway.core.lease import UNLIMITED_WH, Grant, Wanted, renewed
 from gateway.core.node_message import CHUNK_WANTED, NodeEvent, NodeTelemetry
 from gateway.core.point import Point
 from gateway.core.switching import Reason
@@ -36,19 +35,19 @@ from gateway.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from gateway.app.control.engine import Engine
+    from gateway.south.mqtt import MqttLink
 
 log = structlog.get_logger()
 
 # Each node's lease is looked at every so many sweeps, in turn.
 LEASE_ROUNDS: Final = 10
-# A node that did not take its lease is left alone with it for so long.
-LEASE_RETRY_NS: Final = 30 * 1_000_000_000
 # What only moves on (sequence, time seen) is committed this often, anything else with the sweep.
 KEEP_EVERY_MS: Final = 60_000
 # A node that tells more events than this in a minute tells no more in it.
 EVENTS_MAX: Final = 20
 MINUTE_NS: Final = 60 * 1_000_000_000
-LEASE_REASONS: Final = frozenset({"lease", "expired"})
+# By which a node says that its own protection has opened it: whoever closes it answers for that.
+PROTECTION: Final = frozenset({"overload", "voltage", "safety"})
 WARNINGS: Final = frozenset(
     {
         "meter_silent",
@@ -90,14 +89,14 @@ class NodeOffice:
         self._books = books
         self._group: NodeGroup | None = None
         self._engine: Engine | None = None
+        self.leases: Leases | None = None
         self._round = 0
-        self._granting: set[int] = set()
-        self._lease_after_ns: dict[int, int] = {}
-        self._events: dict[int, deque[int]] = {}
+        self._events: dict[tuple[int, str], deque[int]] = {}
+        self._presses = Presses()
         self.events_dropped = 0
+        self.link: MqttLink | None = None
         self._broker_away = False
         self.buttons: Final = Buttons(books)
-        self._lifted: dict[int, int] = {}
         self._modules = ModuleWatch(book, self._told, self._may_tell)
 
     @property
@@ -108,16 +107,43 @@ class NodeOffice:
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who decides."""
         self._group, self._engine = group, engine
+        self.leases = Leases(
+            group,
+            engine,
+            self._clock,
+            self._told,
+            first=self.first,
+            epoch=self._epoch,
+            shelf=self._shelf,
+        )
+        self._own()
         self.rollouts.serve(group, engine)
 
     def forget(self, device_id: str) -> None:
-        """Drop what is held in memory of a device."""
+        """Drop what is held in memory of a device; it may serve another point now, or none."""
         if self._group is not None:
             self._group.forget(device_id)
+            self._own()
+
+    def _own(self) -> None:
+        """Say whose registers each point reads: no counter goes on from another device's.
+
+        A device that counts here has counted nowhere else since.
+        """
+        owners = {index: device_id for device_id, index in self.book.serves.items()}
+        for index in range(len(self.book.nodes)):
+            guard = self._point(index).guard
+            guard.device = owners.get(index, "")
+            if self.book.serves.get(guard.owner or "", index) != index:
+                guard.disown()
 
     def figures(self) -> dict[str, Value]:
         """Figures for the board."""
-        figures = node_figures(self.book, self._group)
+        figures: dict[str, Value] = {
+            **node_figures(self.book, self._group),
+            "node_messages_dropped_total": 0 if self.link is None else self.link.dropped,
+            "node_events_dropped_total": self.events_dropped,
+        }
         if self._group is not None:
             figures["node_broker_away"] = float(self._broker_away)
         return figures
@@ -126,10 +152,13 @@ class NodeOffice:
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
         """A relay that a lease opened is closed by a reconnection, with its confirmation; one that
-        its limit opened, as after a trip of our own."""
+        its limit opened, as after a trip of our own; what its protection opened, by a person."""
         self._modules.look(index, self._point(index).terms.meter_id, told)
+        self._presses.heard(index, told, self._clock.mono_ns())
         if told.relay_closed is not False:
             return
+        if PROTECTION.intersection(told.reasons):
+            self._point(index).supply.opened_at_meter()
         if "limit" in told.reasons and "command" not in told.reasons:
             self._take_over(index)
         if not LEASE_REASONS.intersection(told.reasons):
@@ -164,7 +193,11 @@ class NodeOffice:
         if device is not None:
             self.rollouts.heard(device, meter_id, event)
         # A wish for a piece of an update is none of their news.
-        if event.kind == CHUNK_WANTED or not self._may_tell(index):
+        if event.kind == CHUNK_WANTED:
+            return
+        is_press, now_ns = event.kind == "button", self._clock.mono_ns()
+        is_fresh = self._presses.is_fresh(index, event, now_ns, self.unix_s())
+        if not self._may_tell(index, "press" if is_press else "event"):
             return
         severity = "warning" if event.kind in WARNINGS else "notice"
         said = {"code": event.code, "message": event.message} if event.code else {}
@@ -177,12 +210,12 @@ class NodeOffice:
             at_ms=event.node_ms,
             **said,
         )
-        if event.kind == "button" and self._is_present(event):
+        if is_press and is_fresh:
             self._confirm(index, event)
 
     def refused(self, index: int, error: MeterError) -> None:
         """Told once until the node sends something good again."""
-        if not self._may_tell(index):
+        if not self._may_tell(index, "refused"):
             return
         meter_id = self._point(index).terms.meter_id
         log.warning("node.refused", meter=meter_id, code=error.code, reason=str(error))
@@ -208,52 +241,24 @@ class NodeOffice:
 
     async def before_close(self, index: int) -> None:
         """Grant what the credit allows now, whatever the node holds. Raises a MeterError."""
-        group = self._group
-        device = None if group is None else group.device_at(index)
-        if group is None or device is None or (wanted := self._wanted(device)) is None:
-            return
-        fresh = renewed(None, wanted, self.unix_s())
-        latched = LEASE_REASONS.intersection(device.reasons)
-        if fresh is not None and (device.lease or latched or not fresh.is_unlimited):
-            await group.grant(index, fresh, self._epoch)
-
-    async def lift(self, index: int) -> None:
-        """A counter is about to jump by a person's word: no lease may cut on it before the gateway
-        has judged it. Raises a MeterError; `lifted` follows whatever comes of it.
-        """
-        group = self._group
-        device = None if group is None else group.device_at(index)
-        if group is None or device is None or device.lease is None:
-            return
-        self._lifted[index] = self._point(index).last_sequence
-        fresh = renewed(None, Wanted(0, UNLIMITED_WH), self.unix_s())
-        if fresh is not None:
-            await group.grant(index, fresh, self._epoch)
-
-    def lifted(self, index: int) -> None:
-        """The node has answered, or did not: leases follow its credit again once it was read."""
-        if index in self._lifted:
-            self._lifted[index] = self._point(index).last_sequence
+        if self.leases is not None:
+            await self.leases.before_close(index)
 
     def _told(self, kind: str, subject: str, severity: str, **facts: object) -> None:
         self._tell(kind, subject, severity, **facts)
 
-    def _may_tell(self, index: int) -> bool:
-        """Whether a node may have one more event on record in this minute."""
+    def _may_tell(self, index: int, kind: str = "event") -> bool:
+        """Whether a node may have one more event of a kind on record in this minute.
+
+        Presses of its button and refusals are bounded by themselves: noise never costs a press.
+        """
         now_ns = self._clock.mono_ns()
-        recent = self._events.setdefault(index, deque(maxlen=EVENTS_MAX))
+        recent = self._events.setdefault((index, kind), deque(maxlen=EVENTS_MAX))
         if len(recent) == EVENTS_MAX and now_ns - recent[0] < MINUTE_NS:
             self.events_dropped += 1
             return False
         recent.append(now_ns)
         return True
-
-    def _is_present(self, event: NodeEvent) -> bool:
-        """Whether who pressed stands there still: nodes send later what they could not send."""
-        now_s = self.unix_s()
-        if event.node_ms is None or not now_s:
-            return False
-        return abs(now_s - event.node_ms // 1_000) <= PRESENT_S
 
     def _confirm(self, index: int, event: NodeEvent) -> None:
         """The word of a person at the point: a request as from anywhere, once for each press.
@@ -280,50 +285,13 @@ class NodeOffice:
         group.swept()
         self._round = (self._round + 1) % LEASE_ROUNDS
         for device in group.devices.values():
-            if device.index % LEASE_ROUNDS == self._round:
-                self._look_at_lease(group, device)
+            if self.leases is not None and device.index % LEASE_ROUNDS == self._round:
+                self.leases.look(device)
             self._note(device)
         self.rollouts.look()
         changed = self.book.take_changed()
         if changed:
             self._books.commit(lambda connection: put_devices(connection, changed))
-
-    def _look_at_lease(self, group: NodeGroup, device: NodeDevice) -> None:
-        index, now_ns = device.index, self._clock.mono_ns()
-        able = device.online and device.session and device.has_relay and self.unix_s()
-        waits = index in self._granting or now_ns < self._lease_after_ns.get(index, 0)
-        if not able or waits:
-            return
-        wanted = self._wanted(device)
-        if wanted is None:
-            return
-        held = None
-        if device.lease is not None and device.lease.epoch == self._epoch:
-            held = Grant(device.lease.cutoff_wh, device.lease.expires_s, device.lease.limits)
-        fresh = renewed(held, wanted, self.unix_s())
-        if fresh is None or (fresh.is_unlimited and device.lease is None):
-            return
-        self._granting.add(index)
-        group.spawn(self._grant(group, index, fresh), f"lease {device.device_id}")
-
-    async def _grant(self, group: NodeGroup, index: int, fresh: Grant) -> None:
-        try:
-            self._lease_after_ns[index] = self._clock.mono_ns() + LEASE_RETRY_NS
-            await group.grant(index, fresh, self._epoch)
-            self._lease_after_ns.pop(index, None)
-        finally:
-            self._granting.discard(index)
-
-    def _wanted(self, device: NodeDevice) -> Wanted | None:
-        """What a node should hold now; None while it cannot be told."""
-        if self._engine is None:
-            return None
-        point, limits = self._point(device.index), "limits" in device.can
-        if (seen := self._lifted.get(device.index)) is not None:
-            if point.last_sequence <= seen:
-                return None
-            del self._lifted[device.index]
-        return wanted_of(point, self._engine, self._shelf, self._clock.utc_ms(), limits=limits)
 
     def _note(self, device: NodeDevice) -> None:
         """Keep how far a device was read, and what it shows."""
@@ -427,7 +395,8 @@ def _node_group(
         on_message: Callable[[str, bytes, bool], None], on_state: Callable[[bool, str], None]
     ) -> Link:
         jitter = seeded(f"broker {config.site.id} {clock.utc_ms()}")
-        return MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+        office.link = MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+        return office.link
 
     return NodeGroup(
         [node.meter_id for node in config.nodes],

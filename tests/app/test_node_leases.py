@@ -1,0 +1,179 @@
+"""Leases where something is in doubt: the clock, the counter, the mass-cut breaker; real broker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.masscut import MassCutLimits
+from gateway.core.requests import CommissionPoint as Commission
+from gateway.core.requests import ConfirmReconnect, OpenAccount, PublishTariff, Recharge
+from gateway.core.switching import Reason
+from tests.app.control_site import PRICE_NANO, TARIFF
+from tests.app.node_site import NodeSite, ScriptedNode, alive, until
+from tests.south.mosquitto import Mosquitto, needs_broker
+
+pytestmark = [needs_broker, pytest.mark.slow]
+
+UNLIMITED_WH = 2**31 - 1
+BY_TIME = TARIFF.replace(
+    '"grid": {"price": "8.00"}',
+    '"grid": {"bands": {"day": {"price": "8.00", "when": [{"from": "06:00", "to": "22:00"}]}, '
+    '"night": {"price": "8.00", "when": [{"from": "22:00", "to": "06:00"}]}}}',
+)
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    """A broker that runs."""
+    made = Mosquitto(tmp_path)
+    await made.start()
+    yield made
+    await made.kill()
+
+
+async def served(site: NodeSite, node: ScriptedNode, *, balance_nano: int) -> int:
+    """The node of the file has an account and its first lease; up to which counter."""
+    await until(lambda: site.point(1).last is not None)
+    await site.open_flat(balance_nano, index=1)
+    await until(lambda: node.lease is not None)
+    return cutoff_of(node)
+
+
+def cutoff_of(node: ScriptedNode) -> int:
+    """The counter at which a node opens by itself."""
+    assert node.lease is not None
+    return int(str(node.lease["cutoff_wh"]))
+
+
+async def doubt_clock(site: NodeSite) -> None:
+    """As after a power cut without a time service: nobody has confirmed the clock."""
+    site.sweeper._confirmed = False
+    site.sweeper._judged_ns = 0
+    await until(lambda: not site.engine.gate.clock.trusted)
+
+
+async def test_who_pays_while_the_clock_is_in_doubt_is_not_cut(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The lease rises with a recharge, never ends, and is the usual one once the clock is known."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        first_wh = await served(site, node, balance_nano=50 * PRICE_NANO)
+        await doubt_clock(site)
+        await site.do(Recharge("flat-2", 1_000 * PRICE_NANO, "counter", "r-1"))
+        await until(lambda: cutoff_of(node) > node.energy_wh + 1_050)
+        assert node.lease is not None
+        assert node.lease["expires"] == 0
+        node.step_wh = 20
+        await until(lambda: node.energy_wh > first_wh + 100)
+        node.step_wh = 0
+        assert node.closed
+        site.sweeper.confirm_clock()
+        await until(lambda: node.lease is not None and node.lease["expires"] != 0)
+        assert node.closed
+    assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_where_time_sets_the_price_no_lease_cuts_while_the_clock_is_in_doubt(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Nor does the gateway itself there; both again with the clock."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.do(PublishTariff(BY_TIME))
+        await site.do(OpenAccount("flat-2", "flat-2", "home", opening_balance_nano=50 * PRICE_NANO))
+        await site.do(Commission("flat-2"))
+        await until(lambda: node.lease is not None)
+        first_wh = cutoff_of(node)
+        assert first_wh < UNLIMITED_WH
+        await doubt_clock(site)
+        await until(lambda: cutoff_of(node) == UNLIMITED_WH)
+        node.step_wh = 20
+        await until(lambda: node.energy_wh > first_wh + 200)
+        node.step_wh = 0
+        assert node.closed
+        site.sweeper.confirm_clock()
+        await until(lambda: cutoff_of(node) < UNLIMITED_WH)
+        await until(lambda: not node.closed)
+    assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_energy_that_is_held_cuts_nobody_and_locks_nobody_out(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The lease is lifted with the hold, also where it had cut before: a confirmation closes."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        first_wh = await served(site, node, balance_nano=50 * PRICE_NANO)
+        site.point(1).guard._p_max_w = 100
+        node.energy_wh += 60
+        await until(lambda: site.point(1).guard.held)
+        # The node is faster than the gateway: its old lease has opened it.
+        node.closed, node.reasons = False, {"lease"}
+        await until(lambda: site.point(1).supply.reconnection_pending)
+        assert Reason.CREDIT not in site.point(1).supply.reasons
+        await until(lambda: cutoff_of(node) == UNLIMITED_WH)
+        await site.do(ConfirmReconnect("flat-2"))
+        await until(lambda: node.closed)
+        node.step_wh = 20
+        await until(lambda: node.energy_wh > first_wh + 200)
+        assert node.closed
+        assert not site.events("FAILED_TO_CLOSE")
+    site.crash()
+
+
+async def test_what_the_mass_cut_breaker_holds_back_no_lease_cuts(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """A cut that waits for its turn waits at the node too; then the gateway cuts."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        first_wh = await served(site, node, balance_nano=50 * PRICE_NANO)
+        usual = site.engine.breaker.limits
+        site.engine.breaker.limits = MassCutLimits(max_cuts=0, max_percent=0)
+        node.step_wh = 2
+        await until(lambda: Reason.CREDIT in site.point(1).supply.reasons)
+        node.step_wh = 0
+        await until(lambda: cutoff_of(node) == UNLIMITED_WH)
+        node.step_wh = 20
+        await until(lambda: node.energy_wh > first_wh + 200)
+        node.step_wh = 0
+        assert node.closed
+        site.engine.breaker.limits = usual
+        await until(lambda: not node.closed)
+        assert node.reasons == {"command"}
+        await until(lambda: cutoff_of(node) == node.energy_wh)
+    site.crash()
+
+
+async def test_a_lease_that_a_node_refuses_again_and_again_is_told_once(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """After three refusals; and when it takes one."""
+    site = NodeSite(tmp_path, broker.port, speed=60)
+    node = site.node("node-2")
+    node.refuses["lease"] = "STORAGE_FULL"
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.open_flat(50 * PRICE_NANO, index=1)
+        await until(lambda: node.refused.count("STORAGE_FULL") == 2)
+        assert not site.events("NODE_LEASE_REFUSED")
+        await until(lambda: node.refused.count("STORAGE_FULL") > 4)
+        assert site.events("NODE_LEASE_REFUSED") == [("flat-2", "warning")]
+        (facts,) = [facts for kind, *_, facts in site.happened if kind == "NODE_LEASE_REFUSED"]
+        assert facts["code"] == "STORAGE_FULL"
+        node.refuses.clear()
+        await until(lambda: len(site.events("NODE_LEASE_REFUSED")) == 2)
+        assert site.events("NODE_LEASE_REFUSED")[1] == ("flat-2", "cleared")
+        await asyncio.sleep(0.2)
+        assert node.lease is not None
+    site.crash()
