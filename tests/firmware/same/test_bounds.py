@@ -2,7 +2,7 @@
 
 import json
 
-from node import backlog, frames, records
+from node import frames, records
 from node.backlog import Backlog
 from node.spool import SEGMENT_RECORDS, Spool
 from node.telemetry import telemetry
@@ -29,7 +29,29 @@ def test_a_backlog_of_the_largest_numbers_fits():
     assert len(told["records"]) == SEGMENT_RECORDS
     assert told["records"][0][1:] == largest[1:]
     assert 6_000 < len(message) <= MOST_BYTES
-    assert backlog._AWAY_S == 300
+
+
+class Heard:
+    """A link that is up and a gateway that was heard at `heard_s`: one object for both."""
+
+    connected = True
+    heard_s = None
+
+
+def test_a_gateway_is_away_after_five_minutes_of_silence():
+    """Nobody heard yet, or a broken link, is away at once."""
+    node = SmallNode()
+    node.link = node.commands = heard = Heard()
+    backlog = Backlog(node)
+    assert backlog.is_away()
+    heard.heard_s = node.clock.now_s()
+    node.board.pass_s(299)
+    assert not backlog.is_away()
+    heard.connected = False
+    assert backlog.is_away()
+    heard.connected = True
+    node.board.pass_s(1)
+    assert backlog.is_away()
 
 
 def test_telemetry_of_three_modules_fits():
