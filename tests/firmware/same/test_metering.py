@@ -4,6 +4,7 @@ import json
 
 from node import lease, telemetry
 from node.commands import Commands
+from tests.firmware.same.metered import MeteredBoard, MeteredNode
 from tests.firmware.same.test_telemetry import SmallNode
 
 LEASE = {
@@ -125,3 +126,38 @@ def test_a_leases_limit_opens_the_relay_of_a_node_that_is_alone():
     assert (told["kind"], told["reason"], told["locked"]) == ("trip", "limit", False)
     alone = False
     assert loaded(node, 12_347, 130) == []
+
+
+async def test_one_wrong_reading_after_a_power_cut_cuts_nobody():
+    """It is asked again within the same poll, and the lease looks at what was confirmed."""
+    node = MeteredNode()
+    node.meter.grant(lease.parse(dict(LEASE, cutoff_wh=10_000), 0))
+    await node.poll()
+    board = MeteredBoard()
+    board.nvs, board.rtc = dict(node.board.nvs), node.board.rtc
+    board.files.contents = dict(node.board.files.contents)
+    board.pin = True
+    again = MeteredNode(board)
+    board.counters = [13_000, 5_001]
+    await again.poll()
+    assert board.polls == 2
+    assert (again.relay.reasons, again.meter.points[0].total_wh) == ([], 5_001)
+    assert again.meter.points[0].quality == "good"
+    # What is true comes twice, and cuts.
+    board.counters = [13_001]
+    board.pass_s(3_600)
+    await again.poll()
+    assert (again.relay.reasons, again.meter.points[0].total_wh) == (["lease"], 13_001)
+
+
+async def test_a_raised_maximum_lets_a_held_counter_go_on():
+    """Seen too low, an honest load was held; the next poll after the settings counts it."""
+    node = MeteredNode(p_max_w=1_000)
+    await node.poll()
+    node.board.counters = [5_011]
+    await node.poll(3)
+    point = node.meter.points[0]
+    assert (point.quality, point.total_wh) == ("uncertain", 5_000)
+    node.meter.apply(dict(node.settings, p_max_w=23_000))
+    await node.poll()
+    assert (point.quality, point.total_wh) == ("good", 5_011)
