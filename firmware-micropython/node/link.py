@@ -45,6 +45,11 @@ class Link:
                 await self._once()
             except (mqtt.MqttError, OSError, asyncio.TimeoutError):
                 pass
+            except MemoryError:
+                raise  # the supervisor's: it collects and counts
+            except Exception as error:
+                # Whatever it is, metering goes on: a broker's fault restarts no node.
+                self._node.supervisor.tell(error)
             finally:
                 self._drop()
             await self._wait(self._backoff.failed())
