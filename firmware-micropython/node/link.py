@@ -4,6 +4,7 @@ What waits goes in this order: results, events, an update's wish, status, teleme
 """
 
 import asyncio
+import gc
 import json
 
 from node import mqtt, telemetry, wifi
@@ -208,3 +209,5 @@ class Link:
         if self._client:
             self._client.abort()
             self._client = None
+            # A session's buffers are large: the next one finds them free.
+            gc.collect()

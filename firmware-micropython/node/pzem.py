@@ -15,6 +15,7 @@ TIMEOUT_MS = const(250)
 TRIES = const(3)
 _GAP_S = 0.005  # between frames
 _QUIET_MS = const(20)  # after a spoilt answer: what still comes belongs to nobody
+_NOISY_READS = const(10)  # a line that is never quiet is a fault like any other
 _SILENT_TRIES = const(9)  # so many wrong answers in a row, three polls, are a silent module
 
 
@@ -103,7 +104,7 @@ class Bus:
         try:
             return frames.check(request, reply)
         except FrameError:
-            if reply:
-                while await board.uart_read(64, _QUIET_MS):
-                    pass
+            for _ in range(_NOISY_READS if reply else 0):
+                if not await board.uart_read(64, _QUIET_MS):
+                    break
             raise
