@@ -25,6 +25,7 @@ from node.updating import Updating
 from node.wifi import kept
 
 _STEP_S = 0.5
+_SETTLED_S = const(1)  # a module shows its new power so long after a move of the relay
 _STOP_S = 0.01
 _GOODBYE_S = const(5)
 _CLOCK_S = const(10)
@@ -106,13 +107,17 @@ class Node:
             self.supervisor.beat("meter", 30 + self.settings["poll_s"])
             asked, self._asked = self._asked, False
             self._poll_wanted.clear()
+            was_closed, wait_s = self.relay.closed, self.settings["poll_s"]
             if await self.meter.poll():
                 self.trial.note("meter")
             if asked:
                 self.reporter.asked = True
             self.wake.set()
+            if self.relay.closed != was_closed:
+                # What is told of the relay wants a reading from after its move.
+                self._asked, wait_s = True, _SETTLED_S
             try:
-                await asyncio.wait_for(self._poll_wanted.wait(), self.settings["poll_s"])
+                await asyncio.wait_for(self._poll_wanted.wait(), wait_s)
             except asyncio.TimeoutError:
                 pass
 

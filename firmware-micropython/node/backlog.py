@@ -109,7 +109,7 @@ def _record(node):
     return [
         0,
         node.boot_id,
-        node.clock.unix_s(),
+        node.meter.taken_s(),
         node.clock.now_s(),
         point.total_wh or 0,
         v.voltage_dv if v else 0,

@@ -31,6 +31,7 @@ class Point:
         self.quality = "bad"
         self.answered = False  # in the last poll
         self.fresh = False  # the last poll brought a good counter
+        self.read_s = 0  # when the values came, or were missing last; by the monotonic clock
 
     @property
     def total_wh(self):
@@ -105,6 +106,11 @@ class Meter:
         self._keep()
         return point
 
+    def taken_s(self):
+        """Wall time of the first module's values, however long ago; 0 while the clock is unset."""
+        unix_s = self._clock.unix_s()
+        return unix_s and unix_s - (self._clock.now_s() - self.points[0].read_s)
+
     def lease_reason(self):
         """Why the lease stands against supply at the last known counter, or None."""
         if not self.lease:
@@ -142,6 +148,7 @@ class Meter:
                 self._silent.remove(point.address)
                 self._events.add("meter_back", address=point.address)
             point.values, point.answered = values, True
+            point.read_s = self._clock.now_s()
             base_wh = point.guard.base_wh
             verdict, event = point.guard.check(
                 values.energy_wh, self._clock.now_s(), self._clock.unix_s()
@@ -166,6 +173,8 @@ class Meter:
             if point.address not in self._silent:
                 self._silent.append(point.address)
                 self._events.add("meter_silent", address=point.address, code=code)
+        if not point.values:
+            point.read_s = self._clock.now_s()
 
     def _judge(self):
         point, now_s = self.points[0], self._clock.now_s()

@@ -39,11 +39,11 @@ class Module:
         came_back, self.silent = self.silent, False
         return came_back
 
-    def failed(self, code):
-        """A try without a good answer."""
+    def failed(self, code, tries=1):
+        """So many tries without a good answer."""
         self.errors[code] = self.errors.get(code, 0) + 1
         self.last_error = code
-        self._failed += 1
+        self._failed += tries
         if self._failed >= _SILENT_TRIES:
             self.silent = True
 
@@ -64,7 +64,7 @@ class Bus:
         values = frames.Values(reply)
         wrong = frames.implausible(values, self._max_current_ma)
         if wrong:
-            module.failed("IMPLAUSIBLE")
+            module.failed("IMPLAUSIBLE", TRIES)  # it is not asked again: that is a whole poll
             raise FrameError("IMPLAUSIBLE", wrong)
         module.succeeded(values)
         return values

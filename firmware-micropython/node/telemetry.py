@@ -63,7 +63,7 @@ def telemetry(node, seq):
     points = node.meter.points
     head = {
         "device_id": node.device_id,
-        "timestamp": node.clock.unix_s() or None,
+        "timestamp": node.meter.taken_s() or None,
         "rssi": node.board.wifi_rssi(),
         "seq": seq,
         "boot_id": node.boot_id,

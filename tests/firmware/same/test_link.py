@@ -6,10 +6,7 @@ from node.backlog import Backlog
 from node.link import Link
 from node.supervisor import Supervisor
 from tests.firmware.same.clocks import ClockBoard
-from tests.firmware.same.test_mqtt import WELCOME, Peer
 from tests.firmware.same.test_telemetry import SmallNode
-
-SUBSCRIBED = b"\x90\x03\x00\x01\x01"
 
 
 class Trial:

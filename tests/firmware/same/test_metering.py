@@ -2,7 +2,7 @@
 
 import json
 
-from node import lease, telemetry
+from node import backlog, lease, telemetry
 from node.commands import Commands
 from tests.firmware.same.metered import MeteredBoard, MeteredNode
 from tests.firmware.same.test_telemetry import SmallNode
@@ -49,17 +49,17 @@ class HeldNode(SmallNode):
 def test_a_held_counter_is_told_and_released_without_its_energy():
     """A module was exchanged: the total stands still, and goes on with the new counter."""
     node = HeldNode()
-    told = json.loads(telemetry.telemetry(node, 1))
-    assert (told["energy_wh"], told["counter_wh"], told["held_wh"]) == (12_345, 12_345, 50_000)
-    assert "held_wh" not in told["meters"][1]
+    first = told(node)
+    assert (first["energy_wh"], first["counter_wh"], first["held_wh"]) == (12_345, 12_345, 50_000)
+    assert "held_wh" not in first["meters"][1]
     assert node.tell(count=False) == ("DONE", "counts on from 50000 Wh")
     assert node.asked == 1
     assert node.meter.points[0].total_wh == 12_345
     node.board.pass_s(1)
     node.measured(0, registers(50_002))
-    told = json.loads(telemetry.telemetry(node, 2))
-    assert (told["energy_wh"], told["quality"]) == (12_347, "good")
-    assert "held_wh" not in told
+    then = told(node)
+    assert (then["energy_wh"], then["quality"]) == (12_347, "good")
+    assert "held_wh" not in then
     event = json.loads(node.events.oldest()[1])
     assert (event["kind"], event["address"], event["counter_wh"]) == (
         "register_released",
@@ -122,8 +122,8 @@ def test_a_leases_limit_opens_the_relay_of_a_node_that_is_alone():
     alone = True
     assert loaded(node, 12_347, 20) == []
     assert loaded(node, 12_347, 20) == ["limit"]
-    told = json.loads(node.events.oldest()[1])
-    assert (told["kind"], told["reason"], told["locked"]) == ("trip", "limit", False)
+    trip = json.loads(node.events.oldest()[1])
+    assert (trip["kind"], trip["reason"], trip["locked"]) == ("trip", "limit", False)
     alone = False
     assert loaded(node, 12_347, 130) == []
 
@@ -161,3 +161,28 @@ async def test_a_raised_maximum_lets_a_held_counter_go_on():
     node.meter.apply(dict(node.settings, p_max_w=23_000))
     await node.poll()
     assert (point.quality, point.total_wh) == ("good", 5_011)
+
+
+async def test_a_message_has_the_time_of_its_values():
+    """However long ago they came, and although the clock was set since; a record too."""
+    node = MeteredNode()
+    await node.poll()
+    node.board.pass_s(40)
+    node.clock.set_by_gateway(1_800_000_040)
+    node.board.pass_s(2)
+    assert told(node)["timestamp"] == 1_800_000_000
+    assert backlog._record(node)[2] == 1_800_000_000
+    # Two polls without an answer leave the values as they were; from the third on there are none.
+    node.board.answers = False
+    await node.poll(2)
+    assert (told(node)["timestamp"], told(node)["quality"]) == (1_800_000_000, "good")
+    await node.poll(2)
+    assert (told(node)["timestamp"], told(node)["quality"]) == (1_800_000_046, "bad")
+    node.board.answers = True
+    await node.poll()
+    assert (told(node)["timestamp"], told(node)["quality"]) == (1_800_000_047, "good")
+
+
+def told(node):
+    """Its telemetry."""
+    return json.loads(telemetry.telemetry(node, 1))

@@ -124,6 +124,13 @@ async def test_an_impossible_value_is_no_reading():
     assert await failed(bus.read(1)) == "IMPLAUSIBLE"
     assert bus.modules[1].values is None
     assert len(wire.sent) == 1
+    wire.replies = [answer(voltage_dv=3_100)] * 2
+    assert await failed(bus.read(1)) == "IMPLAUSIBLE"
+    assert not bus.modules[1].silent
+    # Three polls, as with any other fault.
+    assert await failed(bus.read(1)) == "IMPLAUSIBLE"
+    assert bus.modules[1].silent
+    assert bus.modules[1].errors == {"IMPLAUSIBLE": 3}
 
 
 async def test_two_tasks_share_the_wire_in_turn():

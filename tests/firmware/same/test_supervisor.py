@@ -92,7 +92,7 @@ def test_the_gateway_outranks_a_time_server():
 
 
 def test_a_time_server_corrects_the_gateway_by_seconds_only():
-    """A day after the gateway's word too; what it says raises no floor, whoever has set the clock."""
+    """A day after the gateway's word too; what it says raises no floor in any boot."""
     board = ClockBoard()
     clock = Clock(board)
     clock.set_by_gateway(NOW_S)

@@ -41,6 +41,7 @@ class SmallNode:
         point = self.meter.points[place]
         point.values = frames.Values(registers)
         point.quality = "good"
+        point.read_s = self.clock.now_s()
         verdict = guard.AGAIN
         while verdict == guard.AGAIN:
             verdict, _ = point.guard.check(point.values.energy_wh, self.clock.now_s(), 0)
