@@ -4,9 +4,15 @@ import asyncio
 
 from node.backlog import Backlog
 from node.link import Link
+from node.spool import Spool
 from node.supervisor import Supervisor
+from node.telemetry import Reporter
 from tests.firmware.same.clocks import ClockBoard
+from tests.firmware.same.memory import MemoryBoard
+from tests.firmware.same.test_mqtt import WELCOME, Peer
 from tests.firmware.same.test_telemetry import SmallNode
+
+SUBSCRIBED = b"\x90\x03\x00\x01\x01"
 
 
 class Trial:
@@ -15,6 +21,15 @@ class Trial:
     under_way = False
 
     def note(self, need):
+        pass
+
+
+class NoUpdate:
+    """No update is on its way."""
+
+    active = False
+
+    def state(self):
         pass
 
 
@@ -30,6 +45,9 @@ class LinkBoard(ClockBoard):
 
     def wifi_connected(self):
         return True
+
+    def reset_cause(self):
+        return "power_on"
 
     def random(self, count):
         return bytes(count)
@@ -49,6 +67,8 @@ class LinkNode(SmallNode):
 
     Board = LinkBoard
     secret = bytes(32)
+    slot = "a"
+    hardware = ""
 
     def __init__(self):
         super().__init__()
@@ -56,6 +76,8 @@ class LinkNode(SmallNode):
         self.supervisor = Supervisor(self.clock, self.events, lambda: None)
         self.trial = Trial()
         self.spool = None
+        self.reporter = Reporter()
+        self.updating = NoUpdate()
         self.link = Link(self)
         self.backlog = Backlog(self)
 
@@ -87,3 +109,55 @@ async def test_no_fault_of_a_connection_ends_the_link():
     node = LinkNode()
     node.board.fault = MemoryError("full")
     assert isinstance(await node.linked(0.05), MemoryError)
+
+
+def short_lived():
+    """A broker that lets the node in and hangs up."""
+    peer = Peer(WELCOME, SUBSCRIBED)
+    peer.end()
+    return peer
+
+
+async def test_a_connection_that_breaks_off_at_once_is_a_failure():
+    """The waits go on growing: only one that stood for a minute begins them anew."""
+    node = LinkNode()
+    node.board.peers = [short_lived(), short_lived()]
+    assert await node.linked(0.9) is None
+    assert node.board.opened == 2
+    assert node.link._backoff.failed() == 2_000
+    assert not node.events._waiting
+    peer = Peer(WELCOME, SUBSCRIBED)
+    node.board.peers = [peer]
+    task = asyncio.create_task(node.link.run())
+    await asyncio.sleep(0.05)
+    assert node.link.connected
+    peer.say(b"\x40\x02\x00\x02")  # it has the status
+    node.board.pass_s(60)
+    await asyncio.sleep(0.05)
+    task.cancel()
+    assert node.link._backoff.failed() == 0
+
+
+class BrokenFiles:
+    """The files of a flash that cannot be read."""
+
+    def open(self, path, mode):
+        raise OSError(5)
+
+
+async def test_a_segment_that_cannot_be_read_is_told_and_left_for_later():
+    """The connection goes on; ever later it is tried again."""
+    node = LinkNode()
+    node.spool = Spool(MemoryBoard().files, "/s", 2)
+    node.spool.open(lambda: None)
+    node.backlog.keep()
+    files, node.spool._files = node.spool._files, BrokenFiles()
+    assert node.backlog.next_message() is None
+    assert [e["kind"] for e in node.events._waiting] == ["storage_failed"]
+    node.board.pass_s(20)
+    assert node.backlog.next_message() is None
+    assert len(node.events._waiting) == 1
+    node.spool._files = files
+    assert node.backlog.next_message() is None
+    node.board.pass_s(40)
+    assert b'"segment": 0' in node.backlog.next_message()
