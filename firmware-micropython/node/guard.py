@@ -60,17 +60,18 @@ class Guard:
     def check(self, counter_wh, now_s, unix_s):
         """Judge a counter read at monotonic second `now_s` and wall time `unix_s` (0: unset).
 
-        Returns (GOOD, AGAIN or HELD, event or None); the event is one of `rollover`,
-        `register_reset`, `register_regression`, `register_jump`, told once.
+        Returns (GOOD, AGAIN or HELD, event or None); the event is one of `register_begun`,
+        `rollover`, `register_reset`, `register_regression`, `register_jump`, told once.
         """
         if self.last_wh is None:
             if self._is_new(counter_wh, now_s):
                 return AGAIN, None
-            return self._accept(counter_wh, now_s, unix_s, None)
+            return self._accept(counter_wh, now_s, unix_s, "register_begun")
         elapsed_s = self._elapsed_s(now_s, unix_s)
         confirmed = False
         if self.held_wh is not None and self._goes_on(counter_wh, now_s):
             self.held_wh, self._held_s = counter_wh, now_s
+            self._seen_wh = None
             if 0 <= self._jump_wh <= self._most_wh(self._held_elapsed_s):
                 # A person has said meanwhile that the installation takes that much.
                 return self._accept(counter_wh, now_s, unix_s, None)

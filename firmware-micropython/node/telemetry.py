@@ -20,6 +20,7 @@ KEPT = (
     "lease_reached",
     "lease_expired",
     "relay_failed",
+    "register_begun",
     "register_reset",
     "register_regression",
     "register_jump",

@@ -8,7 +8,7 @@ UNIX = 1_700_000_000
 def started(counter_wh, p_max_w=23_000):
     """A guard that has accepted one counter at second 0."""
     guard = Guard(p_max_w)
-    assert twice(guard, counter_wh, 0, UNIX) == (GOOD, None)
+    assert twice(guard, counter_wh, 0, UNIX) == (GOOD, "register_begun")
     return guard
 
 
@@ -60,7 +60,7 @@ def test_a_single_wrong_counter_is_no_energy():
     assert guard.total_wh == 9_001
     guard = Guard(23_000)
     assert guard.check(13_000, 0, UNIX) == (AGAIN, None)
-    assert twice(guard, 5_000, 0, UNIX) == (GOOD, None)
+    assert twice(guard, 5_000, 0, UNIX) == (GOOD, "register_begun")
     assert guard.total_wh == 5_000
 
 

@@ -128,16 +128,22 @@ def test_a_leases_limit_opens_the_relay_of_a_node_that_is_alone():
     assert loaded(node, 12_347, 130) == []
 
 
+def restarted(node, **changed):
+    """The node after a reset."""
+    board = MeteredBoard()
+    board.nvs, board.rtc = dict(node.board.nvs), node.board.rtc
+    board.files.contents = dict(node.board.files.contents)
+    board.pin = node.board.pin
+    return MeteredNode(board, **changed)
+
+
 async def test_one_wrong_reading_after_a_power_cut_cuts_nobody():
     """It is asked again within the same poll, and the lease looks at what was confirmed."""
     node = MeteredNode()
     node.meter.grant(lease.parse(dict(LEASE, cutoff_wh=10_000), 0))
     await node.poll()
-    board = MeteredBoard()
-    board.nvs, board.rtc = dict(node.board.nvs), node.board.rtc
-    board.files.contents = dict(node.board.files.contents)
-    board.pin = True
-    again = MeteredNode(board)
+    again = restarted(node)
+    board = again.board
     board.counters = [13_000, 5_001]
     await again.poll()
     assert board.polls == 2
@@ -186,3 +192,36 @@ async def test_a_message_has_the_time_of_its_values():
 def told(node):
     """Its telemetry."""
     return json.loads(telemetry.telemetry(node, 1))
+
+
+async def test_a_held_counter_wears_no_flash():
+    """Whatever it counts on: NVS is written when it is held, and in five minutes again."""
+    node = MeteredNode()
+    await node.poll()
+    node.board.counters = list(range(13_000, 13_200))
+    await node.poll()
+    node.board.nvs["guard"] = b""
+    await node.poll(199)
+    assert node.meter.points[0].guard.held_wh == 13_199
+    assert node.board.nvs["guard"] == b""
+
+
+async def test_the_total_of_a_module_outlives_settings_without_it():
+    """It goes on where it was; one that has no record says with what it begins."""
+    node = MeteredNode()
+    await node.poll()
+    node.board.counters = [13_000]
+    await node.poll()
+    node.meter.release(1, False)
+    assert node.meter.points[0].total_wh == 5_000
+    for modules, total_wh, kinds in (
+        ([7], 13_000, ["register_begun"]),
+        ([8, 9], 13_000, ["register_begun"] * 2),
+        ([1, 7], 5_000, []),
+    ):
+        node = restarted(node, modules=modules)
+        node.board.counters = [13_000]
+        await node.poll()
+        assert node.meter.points[0].total_wh == total_wh
+        assert [event["kind"] for event in node.events._waiting] == kinds
+    assert (node.meter.points[1].total_wh, len(node.meter._others)) == (13_000, 2)
