@@ -91,8 +91,9 @@ class Commands:
         relay, meter = self._node.relay, self._node.meter
         if _one(args, "closed", bool):
             self._may_close()
-            meter.trips.reset()
+            # First what may be refused: a trip that stands opens the relay until a command is done.
             relay.clear("command", "lease", "expired", "overload", "voltage", "limit")
+            meter.trips.reset()
             if relay.reasons:
                 raise Refusal("TRIPPED", relay.reasons[0])
         else:

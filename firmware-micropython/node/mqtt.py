@@ -158,12 +158,14 @@ class Client:
                     self._heard_ms = self._board.ticks_ms()
                     await self._take(*packet)
                 elif self._since_s(self._heard_ms) >= self.keepalive_s:
-                    raise OSError("silent peer")
+                    self._close("lost: silent peer")
+                    return
                 if header is None or self._since_s(self._sent_ms) >= half_s:
                     await self._write(packets.PING)
         except MqttError:
             pass  # it has closed the connection
-        except _BROKEN as error:
+        except Exception as error:
+            # Whatever it was: nobody listens any longer.
             self._close(f"lost: {error!r}")
 
     async def _packet(self):

@@ -225,3 +225,20 @@ async def test_the_total_of_a_module_outlives_settings_without_it():
         assert node.meter.points[0].total_wh == total_wh
         assert [event["kind"] for event in node.events._waiting] == kinds
     assert (node.meter.points[1].total_wh, len(node.meter._others)) == (13_000, 2)
+
+
+async def test_a_close_that_could_not_be_kept_changes_nothing():
+    """It is answered so, and the rule that locked out stands at the next poll."""
+    node = MeteredNode(limit_w=500, limit_delay_s=1, trip_most=1)
+    node.ask_reading = lambda: None
+    node.board.power_dw, node.board.current_ma = 9_200, 4_000
+    await node.poll(3)
+    assert (node.relay.reasons, node.meter.trips.locked) == (["overload"], ["overload"])
+    node.board.nvs_broken = True
+    close = {"type": "relay", "args": {"closed": True}}
+    assert Commands(node)._carry_out(close)[0] == "STORAGE_FULL"
+    node.board.nvs_broken = False
+    await node.poll()
+    assert (node.relay.reasons, node.board.pin) == (["overload"], False)
+    assert Commands(node)._carry_out(close)[0] == "DONE"
+    assert (node.relay.reasons, node.board.pin) == ([], True)
