@@ -81,10 +81,10 @@ class LinkNode(SmallNode):
         self.link = Link(self)
         self.backlog = Backlog(self)
 
-    async def linked(self, seconds):
-        """Let the link work for so long. Returns what ended it, None when nothing did."""
+    async def linked(self, fits):
+        """Let the link work until something is so. Returns what ended it, None: nothing did."""
         task = asyncio.create_task(self.link.run())
-        await asyncio.sleep(seconds)
+        await until(lambda: task.done() or fits())
         if not task.done():
             task.cancel()
         try:
@@ -95,20 +95,29 @@ class LinkNode(SmallNode):
             return error
 
 
+async def until(fits):
+    """Wait for something, ten seconds at most."""
+    for _ in range(1_000):
+        if fits():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came")
+
+
 async def test_no_fault_of_a_connection_ends_the_link():
     """One that nobody expected is told once; memory alone is the supervisor's."""
     node = LinkNode()
     node.board.fault = ValueError("bad certificate")
-    assert await node.linked(0.7) is None
-    assert node.board.opened >= 1
+    assert await node.linked(lambda: node.board.opened == 2) is None
     assert [e["kind"] for e in node.events._waiting] == ["task_failed"]
     assert "bad certificate" in node.events._waiting[0]["message"]
     node.board.nvs["broker"] = b'{"host": "h"}'
-    assert await node.linked(0.05) is None
+    assert await node.linked(lambda: len(node.events._waiting) == 2) is None
+    assert "port" in node.events._waiting[1]["message"]
     assert node.supervisor.restart_reason is None
     node = LinkNode()
     node.board.fault = MemoryError("full")
-    assert isinstance(await node.linked(0.05), MemoryError)
+    assert isinstance(await node.linked(lambda: False), MemoryError)
 
 
 def short_lived():
@@ -122,18 +131,16 @@ async def test_a_connection_that_breaks_off_at_once_is_a_failure():
     """The waits go on growing: only one that stood for a minute begins them anew."""
     node = LinkNode()
     node.board.peers = [short_lived(), short_lived()]
-    assert await node.linked(0.9) is None
-    assert node.board.opened == 2
+    assert await node.linked(lambda: node.board.opened == 2 and not node.link._client) is None
     assert node.link._backoff.failed() == 2_000
     assert not node.events._waiting
     peer = Peer(WELCOME, SUBSCRIBED)
     node.board.peers = [peer]
     task = asyncio.create_task(node.link.run())
-    await asyncio.sleep(0.05)
-    assert node.link.connected
-    peer.say(b"\x40\x02\x00\x02")  # it has the status
+    await until(lambda: node.link.connected and b"firmware" in peer.got)
     node.board.pass_s(60)
-    await asyncio.sleep(0.05)
+    peer.say(b"\x40\x02\x00\x02")  # it has the status
+    await until(lambda: not node.link._backoff._step_ms)
     task.cancel()
     assert node.link._backoff.failed() == 0
 
