@@ -80,6 +80,7 @@ class Node:
     async def live(self):
         """Work until a restart is wanted."""
         works = [self._measure, self.link.run, self.backlog.run, self.panel.run, self._keep_time]
+        works.append(self.updating.run)
         if self.secret and not kept(self.board, "wifi").get("ssid"):
             works.append(self._set_up)
         tasks = [asyncio.create_task(self.supervisor.keep(work)) for work in works]
@@ -87,7 +88,6 @@ class Node:
             while not self.supervisor.restart_reason:
                 self.supervisor.step()
                 self._check_trial()
-                await self.updating.install_if_complete()
                 await asyncio.sleep(_STEP_S)
             self.supervisor.step()
             try:
