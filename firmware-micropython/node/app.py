@@ -45,8 +45,10 @@ class Node:
         self.secret = board.nvs_get("secret")
         self.device_id = name_of(board)
         self.hardware = (board.nvs_get("hardware") or b"").decode()
-        self.session = binascii.hexlify(board.random(8)).decode()
         self.boot_id = self._count_boot()
+        # Before the radio is on an ESP32's random numbers may come again; the count does not.
+        session = self.boot_id.to_bytes(4, "big") + board.random(4)
+        self.session = binascii.hexlify(session).decode()
         self._make_data()
         self.settings, left_out = settings_module.read(self._read_settings())
         self.trial = update.Trial(board, slot)
@@ -131,10 +133,10 @@ class Node:
 
     async def _keep_time(self):
         """Keep the clock and, where a time server is named, ask it."""
+        server = kept(self.board, "broker").get("ntp")
         while True:
             self.supervisor.beat("clock", 60)
             self.clock.keep()
-            server = kept(self.board, "broker").get("ntp")
             if server and self.board.wifi_connected():
                 await self.clock.ask_server(server)
             await asyncio.sleep(_CLOCK_S)

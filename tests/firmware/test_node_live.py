@@ -30,6 +30,7 @@ async def test_a_node_comes_up_and_tells_what_it_measures(site: Site) -> None:
     told = await site.gateway.wait("telemetry", lambda t: t["quality"] == "good")
     assert told["device_id"] == DEVICE
     assert told["session"] == session
+    assert (len(session), session[:8]) == (16, "00000001")
     assert (told["voltage"], told["frequency_hz"], told["power_factor"]) == (230.0, 50.0, 0.9)
     assert told["power_w"] == pytest.approx(1_800, rel=0.01)
     assert START_WH <= told["energy_wh"] <= site.counter_wh

@@ -4,6 +4,7 @@ import json
 
 from node import backlog, lease, telemetry
 from node.commands import Commands
+from node.spool import Spool
 from tests.firmware.same.metered import MeteredBoard, MeteredNode
 from tests.firmware.same.test_telemetry import SmallNode
 
@@ -242,3 +243,17 @@ async def test_a_close_that_could_not_be_kept_changes_nothing():
     assert (node.relay.reasons, node.board.pin) == (["overload"], False)
     assert Commands(node)._carry_out(close)[0] == "DONE"
     assert (node.relay.reasons, node.board.pin) == ([], True)
+
+
+def test_the_ring_keeps_its_size_while_readings_wait():
+    """A record's place follows from it: another size would lose them untold."""
+    node = MeteredNode()
+    node.spool = Spool(node.board.files, "/s", node.settings["spool_files"])
+    node.spool.open(lambda: None)
+    node.spool.append([0, 1, 0, 1, 2, 3, 4, 5, 6, 7])
+    change = {"type": "settings", "args": {"spool_files": 4}}
+    refused = ("BAD_FORM", "spool_files: readings wait to be sent")
+    assert Commands(node)._carry_out(change) == refused
+    assert Commands(node)._carry_out({"type": "settings", "args": {"poll_s": 2}})[0] == "DONE"
+    assert node.spool.acknowledge(node.spool.oldest()[0])
+    assert Commands(node)._carry_out(change) == ("DONE", "after a restart: spool_files")

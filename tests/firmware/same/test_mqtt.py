@@ -200,6 +200,20 @@ async def test_a_ping_is_answered_by_nothing_else():
     await client.disconnect()
 
 
+async def test_what_finds_the_queue_full_is_acknowledged_and_counted():
+    """A broker stops sending once so many have no acknowledgement."""
+    client, peer = await connected()
+    for packet_id in range(1, MOST_WAITING + 4):
+        peer.say(packets.publish("t", b"x", 1, False, packet_id))
+    for _ in range(300):
+        if client.dropped == 3:
+            break
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    assert [peer.got.count(packets.puback(n)) for n in range(1, MOST_WAITING + 4)] == [1] * 11
+    await client.disconnect()
+
+
 async def test_packet_ids_go_round_and_leave_out_those_that_wait():
     """From 65,535 to 1."""
     client, peer = await connected()
