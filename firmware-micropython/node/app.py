@@ -25,6 +25,7 @@ from node.updating import Updating
 from node.wifi import kept
 
 _STEP_S = 0.5
+_SETTLED_S = const(1)  # a module shows its new power so long after a move of the relay
 _STOP_S = 0.01
 _GOODBYE_S = const(5)
 _CLOCK_S = const(10)
@@ -44,8 +45,10 @@ class Node:
         self.secret = board.nvs_get("secret")
         self.device_id = name_of(board)
         self.hardware = (board.nvs_get("hardware") or b"").decode()
-        self.session = binascii.hexlify(board.random(8)).decode()
         self.boot_id = self._count_boot()
+        # Before the radio is on an ESP32's random numbers may come again; the count does not.
+        session = self.boot_id.to_bytes(4, "big") + board.random(4)
+        self.session = binascii.hexlify(session).decode()
         self._make_data()
         self.settings, left_out = settings_module.read(self._read_settings())
         self.trial = update.Trial(board, slot)
@@ -79,6 +82,7 @@ class Node:
     async def live(self):
         """Work until a restart is wanted."""
         works = [self._measure, self.link.run, self.backlog.run, self.panel.run, self._keep_time]
+        works.append(self.updating.run)
         if self.secret and not kept(self.board, "wifi").get("ssid"):
             works.append(self._set_up)
         tasks = [asyncio.create_task(self.supervisor.keep(work)) for work in works]
@@ -86,7 +90,6 @@ class Node:
             while not self.supervisor.restart_reason:
                 self.supervisor.step()
                 self._check_trial()
-                await self.updating.install_if_complete()
                 await asyncio.sleep(_STEP_S)
             self.supervisor.step()
             try:
@@ -106,13 +109,17 @@ class Node:
             self.supervisor.beat("meter", 30 + self.settings["poll_s"])
             asked, self._asked = self._asked, False
             self._poll_wanted.clear()
+            was_closed, wait_s = self.relay.closed, self.settings["poll_s"]
             if await self.meter.poll():
                 self.trial.note("meter")
             if asked:
                 self.reporter.asked = True
             self.wake.set()
+            if self.relay.closed != was_closed:
+                # What is told of the relay wants a reading from after its move.
+                self._asked, wait_s = True, _SETTLED_S
             try:
-                await asyncio.wait_for(self._poll_wanted.wait(), self.settings["poll_s"])
+                await asyncio.wait_for(self._poll_wanted.wait(), wait_s)
             except asyncio.TimeoutError:
                 pass
 
@@ -126,10 +133,10 @@ class Node:
 
     async def _keep_time(self):
         """Keep the clock and, where a time server is named, ask it."""
+        server = kept(self.board, "broker").get("ntp")
         while True:
             self.supervisor.beat("clock", 60)
             self.clock.keep()
-            server = kept(self.board, "broker").get("ntp")
             if server and self.board.wifi_connected():
                 await self.clock.ask_server(server)
             await asyncio.sleep(_CLOCK_S)

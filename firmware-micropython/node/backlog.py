@@ -72,9 +72,7 @@ class Backlog:
         try:
             lost = node.spool.append(_record(node))
         except OSError:
-            if not self._storage_failed:
-                node.events.add("storage_failed")
-            self._storage_failed = True
+            self._storage_refuses()
             return
         self._storage_failed = False
         if lost:
@@ -86,9 +84,13 @@ class Backlog:
         node = self._node
         if not node.spool or not node.spool.waiting or node.clock.now_s() < self._send_s:
             return None
-        segment, found = node.spool.oldest()
         self._send_s = node.clock.now_s() + self._wait_s
         self._wait_s = min(2 * self._wait_s, _MOST_AGAIN_S)
+        try:
+            segment, found = node.spool.oldest()
+        except OSError:
+            self._storage_refuses()
+            return None
         told = {
             "device_id": node.device_id,
             "session": node.session,
@@ -96,6 +98,12 @@ class Backlog:
             "records": found,
         }
         return json.dumps(told).encode()
+
+    def _storage_refuses(self):
+        """Told once, until a record is kept again."""
+        if not self._storage_failed:
+            self._node.events.add("storage_failed")
+        self._storage_failed = True
 
 
 def _record(node):
@@ -109,7 +117,7 @@ def _record(node):
     return [
         0,
         node.boot_id,
-        node.clock.unix_s(),
+        node.meter.taken_s(),
         node.clock.now_s(),
         point.total_wh or 0,
         v.voltage_dv if v else 0,

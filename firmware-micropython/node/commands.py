@@ -91,8 +91,9 @@ class Commands:
         relay, meter = self._node.relay, self._node.meter
         if _one(args, "closed", bool):
             self._may_close()
-            meter.trips.reset()
+            # First what may be refused: a trip that stands opens the relay until a command is done.
             relay.clear("command", "lease", "expired", "overload", "voltage", "limit")
+            meter.trips.reset()
             if relay.reasons:
                 raise Refusal("TRIPPED", relay.reasons[0])
         else:
@@ -149,6 +150,10 @@ class Commands:
     def _settings(self, args):
         node = self._node
         changed = settings.changed(node.settings, args)
+        moved = changed["spool_files"] != node.settings["spool_files"]
+        if moved and node.spool and node.spool.waiting:
+            # A record's place in the ring follows from its size.
+            raise ValueError("spool_files: readings wait to be sent")
         files = node.board.files
         with files.open(SETTINGS_PATH + ".new", "wb") as file:
             file.write(settings.write(changed).encode())

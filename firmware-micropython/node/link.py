@@ -4,6 +4,7 @@ What waits goes in this order: results, events, an update's wish, status, teleme
 """
 
 import asyncio
+import gc
 import json
 
 from node import mqtt, telemetry, wifi
@@ -16,6 +17,7 @@ _PACKET_BYTES = const(2_304)  # a command of 2,048 bytes with its topic
 _MOST_RESULTS = const(16)
 _BEAT_S = const(180)  # joining, resolving and logging in, each with its deadline
 _LOOK_S = 0.5
+_STEADY_S = const(60)  # a connection that stood so long works
 
 
 class Link:
@@ -45,6 +47,11 @@ class Link:
                 await self._once()
             except (mqtt.MqttError, OSError, asyncio.TimeoutError):
                 pass
+            except MemoryError:
+                raise  # the supervisor's: it collects and counts
+            except Exception as error:
+                # Whatever it is, metering goes on: a broker's fault restarts no node.
+                self._node.supervisor.tell(error)
             finally:
                 self._drop()
             await self._wait(self._backoff.failed())
@@ -95,7 +102,6 @@ class Link:
             node.clock.date_certificates()
         await self._client.connect(await self._resolved(broker["host"]), broker["port"], tls)
         await self._client.subscribe(self.topic("command"))
-        self._backoff.worked()
         self._status, self._chunks = None, False
         node.reporter.asked = self.connected = True
         node.backlog.connected()
@@ -113,9 +119,12 @@ class Link:
 
     async def _serve(self):
         receiver = asyncio.create_task(self._receive())
+        clock, since_s = self._node.clock, self._node.clock.now_s()
         try:
             while not self._client.closed and not receiver.done():
                 self._beat()
+                if clock.now_s() - since_s >= _STEADY_S:
+                    self._backoff.worked()
                 if not await self._send_next():
                     self._node.wake.clear()
                     try:
@@ -203,3 +212,5 @@ class Link:
         if self._client:
             self._client.abort()
             self._client = None
+            # A session's buffers are large: the next one finds them free.
+            gc.collect()

@@ -13,6 +13,7 @@ _KEY = "guard"
 _LOCKED_KEY = "locked"  # the rules that lock out, by their names; they count where a reason stands
 _RTC_AT = const(6)  # behind the relay's record
 _KEEP_S = const(300)  # how old the counter in NVS may be
+_MOST_OTHERS = const(5)
 _READS = const(3)  # of a counter in doubt, at once
 _WELDED_S = const(5)  # an open relay that still carries power so long has failed
 
@@ -31,6 +32,7 @@ class Point:
         self.quality = "bad"
         self.answered = False  # in the last poll
         self.fresh = False  # the last poll brought a good counter
+        self.read_s = 0  # when the values came, or were missing last; by the monotonic clock
 
     @property
     def total_wh(self):
@@ -52,6 +54,7 @@ class Meter:
         self.is_alone = _never  # whether the lease's limits hold: nobody else sees to them
         self._silent = []
         self._kept = self._kept_nvs = None
+        self._others = []  # records of modules of other settings
         self._kept_s = 0
         self._relay_failed = False
         self._power_open_s = None
@@ -105,6 +108,11 @@ class Meter:
         self._keep()
         return point
 
+    def taken_s(self):
+        """Wall time of the first module's values, however long ago; 0 while the clock is unset."""
+        unix_s = self._clock.unix_s()
+        return unix_s and unix_s - (self._clock.now_s() - self.points[0].read_s)
+
     def lease_reason(self):
         """Why the lease stands against supply at the last known counter, or None."""
         if not self.lease:
@@ -142,6 +150,7 @@ class Meter:
                 self._silent.remove(point.address)
                 self._events.add("meter_back", address=point.address)
             point.values, point.answered = values, True
+            point.read_s = self._clock.now_s()
             base_wh = point.guard.base_wh
             verdict, event = point.guard.check(
                 values.energy_wh, self._clock.now_s(), self._clock.unix_s()
@@ -166,6 +175,8 @@ class Meter:
             if point.address not in self._silent:
                 self._silent.append(point.address)
                 self._events.add("meter_silent", address=point.address, code=code)
+        if not point.values:
+            point.read_s = self._clock.now_s()
 
     def _judge(self):
         point, now_s = self.points[0], self._clock.now_s()
@@ -215,10 +226,12 @@ class Meter:
         if counters == self._kept:
             return
         packed = b"".join(bytes((p.address,)) + p.guard.pack() for p in self.points)
+        packed += b"".join(self._others)
         try:
             self._board.rtc_set(self._board.rtc_get()[:_RTC_AT] + packed)
             self._kept = counters
-            bases = [(base_wh, held_wh) for base_wh, _, held_wh in counters]
+            # A held counter moves on as any other: whether there is one lasts, not its value.
+            bases = [(base_wh, held_wh is None) for base_wh, _, held_wh in counters]
             now_s = self._clock.now_s()
             if bases != self._kept_nvs or now_s - self._kept_s >= _KEEP_S:
                 self._board.nvs_set(_KEY, packed)
@@ -240,10 +253,16 @@ class Meter:
             pass  # the next poll tries again
 
     def _restore(self):
-        """Go on from RTC memory, which is newer, or from NVS; each module by its address."""
+        """Go on from RTC memory, which is newer, or from NVS; each module by its address. Those
+        that are no longer asked stay kept: their total goes on when they come back.
+        """
         size = 1 + len(self.points[0].guard.pack())
         for kept in (self._board.nvs_get(_KEY) or b"", self._board.rtc_get()[_RTC_AT:]):
             for place in range(0, len(kept) - size + 1, size):
-                for point in self.points:
-                    if kept[place] == point.address:
-                        point.guard.unpack(bytes(kept[place + 1 : place + size]))
+                record = bytes(kept[place : place + size])
+                points = [p for p in self.points if p.address == record[0]]
+                if points:
+                    points[0].guard.unpack(record[1:])
+                elif guard.Guard(0).unpack(record[1:]):
+                    others = [other for other in self._others if other[0] != record[0]]
+                    self._others = (others + [record])[-_MOST_OTHERS:]

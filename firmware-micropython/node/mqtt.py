@@ -3,8 +3,9 @@
 One object is one connection; when it is over (`closed`), the caller makes a new one. Every wait has
 a deadline, every queue a bound; a message that is too large is acknowledged, counted and thrown
 away as it comes. QoS 1 means here: `publish` returns after the broker's PUBACK or raises, and what
-raised is the caller's to send again; a message that came is acknowledged once it is in the queue,
-one that finds the queue full is not (the broker sends it again, or its sender does).
+raised is the caller's to send again; a message that came is acknowledged once it is in the queue.
+One that finds the queue full is acknowledged too, as a broker sends only so many without, and gets
+no result: its sender repeats it.
 """
 
 import asyncio
@@ -158,12 +159,14 @@ class Client:
                     self._heard_ms = self._board.ticks_ms()
                     await self._take(*packet)
                 elif self._since_s(self._heard_ms) >= self.keepalive_s:
-                    raise OSError("silent peer")
+                    self._close("lost: silent peer")
+                    return
                 if header is None or self._since_s(self._sent_ms) >= half_s:
                     await self._write(packets.PING)
         except MqttError:
             pass  # it has closed the connection
-        except _BROKEN as error:
+        except Exception as error:
+            # Whatever it was: nobody listens any longer.
             self._close(f"lost: {error!r}")
 
     async def _packet(self):
@@ -188,10 +191,7 @@ class Client:
     async def _take(self, kind, flags, body):
         if kind == packets.PUBLISH:
             topic, payload, packet_id, retained = packets.read_publish(flags, body)
-            if len(self._messages) >= MOST_WAITING:
-                self.dropped += 1
-                return
-            if self._cut:
+            if self._cut or len(self._messages) >= MOST_WAITING:
                 self.dropped += 1
             else:
                 self._messages.append((topic, payload, retained))

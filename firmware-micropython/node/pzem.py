@@ -15,6 +15,7 @@ TIMEOUT_MS = const(250)
 TRIES = const(3)
 _GAP_S = 0.005  # between frames
 _QUIET_MS = const(20)  # after a spoilt answer: what still comes belongs to nobody
+_NOISY_READS = const(10)  # a line that is never quiet is a fault like any other
 _SILENT_TRIES = const(9)  # so many wrong answers in a row, three polls, are a silent module
 
 
@@ -38,11 +39,11 @@ class Module:
         came_back, self.silent = self.silent, False
         return came_back
 
-    def failed(self, code):
-        """A try without a good answer."""
+    def failed(self, code, tries=1):
+        """So many tries without a good answer."""
         self.errors[code] = self.errors.get(code, 0) + 1
         self.last_error = code
-        self._failed += 1
+        self._failed += tries
         if self._failed >= _SILENT_TRIES:
             self.silent = True
 
@@ -63,7 +64,7 @@ class Bus:
         values = frames.Values(reply)
         wrong = frames.implausible(values, self._max_current_ma)
         if wrong:
-            module.failed("IMPLAUSIBLE")
+            module.failed("IMPLAUSIBLE", TRIES)  # it is not asked again: that is a whole poll
             raise FrameError("IMPLAUSIBLE", wrong)
         module.succeeded(values)
         return values
@@ -103,7 +104,7 @@ class Bus:
         try:
             return frames.check(request, reply)
         except FrameError:
-            if reply:
-                while await board.uart_read(64, _QUIET_MS):
-                    pass
+            for _ in range(_NOISY_READS if reply else 0):
+                if not await board.uart_read(64, _QUIET_MS):
+                    break
             raise

@@ -21,7 +21,7 @@ NUMBERS = {
     "voltage_delay_s": (5, 1, 3_600),
     "voltage_hold_s": (120, 1, 3_600),
     "trip_most": (4, 1, 20),
-    "trip_window_s": (1_800, 60, 86_400),
+    "trip_window_s": (1_800, 600, 86_400),  # shorter, and 20 trips wear the relay out
     "keepalive_s": (30, 5, 600),
 }
 _MOST_MODULES = 3

@@ -67,9 +67,15 @@ class Supervisor:
         if len(self._memory_s) >= _MOST_MEMORY:
             self.restart("memory")
 
+    def tell(self, error):
+        """An error that nobody expected, as an event; the same one in a row once."""
+        message = repr(error)[:64]
+        if message != self.last_error:
+            self.last_error = message
+            self._events.add("task_failed", message=message)
+
     def _failed(self, error):
-        self.last_error = repr(error)[:64]
-        self._events.add("task_failed", message=self.last_error)
+        self.tell(error)
         self._failures_s = self._recent(self._failures_s)
         if len(self._failures_s) >= _MOST_FAILURES:
             self.restart("failures")

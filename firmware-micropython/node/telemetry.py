@@ -20,6 +20,7 @@ KEPT = (
     "lease_reached",
     "lease_expired",
     "relay_failed",
+    "register_begun",
     "register_reset",
     "register_regression",
     "register_jump",
@@ -63,7 +64,7 @@ def telemetry(node, seq):
     points = node.meter.points
     head = {
         "device_id": node.device_id,
-        "timestamp": node.clock.unix_s() or None,
+        "timestamp": node.meter.taken_s() or None,
         "rssi": node.board.wifi_rssi(),
         "seq": seq,
         "boot_id": node.boot_id,

@@ -181,6 +181,9 @@ class Update:
             await self._unpack(bundle.Header(raw), raw)
         except OSError:
             raise UpdateError("STORAGE_FULL", "the flash refuses") from None
+        except MemoryError:
+            self.forget()
+            raise UpdateError("UPDATE_MEMORY", "not enough memory to install it") from None
         except UpdateError:
             self.forget()
             raise
@@ -260,8 +263,15 @@ class Update:
         files = self._files
         trial = {"slot": spare, "boots": TRIAL_BOOTS, "version": header.version}
         _write_whole(files, "/trial", json.dumps(trial).encode())
-        files.rename(manifest_path(spare) + ".new", manifest_path(spare))
-        _write_whole(files, "/slot", spare.encode())
+        try:
+            files.rename(manifest_path(spare) + ".new", manifest_path(spare))
+            _write_whole(files, "/slot", spare.encode())
+        except OSError:
+            # Nothing was switched: no trial is under way, and nothing may look as if it had
+            # proved itself.
+            _remove(files, manifest_path(spare))
+            _remove(files, "/trial")
+            raise
 
 
 async def _unpack_file(files, stream, path, size, digest):

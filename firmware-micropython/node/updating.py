@@ -3,12 +3,16 @@
 Metering and relay go on meanwhile. A chunk that does not come is asked for again.
 """
 
+import asyncio
+
 from node import keys, update
 from node.bundle import UpdateError
 from node.port import const
 
 _OFFSET_BYTES = const(4)
 _AGAIN_S = const(5)
+_LOOK_S = 0.5
+_BEAT_S = const(600)  # an install on a worn flash
 
 
 class Updating:
@@ -19,7 +23,6 @@ class Updating:
         self._update = update.Update(node.board, node.slot, keys.KEYS)
         self._asked_s = None
         self._failed = update.failure(node.board.files)
-        self.installing = False
 
     def state(self):
         """What the status tells; None: nothing."""
@@ -79,19 +82,19 @@ class Updating:
             self._fail(error)
         self._node.wake.set()
 
-    async def install_if_complete(self):
-        """Verify, unpack, switch and ask for a restart, once everything is there."""
-        if not self._update.complete() or self.installing:
-            return
-        self.installing = True
-        try:
-            await self._update.install()
-        except UpdateError as error:
-            self._fail(error)
-        else:
-            self._node.supervisor.restart("update")
-        finally:
-            self.installing = False
+    async def run(self):
+        """Verify, unpack, switch and ask for a restart, once everything is there; for ever."""
+        while True:
+            supervisor = self._node.supervisor
+            supervisor.beat("update", _BEAT_S)
+            if self._update.complete() and not supervisor.restart_reason:
+                try:
+                    await self._update.install()
+                except UpdateError as error:
+                    self._fail(error)
+                else:
+                    supervisor.restart("update")
+            await asyncio.sleep(_LOOK_S)
 
     def _fail(self, error):
         self._node.events.add("update_failed", code=error.code, message=error.message[:64])

@@ -25,7 +25,7 @@ NUMBERS: Final[Mapping[str, tuple[int, int]]] = {
     "voltage_delay_s": (1, 3_600),
     "voltage_hold_s": (1, 3_600),
     "trip_most": (1, 20),
-    "trip_window_s": (60, 86_400),
+    "trip_window_s": (600, 86_400),
     "keepalive_s": (5, 600),
 }
 MODULES: Final = "modules"

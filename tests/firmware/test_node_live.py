@@ -30,6 +30,7 @@ async def test_a_node_comes_up_and_tells_what_it_measures(site: Site) -> None:
     told = await site.gateway.wait("telemetry", lambda t: t["quality"] == "good")
     assert told["device_id"] == DEVICE
     assert told["session"] == session
+    assert (len(session), session[:8]) == (16, "00000001")
     assert (told["voltage"], told["frequency_hz"], told["power_factor"]) == (230.0, 50.0, 0.9)
     assert told["power_w"] == pytest.approx(1_800, rel=0.01)
     assert START_WH <= told["energy_wh"] <= site.counter_wh
@@ -290,3 +291,29 @@ async def test_a_leases_limit_holds_while_nobody_else_sees_to_it(site: Site) -> 
     assert site.node.relay_closed
     trips = [(event["reason"], event["locked"]) for event in gateway.events("trip")]
     assert trips == [("limit", False), ("limit", True)]
+
+
+async def test_a_relay_that_moved_is_told_with_a_reading_from_afterwards(site: Site) -> None:
+    """At a poll each minute too: values have the time at which they were measured."""
+    site.node.settings(poll_s=60)
+    session = await site.start()
+    gateway = site.gateway
+    await gateway.wait("telemetry")
+    assert (await gateway.command(session, "time", unix_s=1_800_000_000))["ok"]
+    since = len(gateway.heard)
+    assert (await gateway.command(session, "read"))["ok"]
+    taken_s = (await gateway.wait("telemetry", since=since))["timestamp"]
+    assert (await gateway.grant(session, 1, site.counter_wh))["ok"]
+    await asyncio.sleep(3)
+    since = len(gateway.heard)
+    assert (await gateway.command(session, "read"))["ok"]
+    gone = await gateway.wait("telemetry", lambda t: t["power_w"] == 0, since)
+    assert (gone["relay"], gone["reasons"]) == ("open", ["lease"])
+    moved_s = gone["timestamp"]
+    assert 3 <= moved_s - taken_s <= 6
+    since = len(gateway.heard)
+    assert (await gateway.command(session, "settings", telemetry_s=1))["ok"]
+    for _ in range(3):
+        again = await gateway.wait("telemetry", since=since)
+        since = len(gateway.heard)
+        assert abs(again["timestamp"] - moved_s) <= 1  # two clocks tell whole seconds

@@ -21,7 +21,7 @@ OVERLOAD: Final = {
     "limit_delay_s": 1,
     "limit_hold_s": HOLD_S,
     "trip_most": 2,
-    "trip_window_s": 60,
+    "trip_window_s": 600,
 }
 VOLTAGE: Final = {
     "voltage_low_dv": 1_900,

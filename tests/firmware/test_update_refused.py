@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import zlib
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
@@ -257,6 +257,46 @@ def test_chunks_out_of_place_are_left_alone_and_a_restart_goes_on(board: Board) 
     another = Update(board, "a", public_keys())
     another.begin("3", len(GOOD.raw), "0" * 64, 2)
     assert another.want() == (0, 1024)
+
+
+class Refusing:
+    """The board's files, where opening one raises."""
+
+    def __init__(self, files: Any, path: str, mode: str, error: Exception) -> None:
+        self._files = files
+        self._refused = path, mode
+        self._error = error
+
+    def open(self, path: str, mode: str) -> Any:
+        """Open, or raise."""
+        if (path, mode) == self._refused:
+            raise self._error
+        return self._files.open(path, mode)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+
+def test_memory_that_does_not_last_is_a_refusal(board: Board) -> None:
+    """Told as any other; nothing is kept and nothing is started again."""
+    files = board.files
+    board.files = cast("Any", Refusing(files, PART, "rb", MemoryError()))
+    assert offered(board, GOOD.raw) == "UPDATE_MEMORY"
+    board.files = files
+    assert untouched(board)
+    assert offered(board, GOOD.raw) == "ok"
+
+
+def test_a_flash_that_refuses_the_switch_leaves_no_trial_behind(board: Board) -> None:
+    """The next update is not refused for one that never started."""
+    files = board.files
+    board.files = cast("Any", Refusing(files, "/slot.new", "wb", OSError(28)))
+    assert offered(board, GOOD.raw) == "STORAGE_FULL"
+    board.files = files
+    content = files.content()
+    assert content["/slot"] == b"a"
+    assert not {"/trial", "/slot_b/manifest"} & set(content)
+    assert offered(board, GOOD.raw) == "ok"
 
 
 def test_a_full_flash_refuses_and_harms_nothing(board: Board) -> None:

@@ -132,8 +132,11 @@ class Bench:
         """Of the file system image, in hex."""
         return hashlib.sha256(self.image).hexdigest()
 
-    def settings_of(self, device_id: str, generation: int) -> dict[str, bytes]:
-        """What the node keeps in its NVS, by key; holds secrets."""
+    def settings_of(self, device_id: str, generation: int, utc_ms: int) -> dict[str, bytes]:
+        """What the node keeps in its NVS, by key; holds secrets.
+
+        `utc_ms` is now: a new node dates the broker's certificate by it until it is told the time.
+        """
         wifi, broker, relay = self.file.wifi, self.file.broker, self.file.relay
         return {
             "device_id": device_id.encode(),
@@ -146,6 +149,7 @@ class Bench:
             "hardware": self.bundle.release.hardware.encode(),
             "security": self.bundle.release.security.to_bytes(4, "big"),
             "relay_pin": bytes([relay.pin, relay.closes]),
+            "time": (utc_ms // 1_000).to_bytes(4, "big"),
         }
 
     def setup_secret(self, device_id: str, generation: int) -> str:

@@ -147,7 +147,8 @@ class Station:
         tell("greet")
         self._check(self._greeted(board), line["mac"])
         tell("keys")
-        bad = board.keep(bench.settings_of(line["device_id"], self.order.generation))
+        settings = bench.settings_of(line["device_id"], self.order.generation, self.clock.utc_ms())
+        bad = board.keep(settings)
         if bad:
             raise RefusedError("BOARD_FAILED", f"the board did not keep {', '.join(bad)}")
         tell("files")

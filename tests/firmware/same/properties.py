@@ -30,23 +30,28 @@ def frame(case):
 
 
 def guarded(case):
-    """The total never goes back nor grows by more than the installation can take; a kept state goes
-    on like the one in memory, but for what only the monotonic clock knew.
+    """The total never goes back nor grows by more than the installation can take, and by much only
+    at a counter that came twice; a kept state goes on like the one in memory, but for what only the
+    monotonic clock knew.
     """
     watch = guard.Guard(case["p_max_w"])
-    now_s, path, allowed_wh = 0, [], 0
+    now_s, path, allowed_wh, last_wh = 0, [], 0, None
     for elapsed_s, counter_wh, unix_s in case["steps"]:
         now_s += elapsed_s
         before = None if watch.last_wh is None else watch.total_wh
         verdict, event = watch.check(counter_wh, now_s, unix_s)
-        allowed_wh += case["p_max_w"] * elapsed_s // 2_400 + 3
-        if before is None:
-            start_wh = watch.total_wh
+        allowed_wh += case["p_max_w"] * (elapsed_s + 1) // 2_400 + 3
+        if verdict != guard.GOOD:
+            assert watch.total_wh == (before or 0)
+        elif before is None:
+            start_wh, allowed_wh = watch.total_wh, 0
+            assert last_wh is not None
         else:
             assert watch.total_wh >= before
-            if verdict != guard.GOOD:
-                assert watch.total_wh == before
-        assert watch.total_wh - start_wh <= allowed_wh
+            assert watch.total_wh - start_wh <= allowed_wh
+            if watch.total_wh - before > case["p_max_w"] // 200:
+                assert 0 <= counter_wh - last_wh <= case["p_max_w"] * (elapsed_s + 1) // 2_400 + 2
+        last_wh = counter_wh
         again = guard.Guard(case["p_max_w"])
         assert again.unpack(watch.pack())
         assert (again.total_wh, again.held_wh) == (watch.total_wh, watch.held_wh)

@@ -31,6 +31,29 @@ def test_a_backlog_of_the_largest_numbers_fits():
     assert 6_000 < len(message) <= MOST_BYTES
 
 
+class Heard:
+    """A link that is up and a gateway that was heard at `heard_s`: one object for both."""
+
+    connected = True
+    heard_s = None
+
+
+def test_a_gateway_is_away_after_five_minutes_of_silence():
+    """Nobody heard yet, or a broken link, is away at once."""
+    node = SmallNode()
+    node.link = node.commands = heard = Heard()
+    backlog = Backlog(node)
+    assert backlog.is_away()
+    heard.heard_s = node.clock.now_s()
+    node.board.pass_s(299)
+    assert not backlog.is_away()
+    heard.connected = False
+    assert backlog.is_away()
+    heard.connected = True
+    node.board.pass_s(1)
+    assert backlog.is_away()
+
+
 def test_telemetry_of_three_modules_fits():
     """With the largest registers and every reason."""
     node = SmallNode(modules=[1, 246, 247])

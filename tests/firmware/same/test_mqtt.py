@@ -13,7 +13,7 @@ class Peer:
 
     def __init__(self, *says):
         self.got = b""
-        self.open_error = self.write_error = None
+        self.open_error = self.write_error = self.read_error = None
         self.hangs = False
         self.closed = False
         self._buffer = b"".join(says)
@@ -45,6 +45,8 @@ class Peer:
 
     async def readexactly(self, count):
         while len(self._buffer) < count:
+            if self.read_error:
+                raise self.read_error
             if self._ended:
                 raise EOFError
             self._moved.clear()
@@ -147,6 +149,18 @@ async def test_what_no_broker_sends_ends_the_connection():
         assert "lost" in await failure(client.publish("t", b""))
 
 
+async def test_an_error_that_nobody_expects_ends_the_connection_too():
+    """Whoever waits is told, and the next one is made."""
+    client, peer = await connected()
+    waiting = asyncio.create_task(failure(client.receive(5)))
+    await asyncio.sleep(0)
+    peer.read_error = RuntimeError("of the TLS")
+    peer.say(b"")
+    assert "of the TLS" in await waiting
+    assert peer.closed
+    assert "of the TLS" in client.closed
+
+
 async def test_a_message_that_breaks_off_ends_the_connection():
     """By its end, or by its deadline."""
     for ends in (True, False):
@@ -183,6 +197,20 @@ async def test_a_ping_is_answered_by_nothing_else():
     """PINGRESP is taken silently."""
     client, _ = await connected(b"\xd0\x00", b"\x30\x04\x00\x01tx")
     assert await client.receive(1) == ("t", b"x", False)
+    await client.disconnect()
+
+
+async def test_what_finds_the_queue_full_is_acknowledged_and_counted():
+    """A broker stops sending once so many have no acknowledgement."""
+    client, peer = await connected()
+    for packet_id in range(1, MOST_WAITING + 4):
+        peer.say(packets.publish("t", b"x", 1, False, packet_id))
+    for _ in range(300):
+        if client.dropped == 3:
+            break
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    assert [peer.got.count(packets.puback(n)) for n in range(1, MOST_WAITING + 4)] == [1] * 11
     await client.disconnect()
 
 

@@ -20,6 +20,7 @@ class Wire:
         self.replies = list(replies)
         self.sent = []
         self.pending = b""
+        self.noise = b""  # comes at every read
         self.stale = 0
 
     def uart_drain(self):
@@ -33,7 +34,7 @@ class Wire:
     async def uart_read(self, most, _deadline_ms):
         await asyncio.sleep(0)
         found, self.pending = self.pending[:most], self.pending[most:]
-        return found
+        return found or self.noise
 
 
 def bus_on(*replies, addresses=(1,)):
@@ -69,6 +70,18 @@ async def test_a_spoilt_answer_is_asked_for_again():
     assert bus.modules[1].errors == {"CRC": 1, "SILENT": 1}
     assert wire.pending == b""
     assert wire.stale == 0
+
+
+async def test_a_line_that_is_never_quiet_is_a_silent_module():
+    """Noise without end costs three bounded tries, as silence does."""
+    bus, wire = bus_on()
+    wire.noise = b"\x55"
+    for count in range(1, 4):
+        assert await asyncio.wait_for(failed(bus.read(1)), 2) == "SHORT"
+        assert bus.modules[1].silent == (count == 3)
+    wire.noise = b""
+    wire.replies.append(answer())
+    assert (await bus.read(1)).energy_wh == 38
 
 
 async def test_what_came_late_is_drained_before_the_next_request():
@@ -111,6 +124,13 @@ async def test_an_impossible_value_is_no_reading():
     assert await failed(bus.read(1)) == "IMPLAUSIBLE"
     assert bus.modules[1].values is None
     assert len(wire.sent) == 1
+    wire.replies = [answer(voltage_dv=3_100)] * 2
+    assert await failed(bus.read(1)) == "IMPLAUSIBLE"
+    assert not bus.modules[1].silent
+    # Three polls, as with any other fault.
+    assert await failed(bus.read(1)) == "IMPLAUSIBLE"
+    assert bus.modules[1].silent
+    assert bus.modules[1].errors == {"IMPLAUSIBLE": 3}
 
 
 async def test_two_tasks_share_the_wire_in_turn():

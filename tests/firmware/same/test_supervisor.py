@@ -91,6 +91,34 @@ def test_the_gateway_outranks_a_time_server():
     assert ran(clock.ask_server("x"))
 
 
+def test_a_time_server_corrects_the_gateway_by_seconds_only():
+    """A day after the gateway's word too; what it says raises no floor in any boot."""
+    board = ClockBoard()
+    clock = Clock(board)
+    clock.set_by_gateway(NOW_S)
+    board.pass_s(86_400)
+    board.server_s = 2_147_000_000
+    assert not ran(clock.ask_server("x"))
+    board.pass_s(60)
+    board.server_s = NOW_S + 86_463
+    assert ran(clock.ask_server("x"))
+    assert clock.unix_s() == NOW_S + 86_463
+    assert clock.floor_s == NOW_S
+    clock.keep()
+    assert clock.floor_s == NOW_S + 86_463
+    later = ClockBoard()
+    later.nvs = dict(board.nvs)
+    later.server_s = 2_147_000_000
+    clock = Clock(later)
+    assert ran(clock.ask_server("x"))
+    later.pass_s(50_000)
+    clock.keep()
+    assert clock.floor_s == NOW_S + 86_463
+    # One forged answer lasts ten minutes at most.
+    later.server_s = NOW_S + 86_500
+    assert ran(clock.ask_server("x"))
+
+
 def test_an_unset_clock_dates_certificates_only():
     """The last known time is on the board, and still counts as unknown until somebody says it."""
     board = ClockBoard()
@@ -103,19 +131,42 @@ def test_an_unset_clock_dates_certificates_only():
     clock = Clock(later)
     clock.date_certificates()
     assert (later.unix, clock.unix_s()) == (NOW_S, 0)
+    for _ in range(2):
+        # The board's clock outlives a reset, and what was a floor is one still.
+        later = restarted(later)
+        later.pass_s(7_000)
+        clock = Clock(later)
+        clock.date_certificates()
+        assert clock.unix_s() == 0
     clock.set_by_gateway(NOW_S + 5)
     assert clock.unix_s() == NOW_S + 5
+    assert Clock(restarted(later)).unix_s() == NOW_S + 5
+    # The power was away: the floor is dated anew.
+    later = restarted(later)
+    later.unix = 0
+    clock = Clock(later)
+    clock.date_certificates()
+    assert (later.unix, clock.unix_s()) == (NOW_S + 5, 0)
+
+
+def restarted(board):
+    """The board after a reset."""
+    again = ClockBoard()
+    again.nvs, again.unix = dict(board.nvs), board.unix
+    return again
 
 
 def test_waits_double_to_a_minute_with_jitter():
-    """Between half and the whole of each step; anew after a success."""
+    """At first up to ten seconds, then between half and the whole of each step; anew after a
+    success.
+    """
     low = Backoff(bytes)
-    assert [low.failed() for _ in range(8)] == [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+    assert [low.failed() for _ in range(8)] == [0, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
     high = Backoff(lambda count: b"\xff" * count)
-    assert 990 <= high.failed() <= 1_000
-    high.failed()
-    high.worked()
-    assert high.failed() <= 1_000
+    for _ in range(2):
+        assert 9_990 <= high.failed() < 10_000
+        assert 1_990 <= high.failed() < 2_000
+        high.worked()
 
 
 def test_a_form_is_checked_before_it_counts():
