@@ -57,11 +57,13 @@ READ_GAP_NS: Final = NS // 2
 COMMAND_DEADLINE_S: Final = 4.0
 # A node that hears no command for five minutes takes the gateway for away and keeps its readings.
 TOLD_EVERY_NS: Final = 120 * NS
+# So many nodes are told the time, or asked, after one sweep: a start of ours meets all of them.
+TOLD_PER_SWEEP: Final = 50
 ORDER_EXPIRES_S: Final = 30
 STOP_DEADLINE_S: Final = 3.0
-# So long live readings wait for kept ones that do not come.
-BACKLOG_WAIT_NS: Final = 60 * NS
 WAITING_MAX: Final = 1_000
+# These are few, and are not held up by a crowd of others.
+URGENT: Final = frozenset({"relay", "time"})
 DOUBTS: Final = "the node doubts its module's counter"
 HOLDS: Final = "the node holds its module's counter: look at it, then `device release`"
 
@@ -179,15 +181,15 @@ class NodeGroup:
     # -- commands --------------------------------------------------------------------------
 
     async def order(self, index: int, kind: str, args: Mapping[str, object]) -> NodeResult:
-        """A command that nobody wants carried out late; a node without a clock is told the time
-        first. Raises as `command`.
+        """A command that nobody wants carried out late; a node whose clock is unset or ahead is
+        told the time first. Raises as `command`.
         """
         try:
             return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
         except NodeRefusedError as refused:
-            if refused.node_code != "CLOCK_UNSET":
+            if refused.node_code not in ("CLOCK_UNSET", "EXPIRED"):
                 raise
-        await self._set_clock(index)
+        await self._set_clock(self._device(index))
         return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
 
     async def command(
@@ -210,7 +212,7 @@ class NodeGroup:
     ) -> NodeResult:
         if not device.session:
             raise MeterUnreachableError("the node has told no session yet")
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._waiting) >= WAITING_MAX and kind not in URGENT:
             raise MeterUnreachableError("too many commands wait for their results")
         now_s = self._listener.unix_s()
         command = Command(
@@ -256,13 +258,12 @@ class NodeGroup:
             raise MeterUnreachableError("no device of this meter was heard yet")
         return device
 
-    async def _set_clock(self, index: int) -> None:
-        device, unix_s = self._device(index), self._listener.unix_s()
-        session = device.session
+    async def _set_clock(self, device: NodeDevice) -> None:
+        unix_s, session = self._listener.unix_s(), device.session
         if unix_s:
-            await self.command(index, "time", {"unix_s": unix_s})
-            if device.session == session:
-                device.time_at_ns = None
+            device.timed_ns = self._clock.mono_ns()
+            await self.command(device.index, "time", {"unix_s": unix_s})
+            device.timed_session = session
 
     def _read(self, device: NodeDevice, due_ns: int) -> None:
         """The time of a wish for telemetry has come."""
@@ -270,10 +271,15 @@ class NodeGroup:
             return
         device.read_at_ns = None
         device.read_ns = self._clock.mono_ns()
-        self.spawn(self._ask(device.index), f"read {device.device_id}")
+        self._send(device, "read", {})
 
-    async def _ask(self, index: int) -> None:
-        await self.command(index, "read", {})
+    def _send(self, device: NodeDevice, kind: str, args: Mapping[str, object]) -> None:
+        """A command of which nothing depends on the answer."""
+
+        async def send() -> None:
+            await self.command(device.index, kind, args)
+
+        self.spawn(send(), f"{kind} {device.device_id}")
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run something that may fail as nodes fail: it was counted, and telemetry goes on."""
@@ -357,18 +363,10 @@ class NodeGroup:
     def _status(self, device: NodeDevice, payload: bytes) -> None:
         status = parse_status(payload, device.device_id)
         if status.online and status.session:
-            is_new = status.session != device.session
             place = device.order.announced(status.session, status.boot_id, self._clock.mono_ns())
             if not self._is_alone(device, place) or place is Place.OLDER:
                 return
-            device.take_status(status)
-            device.gave_up = device.gave_up and not is_new
-            if status.spooled and device.waits_until_ns is None and not device.gave_up:
-                device.waits_until_ns = self._clock.mono_ns() + BACKLOG_WAIT_NS
-            if is_new:
-                device.owes_time()
-            self._greet(device)
-            return
+            device.drain.announced(status.spooled, status.session, self._clock.mono_ns())
         device.take_status(status)
 
     def _is_alone(self, device: NodeDevice, place: Place) -> bool:
@@ -385,19 +383,15 @@ class NodeGroup:
         if not self._is_alone(device, place) or place in (Place.DUPLICATE, Place.OLDER):
             return
         device.refused = 0
-        if device.take_telemetry(told, now_ns):
-            device.owes_time()
-        self._greet(device)
+        device.take_telemetry(told, now_ns)
         self._listener.telemetry(device.index, told)
         if told.quality is Quality.BAD:
             self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
         elif told.quality is Quality.UNCERTAIN or told.energy_wh is None:
             self._fail(device.index, MeterProtocolError(DOUBTS if told.held is None else HOLDS))
-        elif device.waits_until_ns is not None and now_ns < device.waits_until_ns:
+        elif device.drain.holds(now_ns):
             self.counts["telemetry waiting"] += 1
         elif self._on_reading is not None:
-            device.gave_up = device.gave_up or device.waits_until_ns is not None
-            device.waits_until_ns = None
             sequence, utc_ms = self._sequence(device.index), self._clock.utc_ms()
             self._on_reading(device.index, reading_of(told, sequence, now_ns, utc_ms))
 
@@ -418,40 +412,37 @@ class NodeGroup:
                 self.counts["backlog passed over"] += 1
                 continue
             self.counts["backlog taken"] += 1
-            device.gave_up, device.waits_until_ns = False, now_ns + BACKLOG_WAIT_NS
+            device.drain.moved(now_ns)
             if self._on_reading is not None:
                 sequence = self._sequence(device.index)
                 late = late_reading_of(record, sequence, now_ns, utc_ms)
                 self._on_reading(device.index, late)
-        # The sweep under way may have begun without them: the one after it has them all.
-        device.taken_segment, device.taken_sweeps = backlog.segment, 2
-
-    def _greet(self, device: NodeDevice) -> None:
-        """Tell a session that is new the time, as soon as our own is trusted; until it answers.
-
-        Not into a broker that is away: what it takes up later would be an old time.
-        """
-        able = self._link.is_connected and device.online is not False and self._listener.unix_s()
-        if able and device.begin_time(self._clock.mono_ns()):
-            self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+        device.drain.taken(backlog.segment)
 
     def swept(self) -> None:
         """A sweep was committed: acknowledge segments whose readings are in it, be heard."""
-        now_ns = self._clock.mono_ns()
         for device in self.devices.values():
-            self._greet(device)
-            if device.online and device.session and now_ns - device.told_ns >= TOLD_EVERY_NS:
-                device.told_ns = now_ns
-                self.spawn(self._ask(device.index), f"read {device.device_id}")
-            if device.taken_segment is None:
-                continue
-            device.taken_sweeps -= 1
-            if device.taken_sweeps <= 0:
-                segment, device.taken_segment = device.taken_segment, None
-                self.spawn(self._acknowledge(device.index, segment), f"ack {device.device_id}")
+            if (segment := device.drain.swept()) is not None:
+                self._send(device, "ack", {"segment": segment})
+        if self._link.is_connected:
+            # Not into a broker that is away: what it takes up later would be an old time.
+            self._tell()
 
-    async def _acknowledge(self, index: int, segment: int) -> None:
-        await self.command(index, "ack", {"segment": segment})
+    def _tell(self) -> None:
+        """The time where a node's own is not right, a question where it would feel left alone."""
+        now_ns, utc_ms, room = self._clock.mono_ns(), self._clock.utc_ms(), TOLD_PER_SWEEP
+        knows = self._listener.unix_s() > 0
+        for device in sorted(self.devices.values(), key=lambda one: one.told_ns):
+            if not device.session or device.online is False or not room:
+                continue
+            if knows and device.needs_time(now_ns, utc_ms):
+                self.spawn(self._set_clock(device), f"clock {device.device_id}")
+            elif device.online and now_ns - device.told_ns >= TOLD_EVERY_NS:
+                self._send(device, "read", {})
+            else:
+                continue
+            device.told_ns = now_ns
+            room -= 1
 
     def _sequence(self, index: int) -> int:
         sequence, self._sequences[index] = self._sequences[index], self._sequences[index] + 1
