@@ -208,6 +208,7 @@ def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) ->
         current_a=told.current_a,
         power_w=told.power_w,
         voltage_v=told.voltage_v,
+        own_clock_ms=told.node_ms,
         values=tuple(nothing if value is None else value for value in values),
         asked_ns=mono_ns - delay_ns,
     )

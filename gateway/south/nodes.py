@@ -61,6 +61,8 @@ TOLD_EVERY_NS: Final = 120 * NS
 TOLD_PER_SWEEP: Final = 50
 ORDER_EXPIRES_S: Final = 30
 STOP_DEADLINE_S: Final = 3.0
+# A node keeps its readings for 90 days.
+KEPT_MAX_MS: Final = 100 * 86_400_000
 WAITING_MAX: Final = 1_000
 # These are few, and are not held up by a crowd of others.
 URGENT: Final = frozenset({"relay", "time"})
@@ -399,15 +401,21 @@ class NodeGroup:
         """Kept readings, in their order through the same guard as live ones.
 
         A record without a time is passed over: the next one with a time has its energy. So is what
-        is settled already, such as a segment that comes again.
+        is settled already, such as a segment that comes again, and what no node keeps for so long.
+        While our own clock is in doubt none is judged: the node sends them again for the time.
         """
         if backlog.session != device.session:
             self.counts["backlog older"] += 1
             return
         now_ns, utc_ms = self._clock.mono_ns(), self._clock.utc_ms()
+        if not self._listener.unix_s():
+            self.counts["backlog waiting"] += 1
+            device.timed_session = ""
+            device.drain.postponed(now_ns)
+            return
         for record in backlog.records:
             settled_ms, settled_wh = self._listener.settled(device.index)
-            is_news = settled_ms < record.unix_s * 1_000 <= utc_ms
+            is_news = max(settled_ms, utc_ms - KEPT_MAX_MS) < record.unix_s * 1_000 <= utc_ms
             if not record.is_good or not is_news or record.energy_wh < settled_wh:
                 self.counts["backlog passed over"] += 1
                 continue

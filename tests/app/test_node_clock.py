@@ -175,7 +175,7 @@ async def test_a_start_with_many_nodes_tells_them_in_turn_and_cuts_meanwhile(
             await until(lambda: len(group.devices) == len(names) + 1, 30)
             for sweep in range(1, 1 + len(group.devices) // TOLD_PER_SWEEP):
                 group.swept()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
                 assert group.counts["commands"] == sweep * TOLD_PER_SWEEP
             group.swept()
             await asyncio.sleep(0)
