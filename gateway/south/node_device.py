@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Final, cast
 
+from gateway.core.errors import MeterError, MeterProtocolError, MeterTimeoutError
 from gateway.core.lease import NO_LIMITS, Grant
 from gateway.core.node_message import (
     HeldCounter,
@@ -16,7 +17,8 @@ from gateway.core.node_message import (
     NodeTelemetry,
 )
 from gateway.core.node_order import NodeOrder
-from gateway.core.reading import Lane, Reading
+from gateway.core.proof import Observation
+from gateway.core.reading import Lane, Quality, Reading
 from gateway.south.node_drain import Draining
 
 NS: Final = 1_000_000_000
@@ -33,6 +35,8 @@ CLOCK_OFF_MS: Final = 5_000
 TIME_EVERY_NS: Final = 60 * NS
 # Of so many events it is known that they came: more than wait at a node.
 EVENTS_KNOWN: Final = 128
+DOUBTS: Final = "the node doubts its module's counter"
+HOLDS: Final = "the node holds its module's counter: look at it, then `device release`"
 
 
 @dataclass(slots=True)
@@ -211,6 +215,28 @@ def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) ->
         own_clock_ms=told.node_ms,
         values=tuple(nothing if value is None else value for value in values),
         asked_ns=mono_ns - delay_ns,
+    )
+
+
+def doubt_of(told: NodeTelemetry) -> MeterError | None:
+    """Why telemetry is no reading; None when it is one."""
+    if told.quality is Quality.BAD:
+        return MeterTimeoutError("the node's module does not answer")
+    if told.quality is Quality.UNCERTAIN or told.energy_wh is None:
+        return MeterProtocolError(DOUBTS if told.held is None else HOLDS)
+    return None
+
+
+def seen_of(told: NodeTelemetry, mono_ns: int) -> Observation:
+    """What telemetry shows of the supply where its energy counts for nothing, or not yet."""
+    return Observation(
+        mono_ns=mono_ns,
+        output_closed=told.relay_closed,
+        energy_wh=None,
+        current_a=told.current_a,
+        power_w=told.power_w,
+        voltage_v=told.voltage_v,
+        trusted=False,
     )
 
 

@@ -1,11 +1,15 @@
 """What the group of nodes asks of others: a link to the broker, the registry, a listener."""
 
+import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.core.errors import MeterError
 from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.proof import Observation
 from gateway.core.reading import Reading
+
+STOP_DEADLINE_S: Final = 3.0
 
 OnReading = Callable[[int, Reading], None]
 OnFailure = Callable[[int, MeterError], None]
@@ -62,6 +66,10 @@ class Listener(Protocol):
         """Telemetry in its order, just before its reading counts."""
         ...
 
+    def output(self, index: int, seen: Observation) -> None:
+        """A relay that is shown without energy that counts: in doubt, or behind kept readings."""
+        ...
+
     def event(self, index: int, event: NodeEvent) -> None:
         """Something happened at a node."""
         ...
@@ -85,3 +93,14 @@ class Listener(Protocol):
     async def before_close(self, index: int) -> None:
         """A relay is about to be told to close: see that its lease allows it."""
         ...
+
+
+async def cancelled(tasks: set[asyncio.Task[None]]) -> None:
+    """End tasks, and do not wait for ever for one that hangs on a broker."""
+    waiting = {task for task in tasks if not task.done()}
+    for _ in range(2):
+        for task in waiting:
+            task.cancel()
+        if not waiting:
+            return
+        _, waiting = await asyncio.wait(waiting, timeout=STOP_DEADLINE_S)

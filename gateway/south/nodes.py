@@ -34,16 +34,25 @@ from gateway.core.node_message import (
     parse_telemetry,
 )
 from gateway.core.node_order import Place
-from gateway.core.reading import Lane, Quality
+from gateway.core.reading import Lane
 from gateway.core.sealing import Command, seal
 from gateway.south.node_device import (
     SEQUENCE_JUMP,
     NodeDevice,
+    doubt_of,
     late_reading_of,
     lease_args,
     reading_of,
+    seen_of,
 )
-from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
+from gateway.south.node_wiring import (
+    Listener,
+    MakeLink,
+    OnFailure,
+    OnReading,
+    Registry,
+    cancelled,
+)
 
 NS: Final = 1_000_000_000
 # Status first: what is retained says what the other messages are.
@@ -60,14 +69,11 @@ TOLD_EVERY_NS: Final = 120 * NS
 # So many nodes are told the time, or asked, after one sweep: a start of ours meets all of them.
 TOLD_PER_SWEEP: Final = 50
 ORDER_EXPIRES_S: Final = 30
-STOP_DEADLINE_S: Final = 3.0
 # A node keeps its readings for 90 days.
 KEPT_MAX_MS: Final = 100 * 86_400_000
 WAITING_MAX: Final = 1_000
 # These are few, and are not held up by a crowd of others.
 URGENT: Final = frozenset({"relay", "time"})
-DOUBTS: Final = "the node doubts its module's counter"
-HOLDS: Final = "the node holds its module's counter: look at it, then `device release`"
 
 
 class NodeGroup:
@@ -126,7 +132,7 @@ class NodeGroup:
             if link.done():
                 await link
         finally:
-            await _cancelled({link, *self._tasks})
+            await cancelled({link, *self._tasks})
         if self.failure is not None:
             raise self.failure
 
@@ -387,15 +393,17 @@ class NodeGroup:
         device.refused = 0
         device.take_telemetry(told, now_ns)
         self._listener.telemetry(device.index, told)
-        if told.quality is Quality.BAD:
-            self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
-        elif told.quality is Quality.UNCERTAIN or told.energy_wh is None:
-            self._fail(device.index, MeterProtocolError(DOUBTS if told.held is None else HOLDS))
+        error = doubt_of(told)
+        if error is not None:
+            self._fail(device.index, error)
         elif device.drain.holds(now_ns):
             self.counts["telemetry waiting"] += 1
         elif self._on_reading is not None:
             sequence, utc_ms = self._sequence(device.index), self._clock.utc_ms()
             self._on_reading(device.index, reading_of(told, sequence, now_ns, utc_ms))
+            return
+        if told.relay_closed is not None:
+            self._listener.output(device.index, seen_of(told, now_ns))
 
     def _backlog(self, device: NodeDevice, backlog: NodeBacklog) -> None:
         """Kept readings, in their order through the same guard as live ones.
@@ -485,14 +493,3 @@ class NodeGroup:
     def _fail(self, index: int, error: MeterError) -> None:
         if self._on_failure is not None:
             self._on_failure(index, error)
-
-
-async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
-    """End tasks, and do not wait for ever for one that hangs on a broker."""
-    waiting = {task for task in tasks if not task.done()}
-    for _ in range(2):
-        for task in waiting:
-            task.cancel()
-        if not waiting:
-            return
-        _, waiting = await asyncio.wait(waiting, timeout=STOP_DEADLINE_S)

@@ -87,6 +87,8 @@ class ScriptedNode:
         self.refuses: dict[str, str] = {}
         self.messages: dict[str, str] = {}
         self.deaf: set[str] = set()
+        # What it tells in telemetry instead of what it measures.
+        self.says: dict[str, object] = {}
         self._client: aiomqtt.Client | None = None
 
     def unix_s(self) -> int | None:
@@ -121,7 +123,7 @@ class ScriptedNode:
             told |= {"quality": "uncertain", "counter_wh": 500, "held_wh": self.held_wh}
         if self.modules:
             told["meters"] = self.modules
-        return told | changes
+        return told | self.says | changes
 
     async def publish(self, kind: str, content: object, *, retain: bool = False) -> None:
         """Send something of a kind, as JSON unless it is bytes."""

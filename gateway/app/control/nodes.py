@@ -25,6 +25,7 @@ from gateway.core.figures import Value
 from gateway.core.lease import UNLIMITED_WH, Grant, Wanted, renewed
 from gateway.core.node_message import NodeEvent, NodeTelemetry
 from gateway.core.point import Point
+from gateway.core.proof import Observation
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice, steady
 from gateway.south.node_wiring import Link
@@ -138,6 +139,11 @@ class NodeOffice:
                 verified_by=["output"],
                 by="lease",
             )
+
+    def output(self, index: int, seen: Observation) -> None:
+        """A relay that is shown while its energy is in doubt, or has to wait."""
+        if self._engine is not None:
+            self._engine.on_output(self.first + index, seen)
 
     def _take_over(self, index: int) -> None:
         """A node that was alone tripped: it is told to stay open, and the limiter does the rest."""
