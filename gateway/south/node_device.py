@@ -28,11 +28,14 @@ UNKNOWN_DELAY_NS: Final = 5 * NS
 CLOCK_MARGIN_NS: Final = 2 * NS
 # A clock that differs by more than this was never set.
 DELAY_MAX_MS: Final = 3_600_000
-# A step over whatever sequence a former run of the gateway may have used in the same session.
-SEQUENCE_JUMP: Final = 1 << 24
+# Steps over whatever sequence a former run of the gateway may have used in the same session, one
+# after the other: a fortnight of its clock, then ever further, to more than a thousand years.
+SEQUENCE_LEAPS: Final = tuple(1 << power for power in range(24, 40))
 # A node's clock that is off by more than this is set, at most so often.
 CLOCK_OFF_MS: Final = 5_000
 TIME_EVERY_NS: Final = 60 * NS
+# A node keeps its readings for 90 days.
+KEPT_MAX_MS: Final = 100 * 86_400_000
 # Of so many events it is known that they came: more than wait at a node.
 EVENTS_KNOWN: Final = 128
 DOUBTS: Final = "the node doubts its module's counter"
@@ -95,7 +98,7 @@ class NodeDevice:
         self.online = status.online
         if not status.online:
             return
-        self.session = status.session or self.session
+        self._goes_on_in(status.session)
         self.firmware = status.firmware or self.firmware
         self.hardware = status.hardware or self.hardware
         self.lease, self.can = status.lease, status.can
@@ -108,7 +111,7 @@ class NodeDevice:
         self.relay_closed, self.reasons = told.relay_closed, told.reasons
         self.held, self.modules = told.held, told.modules
         self.has_relay = self.has_relay or told.relay_closed is not None
-        self.session = told.session or self.session
+        self._goes_on_in(told.session)
 
     def shown(self) -> dict[str, object]:
         """What it told last, for people, as JSON values."""
@@ -142,6 +145,11 @@ class NodeDevice:
             return True
         its_ms = self.clock_ms + (mono_ns - self.heard_ns) // 1_000_000
         return abs(its_ms - utc_ms) > CLOCK_OFF_MS
+
+    def _goes_on_in(self, session: str) -> None:
+        if session and session != self.session:
+            # None of its sequences is used yet.
+            self.session, self.command_seq = session, 0
 
     def next_seq(self, utc_ms: int) -> int:
         """The sequence of the next command; above those of an earlier run by the wall clock."""
@@ -238,6 +246,14 @@ def seen_of(told: NodeTelemetry, mono_ns: int) -> Observation:
         voltage_v=told.voltage_v,
         trusted=False,
     )
+
+
+def is_news(record: NodeRecord, settled: tuple[int, int], utc_ms: int) -> bool:
+    """Whether a kept record counts, where energy is `settled` up to a wall time and a counter."""
+    settled_ms, settled_wh = settled
+    if not record.is_good or record.energy_wh < settled_wh:
+        return False
+    return max(settled_ms, utc_ms - KEPT_MAX_MS) < record.unix_s * 1_000 <= utc_ms
 
 
 def late_reading_of(record: NodeRecord, sequence: int, mono_ns: int, utc_ms: int) -> Reading:

@@ -37,14 +37,16 @@ from gateway.core.node_order import Place
 from gateway.core.reading import Lane
 from gateway.core.sealing import Command, seal
 from gateway.south.node_device import (
-    SEQUENCE_JUMP,
+    SEQUENCE_LEAPS,
     NodeDevice,
     doubt_of,
+    is_news,
     late_reading_of,
     lease_args,
     reading_of,
     seen_of,
 )
+from gateway.south.node_silence import Silence
 from gateway.south.node_wiring import (
     Listener,
     MakeLink,
@@ -58,8 +60,6 @@ NS: Final = 1_000_000_000
 # Status first: what is retained says what the other messages are.
 KINDS: Final = ("status", "backlog", "telemetry", "event", "result")
 TOPICS: Final = tuple(f"smartmeter/+/{kind}" for kind in KINDS)
-# Telemetry that is this many periods late counts as a failed reading.
-MISSED_PERIODS: Final = 2.5
 WATCH_EVERY_S: Final = 1.0
 # A node is asked for telemetry at most this often.
 READ_GAP_NS: Final = NS // 2
@@ -69,8 +69,6 @@ TOLD_EVERY_NS: Final = 120 * NS
 # So many nodes are told the time, or asked, after one sweep: a start of ours meets all of them.
 TOLD_PER_SWEEP: Final = 50
 ORDER_EXPIRES_S: Final = 30
-# A node keeps its readings for 90 days.
-KEPT_MAX_MS: Final = 100 * 86_400_000
 WAITING_MAX: Final = 1_000
 # These are few, and are not held up by a crowd of others.
 URGENT: Final = frozenset({"relay", "time"})
@@ -98,22 +96,19 @@ class NodeGroup:
         self.counts: Final[Counter[str]] = Counter()
         self.devices: Final[dict[str, NodeDevice]] = {}
         self._by_index: dict[int, NodeDevice] = {}
-        self._meter_ids = tuple(meter_ids)
         self._sequences = list(first_sequences)
         self._clock = clock
         self._registry = registry
         self._listener = listener
         self._link = make_link(self._message, self._state)
         self._new_id = new_id
-        self._period_ns = round(period_s * NS)
+        self._silence = Silence(len(meter_ids), period_s)
         self._waiting: dict[str, tuple[str, asyncio.Future[NodeResult]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_reading: OnReading | None = None
         self._on_failure: OnFailure | None = None
         self._stop = asyncio.Event()
         self._connected: bool | None = None
-        self._started_ns = 0
-        self._failed_ns: dict[int, int] = {}
         self.failure: BaseException | None = None
 
     # -- as a group of meters --------------------------------------------------------------
@@ -121,7 +116,7 @@ class NodeGroup:
     async def run(self, on_reading: OnReading, on_failure: OnFailure) -> None:
         """Hear nodes until `aclose`. Raises what a callback of ours raised."""
         self._on_reading, self._on_failure = on_reading, on_failure
-        self._started_ns = self._clock.mono_ns()
+        self._silence.begin(self._clock.mono_ns())
         link = asyncio.create_task(self._link.run(), name="nodes' broker")
         try:
             while not self._stop.is_set() and not link.done() and self.failure is None:
@@ -207,10 +202,20 @@ class NodeGroup:
 
         With `expires_in_s` the node refuses it later than that (while the wall clock is trusted).
         Raises MeterUnreachableError (no broker, no session), MeterTimeoutError, NodeRefusedError.
-        Nothing is repeated here: after a time-out the node may have carried it out.
+        Nothing is repeated here but what was REPLAYED: after a time-out the node may have carried
+        it out.
         """
+        device = self._device(index)
         try:
-            return await self._commanded(self._device(index), kind, args, expires_in_s)
+            for leap in SEQUENCE_LEAPS:
+                try:
+                    return await self._commanded(device, kind, args, expires_in_s)
+                except NodeRefusedError as refused:
+                    if refused.node_code != "REPLAYED":
+                        raise
+                # An earlier run of ours went further: by a wrong clock, perhaps by far.
+                device.command_seq += leap
+            return await self._commanded(device, kind, args, expires_in_s)
         except MeterError as error:
             self.counts[f"failed {error.code}"] += 1
             raise
@@ -248,9 +253,6 @@ class NodeGroup:
             self._waiting.pop(command.command_id, None)
         if result.ok:
             return result
-        if result.code == "REPLAYED":
-            # An earlier run of ours went further, or the wall clock went back.
-            device.command_seq += SEQUENCE_JUMP
         raise NodeRefusedError(result.code or "REFUSED", result.message)
 
     async def grant(self, index: int, lease: Grant, epoch: str) -> None:
@@ -422,9 +424,7 @@ class NodeGroup:
             device.drain.postponed(now_ns)
             return
         for record in backlog.records:
-            settled_ms, settled_wh = self._listener.settled(device.index)
-            is_news = max(settled_ms, utc_ms - KEPT_MAX_MS) < record.unix_s * 1_000 <= utc_ms
-            if not record.is_good or not is_news or record.energy_wh < settled_wh:
+            if not is_news(record, self._listener.settled(device.index), utc_ms):
                 self.counts["backlog passed over"] += 1
                 continue
             self.counts["backlog taken"] += 1
@@ -468,18 +468,8 @@ class NodeGroup:
 
     def _watch(self) -> None:
         """Nodes that are silent for too long have failed, once a period."""
-        now_ns = self._clock.mono_ns()
-        limit_ns = round(MISSED_PERIODS * self._period_ns)
-        for index in range(len(self._meter_ids)):
-            device = self._by_index.get(index)
-            heard_ns = self._started_ns
-            if device is not None and device.heard_ns is not None:
-                heard_ns = device.heard_ns
-            failed_ns = self._failed_ns.get(index, 0)
-            if now_ns - heard_ns <= limit_ns or now_ns - failed_ns < self._period_ns:
-                continue
-            self._failed_ns[index] = now_ns
-            self._fail(index, self._absence(device, (now_ns - heard_ns) // NS))
+        for index, silent_s in self._silence.found(self._clock.mono_ns(), self._by_index):
+            self._fail(index, self._absence(self._by_index.get(index), silent_s))
 
     def _absence(self, device: NodeDevice | None, silent_s: int) -> MeterError:
         if not self._link.is_connected:

@@ -9,8 +9,9 @@ import aiomqtt
 import pytest
 
 from gateway.app.control.engine import UNJUDGED
+from gateway.core.errors import MeterError
 from gateway.core.requests import ConfirmReconnect, Disconnect, Reconnect
-from gateway.south.node_device import CLOCK_OFF_MS
+from gateway.south.node_device import CLOCK_OFF_MS, SEQUENCE_LEAPS
 from gateway.south.nodes import TOLD_PER_SWEEP, WAITING_MAX
 from tests.app.control_site import NS, PRICE_NANO
 from tests.app.node_site import NodeSite, ScriptedNode, alive, until
@@ -185,4 +186,46 @@ async def test_a_start_with_many_nodes_tells_them_in_turn_and_cuts_meanwhile(
             await until(lambda: site.point(1).last is not None)
             await group.switch(1, closed=False, deadline_s=5)
             assert not node.closed
+    site.crash()
+
+
+async def test_a_sequence_of_a_run_with_a_wrong_clock_is_leapt_over(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Its clock stood at 2099: the first command goes through all the same, and a cut at once."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    node.last_seq = 4_070_908_800 * 10
+    async with site.running(), alive(node):
+        await until(lambda: times(node) == 1)
+        assert node.refused.count("REPLAYED") <= 16
+        assert set(node.refused) == {"REPLAYED"}
+        node.last_seq *= 20
+        refused = len(node.refused)
+        await site.group.switch(1, closed=False, deadline_s=5)
+        assert not node.closed
+        assert len(node.refused) - refused <= 16
+    site.crash()
+
+
+async def test_a_node_that_calls_everything_replayed_ends_by_itself(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """A bounded number of tries a command; its next session begins anew."""
+    site = NodeSite(tmp_path, broker.port)
+    node, again = site.node("node-2"), site.node("node-2", boot_id=2)
+    node.last_seq = 2**62
+    async with site.running():
+        async with alive(node):
+            await until(lambda: site.point(1).last is not None)
+            before = site.group.counts["commands"]
+            with pytest.raises(MeterError, match="REPLAYED"):
+                await site.group.command(1, "read", {})
+            assert site.group.counts["commands"] - before <= 2 * (len(SEQUENCE_LEAPS) + 1)
+        async with alive(again):
+            device = site.group.devices["node-2"]
+            await until(lambda: device.session == again.session)
+            await site.group.command(1, "read", {})
+            assert again.refused == []
+            assert again.last_seq < site.clock.utc_ms()
     site.crash()

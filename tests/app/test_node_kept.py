@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.south.nodes import KEPT_MAX_MS
+from gateway.south.node_device import KEPT_MAX_MS
 from tests.app.control_site import NS, PRICE_NANO
 from tests.app.node_site import NodeSite, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
