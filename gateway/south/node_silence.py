@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from gateway.core.errors import MeterError, MeterTimeoutError, MeterUnreachableError
 from gateway.south.node_device import NS, NodeDevice
 
 # Telemetry that is this many periods late counts as a failed reading.
@@ -35,3 +36,14 @@ class Silence:
                 continue
             self._told_ns[index] = now_ns
             yield index, (now_ns - heard_ns) // NS
+
+
+def absence_of(device: NodeDevice | None, silent_s: int, *, is_connected: bool) -> MeterError:
+    """Why nothing is heard of a node, as far as that is known."""
+    if not is_connected:
+        return MeterUnreachableError("the nodes' broker is away")
+    if device is None:
+        return MeterUnreachableError("no device of this meter was heard yet")
+    if device.online is False:
+        return MeterUnreachableError("the node is offline")
+    return MeterTimeoutError(f"no telemetry for {silent_s} s")

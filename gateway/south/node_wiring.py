@@ -32,7 +32,10 @@ class Link(Protocol):
         ...
 
 
-MakeLink = Callable[[Callable[[str, bytes, bool], None], Callable[[bool, str], None]], Link]
+# Of what is done with a message, with the connection's state, and whether a topic is heard now.
+MakeLink = Callable[
+    [Callable[[str, bytes, bool], None], Callable[[bool, str], None], Callable[[str], bool]], Link
+]
 
 
 class Registry(Protocol):

@@ -36,6 +36,7 @@ from gateway.core.node_message import (
 from gateway.core.node_order import Place
 from gateway.core.reading import Lane
 from gateway.core.sealing import Command, seal
+from gateway.south.budget import FLOOD, Budget
 from gateway.south.node_device import (
     SEQUENCE_LEAPS,
     NodeDevice,
@@ -46,7 +47,7 @@ from gateway.south.node_device import (
     reading_of,
     seen_of,
 )
-from gateway.south.node_silence import Silence
+from gateway.south.node_silence import Silence, absence_of
 from gateway.south.node_wiring import (
     Listener,
     MakeLink,
@@ -100,8 +101,9 @@ class NodeGroup:
         self._clock = clock
         self._registry = registry
         self._listener = listener
-        self._link = make_link(self._message, self._state)
+        self._link = make_link(self._message, self._state, self._admits)
         self._new_id = new_id
+        self._budget = Budget()
         self._silence = Silence(len(meter_ids), period_s)
         self._waiting: dict[str, tuple[str, asyncio.Future[NodeResult]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -314,6 +316,14 @@ class NodeGroup:
         if connected is not (True if before is None else before):
             self._listener.broker(connected=connected, reason=reason)
 
+    def _admits(self, topic: str) -> bool:
+        """Whether a message is heard at all; asked before there is any work on it."""
+        device_id, kind = topic.split("/")[1:]
+        admitted = self._budget.admits(device_id, kind, self._clock.mono_ns())
+        if not admitted:
+            self.counts[f"refused {MeterProtocolError.code}"] += 1
+        return admitted
+
     def _message(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001
         """One message of the broker; nothing that a node sends gets out of here as an error."""
         self.counts["messages"] += 1
@@ -321,6 +331,8 @@ class NodeGroup:
         try:
             device_id, kind = device_of(topic)
             device = self._known(device_id)
+            if device is not None and self._budget.is_news(device_id):
+                self._listener.refused(device.index, MeterProtocolError(FLOOD))
             if len(payload) > MESSAGE_BYTES_MAX:
                 raise MeterProtocolError(f"a message of {len(payload)} bytes")
             if device is None:
@@ -469,16 +481,8 @@ class NodeGroup:
     def _watch(self) -> None:
         """Nodes that are silent for too long have failed, once a period."""
         for index, silent_s in self._silence.found(self._clock.mono_ns(), self._by_index):
-            self._fail(index, self._absence(self._by_index.get(index), silent_s))
-
-    def _absence(self, device: NodeDevice | None, silent_s: int) -> MeterError:
-        if not self._link.is_connected:
-            return MeterUnreachableError("the nodes' broker is away")
-        if device is None:
-            return MeterUnreachableError("no device of this meter was heard yet")
-        if device.online is False:
-            return MeterUnreachableError("the node is offline")
-        return MeterTimeoutError(f"no telemetry for {silent_s} s")
+            device, connected = self._by_index.get(index), self._link.is_connected
+            self._fail(index, absence_of(device, silent_s, is_connected=connected))
 
     def _fail(self, index: int, error: MeterError) -> None:
         if self._on_failure is not None:

@@ -408,10 +408,12 @@ def _node_group(
     )
 
     def make_link(
-        on_message: Callable[[str, bytes, bool], None], on_state: Callable[[bool, str], None]
+        on_message: Callable[[str, bytes, bool], None],
+        on_state: Callable[[bool, str], None],
+        admits: Callable[[str], bool],
     ) -> Link:
         jitter = seeded(f"broker {config.site.id} {clock.utc_ms()}")
-        return MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+        return MqttLink(broker, TOPICS, clock, on_message, on_state, admits=admits, jitter=jitter)
 
     return NodeGroup(
         [node.meter_id for node in config.nodes],
