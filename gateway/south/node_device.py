@@ -61,7 +61,6 @@ class NodeDevice:
     held: HeldCounter | None = None
     modules: tuple[NodeModule, ...] = ()
     heard_ns: int | None = None
-    failed_ns: int = 0
     command_seq: int = 0
     lease_seq: int = 0
     read_at_ns: int | None = None
