@@ -288,7 +288,7 @@ class Point:
         return {
             "posting": self.posting_count,
             "sequence": self.last_sequence,
-            "meter_clock_ms": self._meter_clock_ms(),
+            "meter_clock_ms": None if self.last_full is None else _clock_of(self.last_full),
             "guard": self.guard.snapshot(),
             "pricing": {name: value for name, value in pricing.items() if name != "posted"},
             "label_utc_ms": self.label_utc_ms,
@@ -422,9 +422,9 @@ class Point:
 
     def _wake(self, slept: "Slept", reading: Reading) -> None:
         """Put the guard's base as far back as the machine was off, by wall and meter clock."""
-        meter_ms = None
-        if slept.meter_clock_ms is not None and reading.meter_clock_s is not None:
-            meter_ms = reading.meter_clock_s * 1000 - slept.meter_clock_ms
+        meter_ms, now_ms = None, _clock_of(reading)
+        if slept.meter_clock_ms is not None and now_ms is not None:
+            meter_ms = now_ms - slept.meter_clock_ms
         elapsed_ms = elapsed_since(reading.utc_ms - slept.utc_ms, meter_ms)
         seemed_ns = cast("int", self.guard.snapshot()["mono_ns"])
         base_ns = reading.mono_ns - elapsed_ms * 1_000_000
@@ -454,12 +454,6 @@ class Point:
         for point in self.account.points if self.account else ():
             point.excused = True
 
-    def _meter_clock_ms(self) -> int | None:
-        full = self.last_full
-        if full is None or full.meter_clock_s is None:
-            return None
-        return full.meter_clock_s * 1000
-
     def _observed(self, reading: Reading, *, trusted: bool) -> tuple[Order, ...]:
         """What the supply machine makes of a reading; one of the past shows it nothing."""
         if reading.late:
@@ -488,6 +482,12 @@ class Point:
             return False
         before_ms, self._boundary_utc_ms = self._boundary_utc_ms, self.pricer.next_boundary_utc_ms
         return 0 < before_ms != self._boundary_utc_ms
+
+
+def _clock_of(reading: Reading) -> int | None:
+    """The clock at a meter, in ms: of no use but to tell how long we were off."""
+    meter_s = reading.meter_clock_s
+    return reading.own_clock_ms if meter_s is None else meter_s * 1000
 
 
 def _check_decision(advance_wh: Sequence[int]) -> None:

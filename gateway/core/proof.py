@@ -31,7 +31,8 @@ CONTACT_WITNESSES: Final = frozenset({Witness.FEEDBACK, Witness.VOLTAGE})
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a good reading shows of the supply. `energy_wh` is the sum of the import registers.
+    """What a reading shows of the supply. `energy_wh` is the sum of the import registers; None
+    where it is in doubt, or waits to be judged: then nothing is closed on it either.
 
     `current_a` is None where the reading did not measure it (short lane). `trusted` is False
     while its energy is held or quarantined: nobody is cut for credit on it.
@@ -39,7 +40,7 @@ class Observation:
 
     mono_ns: int
     output_closed: bool | None
-    energy_wh: int
+    energy_wh: int | None
     current_a: float | None = None
     power_w: float | None = None
     feedback_closed: bool | None = None
@@ -66,13 +67,16 @@ class OpeningProof:
     witnesses: set[Witness] = field(default_factory=set)
     shown_ns: int | None = None
     is_flowing: bool = False
+    _is_blind: bool = False
     _energy_wh: int | None = None
     _quiet_since_ns: int = 0
 
     @property
     def load_unproven(self) -> bool:
-        """Nothing proves the contact itself: no load before the command, no wired witness."""
-        return self._without_load and not self.witnesses & CONTACT_WITNESSES
+        """Nothing proves the contact itself: no load before the command, or nothing that measures
+        since; no wired witness.
+        """
+        return self._unmeasured and not self.witnesses & CONTACT_WITNESSES
 
     @property
     def shows_open(self) -> bool:
@@ -81,7 +85,7 @@ class OpeningProof:
             return False
         if self.has_feedback:
             return Witness.FEEDBACK in self.witnesses
-        return self._without_load or Witness.CURRENT in self.witnesses
+        return self._unmeasured or Witness.CURRENT in self.witnesses
 
     @property
     def complete(self) -> bool:
@@ -95,6 +99,7 @@ class OpeningProof:
         if self.has_feedback and seen.feedback_closed is not None:
             self._note(Witness.FEEDBACK, shown=not seen.feedback_closed)
         if seen.current_a is not None:
+            self._is_blind = False
             # A load that came after the command contradicts an opening as well as any other.
             limit_a = max(0.02 * self.current_before_a, self.starting_current_a)
             self.is_flowing = seen.current_a > limit_a
@@ -103,7 +108,9 @@ class OpeningProof:
         if self.upstream and seen.voltage_v is not None:
             # Its presence proves nothing: another phase or a back-feed may hold it up.
             self._note(Witness.VOLTAGE, shown=seen.voltage_v < DEAD_V)
-        if seen.energy_wh != self._energy_wh:
+        if seen.energy_wh is None:
+            self._is_blind = seen.current_a is None
+        elif seen.energy_wh != self._energy_wh:
             self._energy_wh = seen.energy_wh
             self._quiet_since_ns = seen.mono_ns
             self.witnesses.discard(Witness.ENERGY)
@@ -119,6 +126,11 @@ class OpeningProof:
     @property
     def _without_load(self) -> bool:
         return self.load_before_w is not None and self.load_before_w < LOAD_PROOF_W
+
+    @property
+    def _unmeasured(self) -> bool:
+        """The output alone can speak."""
+        return self._without_load or (self._is_blind and Witness.CURRENT not in self.witnesses)
 
     def doubt(self) -> str:
         """What speaks against an opening, for a person."""

@@ -34,7 +34,9 @@ class Reading:
     switch as its output reads back (True: supply connected), `feedback_closed` the contactor's
     auxiliary contact on a digital input where wired. `current_a` is the highest phase current.
     `restarted` is the meter's latched restart bit; the short lane reads neither it nor the
-    diagnostics, and False or 0 there says nothing. `values` are the measurements of the lane in the
+    diagnostics, and False or 0 there says nothing. `meter_clock_s` is the meter's own clock, which
+    speaks for or against ours; `own_clock_ms` is one that others set, such as a node's: it only
+    tells how long a machine was off. `values` are the measurements of the lane in the
     model's order: none in the short lane, the slow lane's begin with the full lane's; undefined
     ones are NaN. `late` says that it was kept somewhere and tells of the past: its energy counts,
     but it shows nothing of the supply as it is now.
@@ -53,6 +55,7 @@ class Reading:
     restarted: bool = False
     diagnostics: int = 0
     meter_clock_s: int | None = None
+    own_clock_ms: int | None = None
     values: tuple[float, ...] = ()
     asked_ns: int | None = None
     begun_ns: int | None = None

@@ -269,7 +269,8 @@ class Supply(SupplyMemory):
                 return None
             good = self.observed.trusted and fresh
             return False if good or self.reasons & UNCONDITIONAL else None
-        return True if closed is False and fresh and self._may_close(now_ns) else None
+        known = self.observed.energy_wh is not None
+        return True if closed is False and fresh and known and self._may_close(now_ns) else None
 
     def order(self, now_ns: int, *, close: bool) -> Order:
         """Start a command (the caller sends it)."""
@@ -468,7 +469,7 @@ class Supply(SupplyMemory):
         return orders
 
     def _watch_open(self, seen: Observation) -> list[Order]:
-        if not seen.trusted:
+        if not seen.trusted or seen.energy_wh is None:
             return []
         if self.opened_energy_wh is None:
             self.opened_energy_wh = seen.energy_wh

@@ -56,8 +56,8 @@ class MqttLink:
     """Keeps one connection to a broker, subscribed to `topics`, until `run` is cancelled.
 
     `on_message(topic, payload, retained)` and `on_state(connected, reason)` are called in the
-    event loop; an error of theirs, of whatever kind, ends `run`. `dropped` counts messages that
-    came faster than they were taken.
+    event loop; an error of theirs, of whatever kind, ends `run`. `admits(topic)` is asked before a
+    message takes room from others. `dropped` counts messages that came faster than they were taken.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class MqttLink:
         on_message: Callable[[str, bytes, bool], None],
         on_state: Callable[[bool, str], None],
         *,
+        admits: Callable[[str], bool],
         jitter: Jitter,
     ) -> None:
         self.dropped = 0
@@ -76,6 +77,7 @@ class MqttLink:
         self._clock = clock
         self._on_message = on_message
         self._on_state = on_state
+        self._admits = admits
         self._jitter = jitter
         self._client: aiomqtt.Client | None = None
 
@@ -165,6 +167,8 @@ class MqttLink:
 
         class CountingQueue(asyncio.Queue[aiomqtt.Message]):
             def put_nowait(self, item: aiomqtt.Message) -> None:
+                if not link._admits(item.topic.value):
+                    return
                 if self.full():
                     # The oldest tells least.
                     self.get_nowait()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Final, cast
 
+from gateway.core.errors import MeterError, MeterProtocolError, MeterTimeoutError
 from gateway.core.lease import NO_LIMITS, Grant
 from gateway.core.node_message import (
     HeldCounter,
@@ -17,7 +18,9 @@ from gateway.core.node_message import (
     NodeUpdate,
 )
 from gateway.core.node_order import NodeOrder
-from gateway.core.reading import Lane, Reading
+from gateway.core.proof import Observation
+from gateway.core.reading import Lane, Quality, Reading
+from gateway.south.node_drain import Draining
 
 NS: Final = 1_000_000_000
 # How long a message may have been under way where the node's clock does not tell.
@@ -26,13 +29,18 @@ UNKNOWN_DELAY_NS: Final = 5 * NS
 CLOCK_MARGIN_NS: Final = 2 * NS
 # A clock that differs by more than this was never set.
 DELAY_MAX_MS: Final = 3_600_000
-# A step over whatever sequence a former run of the gateway may have used in the same session.
-SEQUENCE_JUMP: Final = 1 << 24
-# A session that did not answer the time is told again after so long, then ever later, so often.
-TIME_AGAIN_NS: Final = 10 * NS
-TIME_TRIES: Final = 6
+# Steps over whatever sequence a former run of the gateway may have used in the same session, one
+# after the other: a fortnight of its clock, then ever further, to more than a thousand years.
+SEQUENCE_LEAPS: Final = tuple(1 << power for power in range(24, 40))
+# A node's clock that is off by more than this is set, at most so often.
+CLOCK_OFF_MS: Final = 5_000
+TIME_EVERY_NS: Final = 60 * NS
+# A node keeps its readings for 90 days.
+KEPT_MAX_MS: Final = 100 * 86_400_000
 # Of so many events it is known that they came: more than wait at a node.
 EVENTS_KNOWN: Final = 128
+DOUBTS: Final = "the node doubts its module's counter"
+HOLDS: Final = "the node holds its module's counter: look at it, then `device release`"
 
 
 @dataclass(slots=True)
@@ -50,27 +58,22 @@ class NodeDevice:
     has_relay: bool = False
     reasons: tuple[str, ...] = ()
     lease: NodeLease | None = None
-    spooled: int = 0
     can: tuple[str, ...] = ()
     held: HeldCounter | None = None
     modules: tuple[NodeModule, ...] = ()
     heard_ns: int | None = None
-    failed_ns: int = 0
     command_seq: int = 0
     lease_seq: int = 0
     read_at_ns: int | None = None
     read_ns: int = 0
     told_ns: int = 0
     refused: int = 0
-    # Until when live readings wait for kept ones; and the segment that was taken, with how many
-    # sweeps have to be committed before it is acknowledged.
-    waits_until_ns: int | None = None
-    taken_segment: int | None = None
-    taken_sweeps: int = 0
-    gave_up: bool = False
-    # Its session has not been told the time: when it is, and how often it was tried.
-    time_at_ns: int | None = None
-    time_tries: int = 0
+    drain: Draining = field(default_factory=Draining)
+    # Its clock (wall ms) when it was heard last, None while unset; the session that took the time
+    # from this run of the gateway, and when it was told last.
+    clock_ms: int | None = None
+    timed_session: str = ""
+    timed_ns: int | None = None
     events: deque[tuple[str, int | None, int]] = field(
         default_factory=lambda: deque(maxlen=EVENTS_KNOWN)
     )
@@ -78,6 +81,11 @@ class NodeDevice:
     on_trial: bool = False
     update: NodeUpdate | None = None
     told_session: str = ""
+
+    @property
+    def spooled(self) -> int:
+        """How many kept readings it says to have."""
+        return self.drain.count
 
     def is_news(self, event: NodeEvent) -> bool:
         """Whether an event has not come yet: one whose receipt was lost is sent again."""
@@ -94,26 +102,22 @@ class NodeDevice:
         self.online = status.online
         if not status.online:
             return
-        self.session = status.session or self.session
+        self._goes_on_in(status.session)
         self.firmware = status.firmware or self.firmware
         self.hardware = status.hardware or self.hardware
-        self.lease, self.spooled, self.can = status.lease, status.spooled, status.can
+        self.lease, self.can = status.lease, status.can
         self.on_trial, self.update = status.trial, status.update
         self.told_session = status.session
-        if not status.spooled:
-            self.waits_until_ns = None
 
-    def take_telemetry(self, told: NodeTelemetry, mono_ns: int) -> bool:
-        """What telemetry says of the device; True when it is of a session not known before."""
-        self.heard_ns = mono_ns
+    def take_telemetry(self, told: NodeTelemetry, mono_ns: int) -> None:
+        """What telemetry says of the device itself."""
+        self.heard_ns, self.clock_ms = mono_ns, told.node_ms
         self.online = True
         self.firmware = told.firmware or self.firmware
         self.relay_closed, self.reasons = told.relay_closed, told.reasons
         self.held, self.modules = told.held, told.modules
         self.has_relay = self.has_relay or told.relay_closed is not None
-        is_new = bool(told.session) and told.session != self.session
-        self.session = told.session or self.session
-        return is_new
+        self._goes_on_in(told.session)
 
     def shown(self) -> dict[str, object]:
         """What it told last, for people, as JSON values."""
@@ -135,18 +139,23 @@ class NodeDevice:
             ],
         }
 
-    def owes_time(self) -> None:
-        """A session that is new: it is to be told the time."""
-        self.time_at_ns, self.time_tries = 0, 0
-
-    def begin_time(self, mono_ns: int) -> bool:
-        """Whether it is to be told the time now; the next try comes later, the last one is kept
-        waiting for ever."""
-        if self.time_at_ns is None or mono_ns < self.time_at_ns or self.time_tries >= TIME_TRIES:
+    def needs_time(self, mono_ns: int, utc_ms: int) -> bool:
+        """Whether it is to be told the time `utc_ms` now: its clock is unset or off, or its session
+        has not heard it from this run, and its kept readings wait for that; once a minute.
+        """
+        if self.timed_ns is not None and mono_ns - self.timed_ns < TIME_EVERY_NS:
             return False
-        self.time_at_ns = mono_ns + (TIME_AGAIN_NS << self.time_tries)
-        self.time_tries += 1
-        return True
+        if self.timed_session != self.session:
+            return True
+        if self.clock_ms is None or self.heard_ns is None:
+            return True
+        its_ms = self.clock_ms + (mono_ns - self.heard_ns) // 1_000_000
+        return abs(its_ms - utc_ms) > CLOCK_OFF_MS
+
+    def _goes_on_in(self, session: str) -> None:
+        if session and session != self.session:
+            # None of its sequences is used yet.
+            self.session, self.command_seq = session, 0
 
     def next_seq(self, utc_ms: int) -> int:
         """The sequence of the next command; above those of an earlier run by the wall clock."""
@@ -217,9 +226,40 @@ def reading_of(told: NodeTelemetry, sequence: int, mono_ns: int, utc_ms: int) ->
         current_a=told.current_a,
         power_w=told.power_w,
         voltage_v=told.voltage_v,
+        own_clock_ms=told.node_ms,
         values=tuple(nothing if value is None else value for value in values),
         asked_ns=mono_ns - delay_ns,
     )
+
+
+def doubt_of(told: NodeTelemetry) -> MeterError | None:
+    """Why telemetry is no reading; None when it is one."""
+    if told.quality is Quality.BAD:
+        return MeterTimeoutError("the node's module does not answer")
+    if told.quality is Quality.UNCERTAIN or told.energy_wh is None:
+        return MeterProtocolError(DOUBTS if told.held is None else HOLDS)
+    return None
+
+
+def seen_of(told: NodeTelemetry, mono_ns: int) -> Observation:
+    """What telemetry shows of the supply where its energy counts for nothing, or not yet."""
+    return Observation(
+        mono_ns=mono_ns,
+        output_closed=told.relay_closed,
+        energy_wh=None,
+        current_a=told.current_a,
+        power_w=told.power_w,
+        voltage_v=told.voltage_v,
+        trusted=False,
+    )
+
+
+def is_news(record: NodeRecord, settled: tuple[int, int], utc_ms: int) -> bool:
+    """Whether a kept record counts, where energy is `settled` up to a wall time and a counter."""
+    settled_ms, settled_wh = settled
+    if not record.is_good or record.energy_wh < settled_wh:
+        return False
+    return max(settled_ms, utc_ms - KEPT_MAX_MS) < record.unix_s * 1_000 <= utc_ms
 
 
 def late_reading_of(record: NodeRecord, sequence: int, mono_ns: int, utc_ms: int) -> Reading:

@@ -1,11 +1,14 @@
 """What the group of nodes asks of others: a link to the broker, the registry, a listener."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.core.errors import MeterError
 from gateway.core.node_message import NodeEvent, NodeTelemetry
+from gateway.core.proof import Observation
 from gateway.core.reading import Reading
+
+STOP_DEADLINE_S: Final = 3.0
 
 OnReading = Callable[[int, Reading], None]
 OnFailure = Callable[[int, MeterError], None]
@@ -28,7 +31,10 @@ class Link(Protocol):
         ...
 
 
-MakeLink = Callable[[Callable[[str, bytes, bool], None], Callable[[bool, str], None]], Link]
+# Of what is done with a message, with the connection's state, and whether a topic is heard now.
+MakeLink = Callable[
+    [Callable[[str, bytes, bool], None], Callable[[bool, str], None], Callable[[str], bool]], Link
+]
 
 
 class Registry(Protocol):
@@ -60,6 +66,10 @@ class Listener(Protocol):
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
         """Telemetry in its order, just before its reading counts."""
+        ...
+
+    def output(self, index: int, seen: Observation) -> None:
+        """A relay that is shown without energy that counts: in doubt, or behind kept readings."""
         ...
 
     def event(self, index: int, event: NodeEvent) -> None:

@@ -34,15 +34,20 @@ from gateway.core.node_message import (
     parse_telemetry,
 )
 from gateway.core.node_order import Place
-from gateway.core.reading import Lane, Quality
+from gateway.core.reading import Lane
 from gateway.core.sealing import Command, seal
+from gateway.south.budget import FLOOD, Budget
 from gateway.south.node_device import (
-    SEQUENCE_JUMP,
+    SEQUENCE_LEAPS,
     NodeDevice,
+    doubt_of,
+    is_news,
     late_reading_of,
     lease_args,
     reading_of,
+    seen_of,
 )
+from gateway.south.node_silence import Silence, absence_of
 from gateway.south.node_wiring import Listener, MakeLink, OnFailure, OnReading, Registry
 from gateway.south.tasks import ended
 
@@ -50,20 +55,18 @@ NS: Final = 1_000_000_000
 # Status first: what is retained says what the other messages are.
 KINDS: Final = ("status", "backlog", "telemetry", "event", "result")
 TOPICS: Final = tuple(f"smartmeter/+/{kind}" for kind in KINDS)
-# Telemetry that is this many periods late counts as a failed reading.
-MISSED_PERIODS: Final = 2.5
 WATCH_EVERY_S: Final = 1.0
 # A node is asked for telemetry at most this often.
 READ_GAP_NS: Final = NS // 2
 COMMAND_DEADLINE_S: Final = 4.0
 # A node that hears no command for five minutes takes the gateway for away and keeps its readings.
 TOLD_EVERY_NS: Final = 120 * NS
+# So many nodes are told the time, or asked, after one sweep: a start of ours meets all of them.
+TOLD_PER_SWEEP: Final = 50
 ORDER_EXPIRES_S: Final = 30
-# So long live readings wait for kept ones that do not come.
-BACKLOG_WAIT_NS: Final = 60 * NS
 WAITING_MAX: Final = 1_000
-DOUBTS: Final = "the node doubts its module's counter"
-HOLDS: Final = "the node holds its module's counter: look at it, then `device release`"
+# These are few, and are not held up by a crowd of others.
+URGENT: Final = frozenset({"relay", "time"})
 
 
 class NodeGroup:
@@ -88,22 +91,20 @@ class NodeGroup:
         self.counts: Final[Counter[str]] = Counter()
         self.devices: Final[dict[str, NodeDevice]] = {}
         self._by_index: dict[int, NodeDevice] = {}
-        self._meter_ids = tuple(meter_ids)
         self._sequences = list(first_sequences)
         self._clock = clock
         self._registry = registry
         self._listener = listener
-        self._link = make_link(self._message, self._state)
+        self._link = make_link(self._message, self._state, self._admits)
         self._new_id = new_id
-        self._period_ns = round(period_s * NS)
+        self._budget = Budget()
+        self._silence = Silence(len(meter_ids), period_s)
         self._waiting: dict[str, tuple[str, asyncio.Future[NodeResult]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_reading: OnReading | None = None
         self._on_failure: OnFailure | None = None
         self._stop = asyncio.Event()
         self._connected: bool | None = None
-        self._started_ns = 0
-        self._failed_ns: dict[int, int] = {}
         self.failure: BaseException | None = None
 
     # -- as a group of meters --------------------------------------------------------------
@@ -111,7 +112,7 @@ class NodeGroup:
     async def run(self, on_reading: OnReading, on_failure: OnFailure) -> None:
         """Hear nodes until `aclose`. Raises what a callback of ours raised."""
         self._on_reading, self._on_failure = on_reading, on_failure
-        self._started_ns = self._clock.mono_ns()
+        self._silence.begin(self._clock.mono_ns())
         link = asyncio.create_task(self._link.run(), name="nodes' broker")
         try:
             while not self._stop.is_set() and not link.done() and self.failure is None:
@@ -184,13 +185,15 @@ class NodeGroup:
     # -- commands --------------------------------------------------------------------------
 
     async def order(self, index: int, kind: str, args: Mapping[str, object]) -> NodeResult:
-        """A command that nobody wants late: without a clock it is told the time. As `command`."""
+        """A command that nobody wants carried out late; a node whose clock is unset or ahead is
+        told the time first. Raises as `command`.
+        """
         try:
             return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
         except NodeRefusedError as refused:
-            if refused.node_code != "CLOCK_UNSET":
+            if refused.node_code not in ("CLOCK_UNSET", "EXPIRED"):
                 raise
-        await self._set_clock(index)
+        await self._set_clock(self._device(index))
         return await self.command(index, kind, args, expires_in_s=ORDER_EXPIRES_S)
 
     async def command(
@@ -200,10 +203,20 @@ class NodeGroup:
 
         With `expires_in_s` the node refuses it later than that (while the wall clock is trusted).
         Raises MeterUnreachableError (no broker, no session), MeterTimeoutError, NodeRefusedError.
-        Nothing is repeated here: after a time-out the node may have carried it out.
+        Nothing is repeated here but what was REPLAYED: after a time-out the node may have carried
+        it out.
         """
+        device = self._device(index)
         try:
-            return await self._commanded(self._device(index), kind, args, expires_in_s)
+            for leap in SEQUENCE_LEAPS:
+                try:
+                    return await self._commanded(device, kind, args, expires_in_s)
+                except NodeRefusedError as refused:
+                    if refused.node_code != "REPLAYED":
+                        raise
+                # An earlier run of ours went further: by a wrong clock, perhaps by far.
+                device.command_seq += leap
+            return await self._commanded(device, kind, args, expires_in_s)
         except MeterError as error:
             self.counts[f"failed {error.code}"] += 1
             raise
@@ -213,7 +226,7 @@ class NodeGroup:
     ) -> NodeResult:
         if not device.session:
             raise MeterUnreachableError("the node has told no session yet")
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._waiting) >= WAITING_MAX and kind not in URGENT:
             raise MeterUnreachableError("too many commands wait for their results")
         now_s = self._listener.unix_s()
         command = Command(
@@ -241,9 +254,6 @@ class NodeGroup:
             self._waiting.pop(command.command_id, None)
         if result.ok:
             return result
-        if result.code == "REPLAYED":
-            # An earlier run of ours went further, or the wall clock went back.
-            device.command_seq += SEQUENCE_JUMP
         raise NodeRefusedError(result.code or "REFUSED", result.message)
 
     async def grant(self, index: int, lease: Grant, epoch: str) -> None:
@@ -264,13 +274,12 @@ class NodeGroup:
             raise MeterUnreachableError("no device of this meter was heard yet")
         return device
 
-    async def _set_clock(self, index: int) -> None:
-        device, unix_s = self._device(index), self._listener.unix_s()
-        session = device.session
+    async def _set_clock(self, device: NodeDevice) -> None:
+        unix_s, session = self._listener.unix_s(), device.session
         if unix_s:
-            await self.command(index, "time", {"unix_s": unix_s})
-            if device.session == session:
-                device.time_at_ns = None
+            device.timed_ns = self._clock.mono_ns()
+            await self.command(device.index, "time", {"unix_s": unix_s})
+            device.timed_session = session
 
     def _read(self, device: NodeDevice, due_ns: int) -> None:
         """The time of a wish for telemetry has come."""
@@ -278,10 +287,15 @@ class NodeGroup:
             return
         device.read_at_ns = None
         device.read_ns = self._clock.mono_ns()
-        self.spawn(self._ask(device.index), f"read {device.device_id}")
+        self._send(device, "read", {})
 
-    async def _ask(self, index: int) -> None:
-        await self.command(index, "read", {})
+    def _send(self, device: NodeDevice, kind: str, args: Mapping[str, object]) -> None:
+        """A command of which nothing depends on the answer."""
+
+        async def send() -> None:
+            await self.command(device.index, kind, args)
+
+        self.spawn(send(), f"{kind} {device.device_id}")
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run something that may fail as nodes fail: it was counted, and telemetry goes on."""
@@ -308,6 +322,14 @@ class NodeGroup:
         if connected is not (True if before is None else before):
             self._listener.broker(connected=connected, reason=reason)
 
+    def _admits(self, topic: str) -> bool:
+        """Whether a message is heard at all; asked before there is any work on it."""
+        device_id, kind = topic.split("/")[1:]
+        admitted = self._budget.admits(device_id, kind, self._clock.mono_ns())
+        if not admitted:
+            self.counts[f"refused {MeterProtocolError.code}"] += 1
+        return admitted
+
     def _message(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001
         """One message of the broker; nothing that a node sends gets out of here as an error."""
         self.counts["messages"] += 1
@@ -315,6 +337,8 @@ class NodeGroup:
         try:
             device_id, kind = device_of(topic)
             device = self._known(device_id)
+            if device is not None and self._budget.is_news(device_id):
+                self._listener.refused(device.index, MeterProtocolError(FLOOD))
             if len(payload) > MESSAGE_BYTES_MAX:
                 raise MeterProtocolError(f"a message of {len(payload)} bytes")
             if device is None:
@@ -367,18 +391,10 @@ class NodeGroup:
     def _status(self, device: NodeDevice, payload: bytes) -> None:
         status = parse_status(payload, device.device_id)
         if status.online and status.session:
-            is_new = status.session != device.session
             place = device.order.announced(status.session, status.boot_id, self._clock.mono_ns())
             if not self._is_alone(device, place) or place is Place.OLDER:
                 return
-            device.take_status(status)
-            device.gave_up = device.gave_up and not is_new
-            if status.spooled and device.waits_until_ns is None and not device.gave_up:
-                device.waits_until_ns = self._clock.mono_ns() + BACKLOG_WAIT_NS
-            if is_new:
-                device.owes_time()
-            self._greet(device)
-            return
+            device.drain.announced(status.spooled, status.session, self._clock.mono_ns())
         device.take_status(status)
 
     def _is_alone(self, device: NodeDevice, place: Place) -> bool:
@@ -395,73 +411,72 @@ class NodeGroup:
         if not self._is_alone(device, place) or place in (Place.DUPLICATE, Place.OLDER):
             return
         device.refused = 0
-        if device.take_telemetry(told, now_ns):
-            device.owes_time()
-        self._greet(device)
+        device.take_telemetry(told, now_ns)
         self._listener.telemetry(device.index, told)
-        if told.quality is Quality.BAD:
-            self._fail(device.index, MeterTimeoutError("the node's module does not answer"))
-        elif told.quality is Quality.UNCERTAIN or told.energy_wh is None:
-            self._fail(device.index, MeterProtocolError(DOUBTS if told.held is None else HOLDS))
-        elif device.waits_until_ns is not None and now_ns < device.waits_until_ns:
+        error = doubt_of(told)
+        if error is not None:
+            self._fail(device.index, error)
+        elif device.drain.holds(now_ns):
             self.counts["telemetry waiting"] += 1
         elif self._on_reading is not None:
-            device.gave_up = device.gave_up or device.waits_until_ns is not None
-            device.waits_until_ns = None
             sequence, utc_ms = self._sequence(device.index), self._clock.utc_ms()
             self._on_reading(device.index, reading_of(told, sequence, now_ns, utc_ms))
+            return
+        if told.relay_closed is not None:
+            self._listener.output(device.index, seen_of(told, now_ns))
 
     def _backlog(self, device: NodeDevice, backlog: NodeBacklog) -> None:
         """Kept readings, in their order through the same guard as live ones.
 
         A record without a time is passed over: the next one with a time has its energy. So is what
-        is settled already, such as a segment that comes again.
+        is settled already, such as a segment that comes again, and what no node keeps for so long.
+        While our own clock is in doubt none is judged: the node sends them again for the time.
         """
         if backlog.session != device.session:
             self.counts["backlog older"] += 1
             return
         now_ns, utc_ms = self._clock.mono_ns(), self._clock.utc_ms()
+        if not self._listener.unix_s():
+            self.counts["backlog waiting"] += 1
+            device.timed_session = ""
+            device.drain.postponed(now_ns)
+            return
         for record in backlog.records:
-            settled_ms, settled_wh = self._listener.settled(device.index)
-            is_news = settled_ms < record.unix_s * 1_000 <= utc_ms
-            if not record.is_good or not is_news or record.energy_wh < settled_wh:
+            if not is_news(record, self._listener.settled(device.index), utc_ms):
                 self.counts["backlog passed over"] += 1
                 continue
             self.counts["backlog taken"] += 1
-            device.gave_up, device.waits_until_ns = False, now_ns + BACKLOG_WAIT_NS
+            device.drain.moved(now_ns)
             if self._on_reading is not None:
                 sequence = self._sequence(device.index)
                 late = late_reading_of(record, sequence, now_ns, utc_ms)
                 self._on_reading(device.index, late)
-        # The sweep under way may have begun without them: the one after it has them all.
-        device.taken_segment, device.taken_sweeps = backlog.segment, 2
-
-    def _greet(self, device: NodeDevice) -> None:
-        """Tell a session that is new the time, as soon as our own is trusted; until it answers.
-
-        Not into a broker that is away: what it takes up later would be an old time.
-        """
-        able = self._link.is_connected and device.online is not False and self._listener.unix_s()
-        if able and device.begin_time(self._clock.mono_ns()):
-            self.spawn(self._set_clock(device.index), f"clock {device.device_id}")
+        device.drain.taken(backlog.segment)
 
     def swept(self) -> None:
         """A sweep was committed: acknowledge segments whose readings are in it, be heard."""
-        now_ns = self._clock.mono_ns()
         for device in self.devices.values():
-            self._greet(device)
-            if device.online and device.session and now_ns - device.told_ns >= TOLD_EVERY_NS:
-                device.told_ns = now_ns
-                self.spawn(self._ask(device.index), f"read {device.device_id}")
-            if device.taken_segment is None:
-                continue
-            device.taken_sweeps -= 1
-            if device.taken_sweeps <= 0:
-                segment, device.taken_segment = device.taken_segment, None
-                self.spawn(self._acknowledge(device.index, segment), f"ack {device.device_id}")
+            if (segment := device.drain.swept()) is not None:
+                self._send(device, "ack", {"segment": segment})
+        if self._link.is_connected:
+            # Not into a broker that is away: what it takes up later would be an old time.
+            self._tell()
 
-    async def _acknowledge(self, index: int, segment: int) -> None:
-        await self.command(index, "ack", {"segment": segment})
+    def _tell(self) -> None:
+        """The time where a node's own is not right, a question where it would feel left alone."""
+        now_ns, utc_ms, room = self._clock.mono_ns(), self._clock.utc_ms(), TOLD_PER_SWEEP
+        knows = self._listener.unix_s() > 0
+        for device in sorted(self.devices.values(), key=lambda one: one.told_ns):
+            if not device.session or device.online is False or not room:
+                continue
+            if knows and device.needs_time(now_ns, utc_ms):
+                self.spawn(self._set_clock(device), f"clock {device.device_id}")
+            elif device.online and now_ns - device.told_ns >= TOLD_EVERY_NS:
+                self._send(device, "read", {})
+            else:
+                continue
+            device.told_ns = now_ns
+            room -= 1
 
     def _sequence(self, index: int) -> int:
         sequence, self._sequences[index] = self._sequences[index], self._sequences[index] + 1
@@ -471,27 +486,9 @@ class NodeGroup:
 
     def _watch(self) -> None:
         """Nodes that are silent for too long have failed, once a period."""
-        now_ns = self._clock.mono_ns()
-        limit_ns = round(MISSED_PERIODS * self._period_ns)
-        for index in range(len(self._meter_ids)):
-            device = self._by_index.get(index)
-            heard_ns = self._started_ns
-            if device is not None and device.heard_ns is not None:
-                heard_ns = device.heard_ns
-            failed_ns = self._failed_ns.get(index, 0)
-            if now_ns - heard_ns <= limit_ns or now_ns - failed_ns < self._period_ns:
-                continue
-            self._failed_ns[index] = now_ns
-            self._fail(index, self._absence(device, (now_ns - heard_ns) // NS))
-
-    def _absence(self, device: NodeDevice | None, silent_s: int) -> MeterError:
-        if not self._link.is_connected:
-            return MeterUnreachableError("the nodes' broker is away")
-        if device is None:
-            return MeterUnreachableError("no device of this meter was heard yet")
-        if device.online is False:
-            return MeterUnreachableError("the node is offline")
-        return MeterTimeoutError(f"no telemetry for {silent_s} s")
+        for index, silent_s in self._silence.found(self._clock.mono_ns(), self._by_index):
+            device, connected = self._by_index.get(index), self._link.is_connected
+            self._fail(index, absence_of(device, silent_s, is_connected=connected))
 
     def _fail(self, index: int, error: MeterError) -> None:
         if self._on_failure is not None:

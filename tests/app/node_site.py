@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -14,6 +14,7 @@ import aiomqtt
 from gateway.app.clock import SystemClock
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
+from gateway.core.clock import Clock
 from gateway.core.point import Point
 from gateway.core.sealing import command_key, device_secret
 from gateway.south.nodes import NodeGroup
@@ -56,8 +57,13 @@ class LiveClock(HandClock):
 class ScriptedNode:
     """A node of a few lines: a counter, a relay, sealed commands. Not the firmware."""
 
-    def __init__(self, port: int, device_id: str, key: bytes, *, boot_id: int = 1) -> None:
+    def __init__(
+        self, port: int, device_id: str, key: bytes, clock: Clock | None = None, *, boot_id: int = 1
+    ) -> None:
         self.port = port
+        self.clock: Clock = clock or SystemClock()
+        # How far its own clock is ahead; None while it is unset.
+        self.ahead_s: int | None = None
         self.device_id = device_id
         self.key = key
         self.boot_id = boot_id
@@ -81,7 +87,13 @@ class ScriptedNode:
         self.refuses: dict[str, str] = {}
         self.messages: dict[str, str] = {}
         self.deaf: set[str] = set()
+        # What it tells in telemetry instead of what it measures.
+        self.says: dict[str, object] = {}
         self._client: aiomqtt.Client | None = None
+
+    def unix_s(self) -> int | None:
+        """Its own time."""
+        return None if self.ahead_s is None else self.clock.utc_ms() // 1_000 + self.ahead_s
 
     def telemetry(self, **changes: object) -> dict[str, object]:
         """What it measures now."""
@@ -89,7 +101,7 @@ class ScriptedNode:
         flows = self.closed and self.step_wh > 0
         told: dict[str, object] = {
             "device_id": self.device_id,
-            "timestamp": None,
+            "timestamp": self.unix_s(),
             "voltage": 230.0,
             "current": 10.0 if flows else 0.0,
             "power_w": 2_300.0 if flows else 0.0,
@@ -111,7 +123,7 @@ class ScriptedNode:
             told |= {"quality": "uncertain", "counter_wh": 500, "held_wh": self.held_wh}
         if self.modules:
             told["meters"] = self.modules
-        return told | changes
+        return told | self.says | changes
 
     async def publish(self, kind: str, content: object, *, retain: bool = False) -> None:
         """Send something of a kind, as JSON unless it is bytes."""
@@ -191,6 +203,8 @@ class ScriptedNode:
             code = "REPLAYED"
         else:
             self.last_seq = body["seq"]
+            code = self._too_late(body["type"], body["expires"])
+        if code == "DONE":
             self.told.append((body["type"], body["args"]))
             code = self._obey(body["type"], body["args"])
         if code != "DONE":
@@ -210,12 +224,23 @@ class ScriptedNode:
         if body["type"] in ("read", "relay"):
             await self.publish("telemetry", self.telemetry())
 
+    def _too_late(self, kind: str, expires_s: int) -> str:
+        """As the firmware: a command with an end needs a clock, and the end not to have come."""
+        now_s = self.unix_s()
+        if not expires_s or kind == "time":
+            return "DONE"
+        if now_s is None:
+            return "CLOCK_UNSET"
+        return "EXPIRED" if now_s >= expires_s else "DONE"
+
     def _obey(self, kind: str, args: dict[str, object]) -> str:
         if kind in self.refuses:
             return self.refuses[kind]
         if kind == "release":
             return self._release(count=args["count"] is True)
-        if kind == "ack":
+        if kind == "time":
+            self.ahead_s = cast("int", args["unix_s"]) - self.clock.utc_ms() // 1_000
+        elif kind == "ack":
             self.spool.pop(cast("int", args["segment"]), None)
         elif kind == "lease":
             self.lease = args
@@ -242,9 +267,18 @@ class ScriptedNode:
 class NodeSite(ControlSite):
     """Control of two nodes, running."""
 
-    def __init__(self, directory: Path, port: int, *, speed: float = 1.0, meters: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        *,
+        speed: float = 1.0,
+        meters: str = "",
+        more: Sequence[str] = (),
+    ) -> None:
         path = directory / "config.yaml"
-        path.write_text(CONFIG.format(port=port) + meters, encoding="utf-8")
+        lines = "".join(f"  - {{id: {name}, model: pzem-node}}\n" for name in more)
+        path.write_text(CONFIG.format(port=port) + meters + lines, encoding="utf-8")
         super().__init__(directory, clock=LiveClock(speed))
         self.port = port
         self.happened: list[tuple[str, str, str, dict[str, object]]] = []
@@ -263,13 +297,16 @@ class NodeSite(ControlSite):
         self.engine.gate.chain_verified = True
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Hear and sweep."""
-        self.sweeper.confirm_clock()
+    async def running(
+        self, *, sweeps: bool = True, is_clock_right: bool = True
+    ) -> AsyncIterator[None]:
+        """Hear and sweep; without somebody who vouches for the clock it is in doubt."""
+        if is_clock_right:
+            self.sweeper.confirm_clock()
         self.sweeper.judge()
 
         async def sweep() -> None:
-            while True:
+            while sweeps or await asyncio.Event().wait():
                 await self.sweeper.sweep()
                 self.office.after_sweep()
                 assert self.books.failure is None
@@ -293,7 +330,7 @@ class NodeSite(ControlSite):
         """A node that was provisioned with its secret."""
         key = load_node_key(paths_of(self.config).control_dir)
         secret = device_secret(key, device_id, generation)
-        return ScriptedNode(self.port, device_id, command_key(secret), boot_id=boot_id)
+        return ScriptedNode(self.port, device_id, command_key(secret), self.clock, boot_id=boot_id)
 
     @property
     def group(self) -> NodeGroup:

@@ -307,6 +307,7 @@ async def test_control_connects_with_what_the_command_tells_to_configure(site: B
         SystemClock(),
         lambda topic, payload, _retained: heard.append((topic, payload)),
         lambda connected, reason: states.append((connected, reason)),
+        admits=lambda _topic: True,
         jitter=seeded("broker"),
     )
     task = asyncio.create_task(link.run())

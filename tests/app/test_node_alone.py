@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.control.engine import UNJUDGED
 from gateway.core.override import OverrideKind
 from gateway.core.requests import (
     ConfigureAccount,
@@ -17,7 +16,6 @@ from gateway.core.requests import (
     SetOverride,
 )
 from gateway.core.switching import Reason
-from gateway.south.node_device import TIME_TRIES
 from tests.app.control_site import NS, PRICE_NANO
 from tests.app.node_site import NodeSite, ScriptedNode, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
@@ -224,56 +222,6 @@ async def test_a_second_module_is_shown_and_its_silence_told_once(
             await until(lambda: ("flat-2", "cleared") in site.events("NODE_MODULE_SILENT"))
             (told, _) = [f for kind, *_, f in site.happened if kind == "NODE_MODULE_SILENT"]
             assert told == {"address": 7}
-    site.crash()
-
-
-def times(node: ScriptedNode) -> int:
-    """How often a node was told the time."""
-    return [kind for kind, _ in node.told].count("time")
-
-
-async def test_the_time_is_told_again_until_it_is_answered(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """Ever later, a few times in a session, and no more once it was answered."""
-    site = NodeSite(tmp_path, broker.port, speed=30)
-    node = site.node("node-2")
-    node.deaf.add("time")
-    async with site.running(), alive(node):
-        trusted, site.engine.gate.clock = site.engine.gate.clock, UNJUDGED
-        await until(lambda: site.point(1).last is not None)
-        site.engine.gate.clock = trusted
-        begun_ns = site.clock.mono_ns()
-        await until(lambda: times(node) == 4)
-        assert site.clock.mono_ns() - begun_ns >= 70 * NS
-        node.deaf.clear()
-        await until(lambda: times(node) == 5)
-        told = times(node)
-        await asyncio.sleep(1.0)
-        await until(lambda: site.group.devices["node-2"].time_at_ns is None)
-        await asyncio.sleep(12)
-        assert times(node) == told <= TIME_TRIES
-    site.crash()
-
-
-async def test_no_time_is_sent_into_a_broker_that_is_away(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """It would be an old one when it arrives; the node is told when the broker is back."""
-    site = NodeSite(tmp_path, broker.port, speed=10)
-    node = site.node("node-2")
-    node.deaf.add("time")
-    async with site.running(), alive(node):
-        await until(lambda: times(node) == 1)
-        await broker.kill()
-        await until(lambda: not site.group._link.is_connected)
-        device = site.group.devices["node-2"]
-        tries = device.time_tries
-        await asyncio.sleep(3)
-        assert device.time_tries == tries
-        node.deaf.clear()
-        await broker.start()
-        await until(lambda: device.time_at_ns is None, 30)
     site.crash()
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.control.engine import UNJUDGED
 from gateway.core.reading import Reading
 from gateway.core.requests import (
     ApproveDevice,
@@ -445,23 +444,6 @@ async def test_live_readings_wait_a_minute_for_a_backlog_that_does_not_come(
         await node.publish("status", node.status(), retain=True)
         seen = site.point(1).last_sequence
         await until(lambda: site.point(1).last_sequence > seen + 3, 1.5)
-    site.crash()
-
-
-async def test_a_node_is_told_the_time_once_the_gateways_own_is_trusted(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """Heard before that, as at every start of both: it is told then, and once."""
-    site = NodeSite(tmp_path, broker.port)
-    node = site.node("node-2")
-    async with site.running(), alive(node):
-        trusted, site.engine.gate.clock = site.engine.gate.clock, UNJUDGED
-        await until(lambda: site.point(1).last is not None)
-        assert "time" not in [kind for kind, _ in node.told]
-        site.engine.gate.clock = trusted
-        await until(lambda: "time" in [kind for kind, _ in node.told])
-        await asyncio.sleep(0.5)
-        assert [kind for kind, _ in node.told].count("time") == 1
     site.crash()
 
 

@@ -104,6 +104,7 @@ def test_d05_a_stuck_contactor_is_told_and_goes_on_to_be_charged() -> None:
     assert supply.fault is Fault(expect["fault"])
     assert alarms == [Alarm.FAILED_TO_OPEN]
     assert supply.observed is not None
+    assert supply.observed.energy_wh is not None
     taken_wh = supply.observed.energy_wh - 1_000
     # That charging goes on and how loud the alarm is: tests/e2e/test_faults.py.
     assert taken_wh * 8_000_000 == nano(expect["charge_at_8"])

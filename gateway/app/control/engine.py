@@ -13,21 +13,22 @@ from typing import Final, Protocol, cast
 import structlog
 
 from gateway.app.control.alerts import tell_credit, tell_feed_in
+from gateway.app.control.gate import UNJUDGED, Gate
 from gateway.app.control.governor import Governor, GovernorTerms
 from gateway.app.control.group import Meters
 from gateway.app.control.presence import Presence
 from gateway.app.control.renewals import Renewals
 from gateway.app.control.tallies import Tallies
 from gateway.core.clock import Clock
-from gateway.core.clocktrust import ClockTrust, stepped
 from gateway.core.errors import MeterCounterError, MeterError, MeterExceptionError, RefusedError
 from gateway.core.feeder import FeederRules
 from gateway.core.masscut import MassCutBreaker
 from gateway.core.point import Point, Step
-from gateway.core.proof import NS
+from gateway.core.proof import NS, Observation
 from gateway.core.reading import Lane, Reading
-from gateway.core.recovery import Recovery
 from gateway.core.switching import Alarm, Order, OrderKind, Reason
+
+__all__ = ["UNJUDGED", "CommandTrack", "Engine", "Gate", "Journal"]
 
 log = structlog.get_logger()
 
@@ -37,7 +38,6 @@ SWITCH_DEADLINE_S: Final = 5.0
 PROOF_POLL_S: Final = 0.1
 # So long a switch may still be a request's doing (stagger, minimum off time).
 REQUEST_HOLDS_NS: Final = 120 * NS
-UNJUDGED: Final = ClockTrust(trusted=False, reason="not judged yet")
 
 
 @dataclass(slots=True)
@@ -74,27 +74,6 @@ class Journal(Protocol):
     def reading(self, index: int, point: Point, reading: Reading, step: Step) -> None:
         """Show a reading and keep it as telemetry."""
         ...
-
-
-@dataclass(slots=True)
-class Gate:
-    """What must hold before anything is switched (domain.md section 6)."""
-
-    chain_verified: bool = False
-    recovery: Recovery | None = None
-    clock: ClockTrust = UNJUDGED
-    clock_offset_ms: int | None = None
-
-    def knows_rates(self, reading: Reading) -> bool:
-        """Whether a reading's wall label may choose its rate: trusted, and not stepped since."""
-        if not self.clock.trusted or self.clock_offset_ms is None:
-            return False
-        offset_ms = reading.utc_ms - reading.mono_ns // 1_000_000
-        return not stepped(offset_ms, self.clock_offset_ms)
-
-    def blocker(self) -> str | None:
-        """Why nothing may be switched; None when it may."""
-        return None if self.chain_verified else "the ledger's chain is not verified"
 
 
 class Engine:
@@ -157,7 +136,7 @@ class Engine:
             return
         self._presence.settled(index)
         if index in self.inherited and not reading.late:
-            self._reconcile(index, reading)
+            self._reconcile(index, output_closed=reading.output_closed)
         if not reading.late:
             self.governor.on_reading(index, step, self.polls.register_of(index, reading))
         # What an override or friendly hours hold back is no cut, now or when it is let go.
@@ -193,6 +172,17 @@ class Engine:
         # A cut that was under way when the process died is not worked against.
         if isinstance(error, MeterCounterError) and index not in self.inherited:
             self._renewals.renew(index, error)
+
+    def on_output(self, index: int, seen: Observation) -> None:
+        """Take what a meter shows of its supply while its energy is in doubt, or has to wait.
+
+        It proves a switch and lets a person's cut begin; nothing is charged, closed or cut for
+        credit on it.
+        """
+        if index in self.inherited:
+            self._reconcile(index, output_closed=seen.output_closed)
+        self.carry_out(index, self.points[index].supply.observe(seen))
+        self.decide(index)
 
     def presence(self, index: int) -> str:
         """What is known of a meter now: good, uncertain (a poll failed), away or never (read)."""
@@ -464,10 +454,10 @@ class Engine:
             reason=order.detail,
         )
 
-    def _reconcile(self, index: int, reading: Reading) -> None:
+    def _reconcile(self, index: int, *, output_closed: bool | None) -> None:
         """A command was under way when the process died: look, never repeat blindly."""
         track = self.inherited.pop(index)
-        done = reading.output_closed == track.close
+        done = output_closed == track.close
         track.state = "verified" if done else "failed"
         track.finished_utc_ms = self._clock.utc_ms()
         track.witnesses = ("output",) if done else ()

@@ -25,6 +25,7 @@ from gateway.core.errors import MeterError
 from gateway.core.figures import Value
 from gateway.core.node_message import CHUNK_WANTED, NodeEvent, NodeTelemetry
 from gateway.core.point import Point
+from gateway.core.proof import Observation
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice, steady
 from gateway.south.node_wiring import Link
@@ -174,6 +175,11 @@ class NodeOffice:
                 verified_by=["output"],
                 by="lease",
             )
+
+    def output(self, index: int, seen: Observation) -> None:
+        """A relay that is shown while its energy is in doubt, or has to wait."""
+        if self._engine is not None:
+            self._engine.on_output(self.first + index, seen)
 
     def _take_over(self, index: int) -> None:
         """A node that was alone tripped: it is told to stay open, and the limiter does the rest."""
@@ -392,10 +398,14 @@ def _node_group(
     )
 
     def make_link(
-        on_message: Callable[[str, bytes, bool], None], on_state: Callable[[bool, str], None]
+        on_message: Callable[[str, bytes, bool], None],
+        on_state: Callable[[bool, str], None],
+        admits: Callable[[str], bool],
     ) -> Link:
         jitter = seeded(f"broker {config.site.id} {clock.utc_ms()}")
-        office.link = MqttLink(broker, TOPICS, clock, on_message, on_state, jitter=jitter)
+        office.link = MqttLink(
+            broker, TOPICS, clock, on_message, on_state, admits=admits, jitter=jitter
+        )
         return office.link
 
     return NodeGroup(
