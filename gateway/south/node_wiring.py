@@ -1,14 +1,12 @@
 """What the group of nodes asks of others: a link to the broker, the registry, a listener."""
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.core.errors import MeterError
 from gateway.core.node_message import NodeEvent, NodeTelemetry
 from gateway.core.proof import Observation
 from gateway.core.reading import Reading
-
-STOP_DEADLINE_S: Final = 3.0
 
 OnReading = Callable[[int, Reading], None]
 OnFailure = Callable[[int, MeterError], None]

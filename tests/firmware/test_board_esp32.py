@@ -235,7 +235,7 @@ class TlsBroker(Mosquitto):
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[TlsBroker]:
     """One that runs."""
-    made = TlsBroker(tmp_path, ["broker.lan"], datetime.now(UTC))  # noqa: DTZ - certificates are
+    made = TlsBroker(tmp_path, ["broker.lan"], datetime.now(UTC))
     await made.start()
     yield made
     await made.kill()
@@ -271,7 +271,7 @@ async def test_the_node_speaks_tls_with_the_broker_that_its_authority_names(
 @pytest.mark.usefixtures("micro")
 async def test_strangers_are_no_brokers(board: Any, broker: TlsBroker, tmp_path: Path) -> None:
     """Another authority, another name, no certificate where one is due: no login is sent."""
-    now = datetime.now(UTC)  # noqa: DTZ - as above
+    now = datetime.now(UTC)
     other = authority_of(None, "elsewhere", now)
     for ca, name in (
         (other.certificate, "broker.lan"),
