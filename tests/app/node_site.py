@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -242,9 +242,12 @@ class ScriptedNode:
 class NodeSite(ControlSite):
     """Control of two nodes, running."""
 
-    def __init__(self, directory: Path, port: int, *, speed: float = 1.0, meters: str = "") -> None:
+    def __init__(
+        self, directory: Path, port: int, *, speed: float = 1.0, more: Sequence[str] = ()
+    ) -> None:
         path = directory / "config.yaml"
-        path.write_text(CONFIG.format(port=port) + meters, encoding="utf-8")
+        lines = "".join(f"  - {{id: {name}, model: pzem-node}}\n" for name in more)
+        path.write_text(CONFIG.format(port=port) + lines, encoding="utf-8")
         super().__init__(directory, clock=LiveClock(speed))
         self.port = port
         self.happened: list[tuple[str, str, str, dict[str, object]]] = []
