@@ -268,17 +268,11 @@ class NodeSite(ControlSite):
     """Control of two nodes, running."""
 
     def __init__(
-        self,
-        directory: Path,
-        port: int,
-        *,
-        speed: float = 1.0,
-        meters: str = "",
-        more: Sequence[str] = (),
+        self, directory: Path, port: int, *, speed: float = 1.0, more: Sequence[str] = ()
     ) -> None:
         path = directory / "config.yaml"
         lines = "".join(f"  - {{id: {name}, model: pzem-node}}\n" for name in more)
-        path.write_text(CONFIG.format(port=port) + meters + lines, encoding="utf-8")
+        path.write_text(CONFIG.format(port=port) + lines, encoding="utf-8")
         super().__init__(directory, clock=LiveClock(speed))
         self.port = port
         self.happened: list[tuple[str, str, str, dict[str, object]]] = []

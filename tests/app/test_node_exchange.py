@@ -22,8 +22,6 @@ from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
 
-THIRD = "  - {id: flat-3, model: pzem-node}\n"
-
 
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
@@ -177,7 +175,7 @@ async def test_a_device_that_served_another_meter_meanwhile_is_another_device(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
     """What it counted there is charged there alone; the first meter that never had one is free."""
-    site = NodeSite(tmp_path, broker.port, meters=THIRD)
+    site = NodeSite(tmp_path, broker.port, more=("flat-3",))
     node, other = site.node("node-a"), site.node("node-c")
     async with site.running():
         last_wh = await serving(site, node)
@@ -207,7 +205,7 @@ async def test_a_device_is_approved_for_nobody_but_whom_file_and_records_give_it
     broker: Mosquitto, tmp_path: Path
 ) -> None:
     """Neither the file's device, nor one of a meter's name, nor one that serves another."""
-    site = NodeSite(tmp_path, broker.port, meters=THIRD)
+    site = NodeSite(tmp_path, broker.port, more=("flat-3",))
     named, like, free = site.node("node-2"), site.node("flat-3"), site.node("node-a")
     async with site.running(), alive(named, like, free):
         await until(lambda: site.point(1).last is not None and site.point(2).last is not None)

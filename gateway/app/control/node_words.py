@@ -27,6 +27,7 @@ LEFT_OUT: Final = (
     "telemetry twin",
     "telemetry waiting",
     "backlog older",
+    "backlog waiting",
     "backlog passed over",
     "event duplicate",
 )
