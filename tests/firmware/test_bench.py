@@ -226,7 +226,7 @@ def test_two_boards_of_one_address_are_not_both_done(bench: Bench) -> None:
     with board() as first, board() as second:
         watch = provision(bench, first.port, second.port)
         kept = [there.ask("len(esp32.values)") for there in (first, second)]
-    assert sorted(kept) == [0, 7]
+    assert sorted(kept) == [0, 8]
     assert [line["result"] for line in watch.lines] == ["done"]
     [refusal] = watch.refusals
     assert refusal.startswith(("BOARD_DUPLICATE: ", "BOARD_DONE: "))

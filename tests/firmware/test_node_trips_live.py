@@ -184,10 +184,12 @@ async def test_a_lease_granted_under_an_unset_clock_ends_with_the_clock(site: Si
 
 async def test_a_trip_without_a_broker_is_told_after_a_power_cut(site: Site) -> None:
     """Once, with the session, number and counter of its own boot, before what is new."""
-    site.node.settings(**OVERLOAD)
+    # Late enough that the broker is gone before, on a busy machine too.
+    site.node.settings(**(OVERLOAD | {"limit_delay_s": 5}))
     session = await site.start()
     await measured(site)
     await site.broker_away()
+    assert site.node.relay_closed
     await site.wait_relay(closed=False)
     await asyncio.sleep(1)
     counter_wh = site.counter_wh
