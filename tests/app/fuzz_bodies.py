@@ -24,6 +24,8 @@ WEIGHTS: Final = {
     "remove_point": 5, "change_tariff": 8, "invoke_emergency": 6, "reverse_transaction": 6,
     "serve_notice": 5, "confirm_reconnect": 5, "release_halt": 1, "release_recovery": 1,
     "unlock_overload": 1, "unlock_vouchers": 1, "acknowledge_changes": 1,
+    "add_image": 1, "remove_image": 1, "begin_rollout": 1, "pause_rollout": 1,
+    "resume_rollout": 1, "stop_rollout": 1,
 }  # fmt: skip
 HOSTILE_INTEGERS: Final = (
     0, -1, 1, 2, 7, 255, 10**9 - 1, 10**12, 10**15, 9 * 10**18, 2**31, 2**53 + 1, 2**62,
@@ -232,4 +234,9 @@ DRAWS: Final[Mapping[str, Callable[[Wishes], object]]] = {
     "limit_t2_w": Wishes.watts,
     "limit_emergency_w": Wishes.watts,
     "for_s": _one_of(0, 60, 3_600),
+    "sha256": _one_of("0" * 64),
+    "size": _one_of(5_000),
+    "rollout": Wishes.small,
+    "stages": _one_of((0, 100), (100,)),
+    "device_ids": _one_of((), ("node-1",)),
 }
