@@ -10,6 +10,7 @@ from node.bundle import UpdateError
 from node.port import const
 
 _OFFSET_BYTES = const(4)
+_STEP_MASK = const(~0x1FFF)
 _AGAIN_S = const(5)
 _LOOK_S = 0.5
 _BEAT_S = const(600)  # an install on a worn flash
@@ -25,10 +26,11 @@ class Updating:
         self._failed = update.failure(node.board.files)
 
     def state(self):
-        """What the status tells; None: nothing."""
+        """What the status tells; None: nothing. The offset in steps: no status for every chunk."""
         work = self._update
         if work.size:
-            return {"version": work.version, "offset": work.offset, "size": work.size}
+            offset = work.offset if work.complete() else work.offset & _STEP_MASK
+            return {"version": work.version, "offset": offset, "size": work.size}
         return self._failed
 
     def begin(self, args):

@@ -141,7 +141,8 @@ class NodeDevice:
 
     def needs_time(self, mono_ns: int, utc_ms: int) -> bool:
         """Whether it is to be told the time `utc_ms` now: its clock is unset or off, or its session
-        has not heard it from this run, and its kept readings wait for that; once a minute.
+        has not heard it from this run, and its kept readings wait for that. Once a minute in a
+        session.
         """
         if self.timed_ns is not None and mono_ns - self.timed_ns < TIME_EVERY_NS:
             return False
@@ -154,8 +155,8 @@ class NodeDevice:
 
     def _goes_on_in(self, session: str) -> None:
         if session and session != self.session:
-            # None of its sequences is used yet.
-            self.session, self.command_seq = session, 0
+            # None of its sequences is used yet, and it may have lost its clock.
+            self.session, self.command_seq, self.timed_ns = session, 0, None
 
     def next_seq(self, utc_ms: int) -> int:
         """The sequence of the next command; above those of an earlier run by the wall clock."""

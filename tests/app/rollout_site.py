@@ -46,6 +46,8 @@ class UpdatingNode(ScriptedNode):
 
     def __init__(self, port: int, device_id: str, node_key: bytes) -> None:
         super().__init__(port, device_id, node_key)
+        # Wishes for chunks are messages, too.
+        self.period_s = 0.5
         self.firmware = "1.0.0"
         self.hardware = HARDWARE
         self.on_trial = False

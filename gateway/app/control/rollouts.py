@@ -55,8 +55,8 @@ NS: Final = 1_000_000_000
 PRESENT_NS: Final = 60 * NS
 # An offer is repeated after so long at the soonest.
 OFFER_AGAIN_NS: Final = 30 * NS
-# A node gets at most forty chunks a second.
-CHUNK_GAP_NS: Final = NS // 40
+# A node gets at most five chunks a second: its wishes are half of the messages that it may send.
+CHUNK_GAP_NS: Final = NS // 5
 # A look costs some ten microseconds a device: one with 800 is looked at every four seconds.
 LOOK_NS_A_DEVICE: Final = NS // 200
 # How long something has lasted is kept this often, anything else with the sweep.
