@@ -26,7 +26,7 @@ def paths_of(tree: ast.AST) -> Iterator[str]:
 def without_names(operation: str) -> str:
     """The path of an operation as `paths_of` gives it."""
     path = operation.split()[1].removeprefix("/api/v1")
-    return re.sub(r"\{[a-z_]+\}", "{}", path)
+    return re.sub(r"\{[a-z0-9_]+\}", "{}", path)
 
 
 def test_every_change_is_a_command_too() -> None:
