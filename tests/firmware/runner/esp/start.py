@@ -97,7 +97,7 @@ async def _samples(app, seconds, before):
             "unanswered": len(client._waiting) if client else 0,
             "spooled": it.spool.waiting if it.spool else 0,
             "spool_lost": it.spool.lost if it.spool else 0,
-            "updating": it.updating.active or it.updating.installing,
+            "updating": it.updating.active,
             "failures": len(it.supervisor._failures_s),
             "error": it.supervisor.last_error,
             "uptime_s": it.clock.now_s(),
