@@ -8,7 +8,7 @@ import json
 # key: (default, lowest, highest) of a whole number. Times in seconds.
 NUMBERS = {
     "poll_s": (1, 1, 60),
-    "telemetry_s": (10, 1, 3_600),
+    "telemetry_s": (10, 1, 20),  # the gateway takes a node for away after 25 s
     "record_s": (900, 60, 3_600),  # one record of the spool
     "spool_files": (68, 4, 128),  # of 4 KiB: 128 records each
     "p_max_w": (23_000, 100, 100_000),  # what the installation can take: the register guard's

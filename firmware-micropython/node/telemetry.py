@@ -65,6 +65,7 @@ def telemetry(node, seq):
     head = {
         "device_id": node.device_id,
         "timestamp": node.meter.taken_s() or None,
+        "sent": node.clock.unix_s() or None,
         "rssi": node.board.wifi_rssi(),
         "seq": seq,
         "boot_id": node.boot_id,
@@ -199,7 +200,11 @@ class Events:
             return None
         event = self._waiting[0]
         if event["kind"] != _FETCH and not self._may_send():
-            return None
+            # A wish for a piece of an update need not wait for those that are held back.
+            wishes = [waiting for waiting in self._waiting if waiting["kind"] == _FETCH]
+            if not wishes:
+                return None
+            event = wishes[0]
         told = {"session": self.node.session, "boot_id": self.node.boot_id}
         told.update(event)
         told.pop("kept", None)
@@ -214,8 +219,10 @@ class Events:
             self._sent_s.append(self.node.clock.now_s())
         if event.get("kept"):
             self._journal.taken(event["kept"])
-        if self._waiting and self._waiting[0] is event:
-            self._waiting.pop(0)
+        for place, waiting in enumerate(self._waiting):
+            if waiting is event:
+                self._waiting.pop(place)
+                break
 
     def _may_send(self):
         now_s = self.node.clock.now_s()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Final
 
+from gateway.core.reading import Reading
+
 STEP_MS: Final = 5_000
 MAX_SKEW_MS: Final = 3_600_000
 MIN_METERS: Final = 1
@@ -62,6 +64,17 @@ def elapsed_since(wall_ms: int, meter_ms: int | None) -> int:
     if wall_ms < 0 or abs(wall_ms - meter_ms) > MAX_SKEW_MS:
         return meter_ms
     return max(wall_ms, meter_ms)
+
+
+def clock_of(reading: Reading, *, kept: bool = False) -> int | None:
+    """The clock at a meter, in ms: it tells how long we were off. One that others set, and that
+    was not right, is not `kept`: it would tell of too long a time.
+    """
+    if reading.meter_clock_s is not None:
+        return reading.meter_clock_s * 1000
+    own_ms = reading.own_clock_ms
+    wrong = kept and own_ms is not None and abs(own_ms - reading.utc_ms) > MAX_SKEW_MS
+    return None if wrong else own_ms
 
 
 def stepped(elapsed_wall_ms: int, elapsed_mono_ms: int) -> bool:

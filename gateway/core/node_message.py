@@ -67,15 +67,17 @@ class NodeModule:
 class NodeTelemetry:
     """One telemetry message. None: the node did not say, or its module was silent.
 
-    `energy_wh` is the cumulative import, floored to whole Wh. `node_ms` is the node's own time
-    (wall ms). The older form has neither `seq`, `boot_id`, `session` nor `relay_closed`. `held` is
-    the first module's counter where it waits; `modules` are all, where there are several.
+    `energy_wh` is the cumulative import, floored to whole Wh. `node_ms` is when it was measured and
+    `sent_ms` when it was told, by the node's own clock (wall ms). The older form has neither `seq`,
+    `boot_id`, `session` nor `relay_closed`. `held` is the first module's counter where it waits;
+    `modules` are all, where there are several.
     """
 
     device_id: str
     energy_wh: int | None
     quality: Quality
     node_ms: int | None = None
+    sent_ms: int | None = None
     voltage_v: float | None = None
     current_a: float | None = None
     power_w: float | None = None
@@ -214,6 +216,7 @@ def parse_telemetry(payload: bytes, device_id: str) -> NodeTelemetry:
         energy_wh=energy_wh_of(found),
         quality=quality,
         node_ms=time_ms_of(found.get("timestamp")),
+        sent_ms=time_ms_of(found.get("sent")),
         voltage_v=number_of(found, "voltage", 0, 1_000),
         current_a=number_of(found, "current", 0, 10_000),
         power_w=number_of(found, "power_w", -10_000_000, 10_000_000),

@@ -12,7 +12,7 @@ from gateway.core.errors import RefusedError
 # Lowest and highest whole number. Times in seconds.
 NUMBERS: Final[Mapping[str, tuple[int, int]]] = {
     "poll_s": (1, 60),
-    "telemetry_s": (1, 3_600),
+    "telemetry_s": (1, 20),
     "record_s": (60, 3_600),
     "spool_files": (4, 128),
     "p_max_w": (100, 100_000),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from gateway.core.account import Account
-from gateway.core.clocktrust import elapsed_since
+from gateway.core.clocktrust import clock_of, elapsed_since
 from gateway.core.errors import RefusedError
 from gateway.core.export import FeedIn
 from gateway.core.foresight import look_again_s
@@ -288,7 +288,9 @@ class Point:
         return {
             "posting": self.posting_count,
             "sequence": self.last_sequence,
-            "meter_clock_ms": None if self.last_full is None else _clock_of(self.last_full),
+            "meter_clock_ms": None
+            if self.last_full is None
+            else clock_of(self.last_full, kept=True),
             "guard": self.guard.snapshot(),
             "pricing": {name: value for name, value in pricing.items() if name != "posted"},
             "label_utc_ms": self.label_utc_ms,
@@ -422,7 +424,7 @@ class Point:
 
     def _wake(self, slept: "Slept", reading: Reading) -> None:
         """Put the guard's base as far back as the machine was off, by wall and meter clock."""
-        meter_ms, now_ms = None, _clock_of(reading)
+        meter_ms, now_ms = None, clock_of(reading)
         if slept.meter_clock_ms is not None and now_ms is not None:
             meter_ms = now_ms - slept.meter_clock_ms
         elapsed_ms = elapsed_since(reading.utc_ms - slept.utc_ms, meter_ms)
@@ -482,12 +484,6 @@ class Point:
             return False
         before_ms, self._boundary_utc_ms = self._boundary_utc_ms, self.pricer.next_boundary_utc_ms
         return 0 < before_ms != self._boundary_utc_ms
-
-
-def _clock_of(reading: Reading) -> int | None:
-    """The clock at a meter, in ms: of no use but to tell how long we were off."""
-    meter_s = reading.meter_clock_s
-    return reading.own_clock_ms if meter_s is None else meter_s * 1000
 
 
 def _check_decision(advance_wh: Sequence[int]) -> None:

@@ -30,6 +30,8 @@ from gateway.core.switching import (
 
 # A floored Wh counter may still show the Wh that was under way when the contact opened.
 ENERGY_EDGE_WH: Final = 1
+# A node may tell that it opened with the current of just before.
+OPENING_NS: Final = 5 * NS
 # So many writes without an answer, between readings that arrive, and a person has to look.
 LOST_MAX: Final = 10
 
@@ -390,11 +392,10 @@ class Supply(SupplyMemory):
             )
         ]
         if command.close:
-            self.opened_ns = None
-            self.opened_energy_wh = None
+            self.opened_ns = self.opened_energy_wh = None
             self.needs_person = True
         elif self.observed is not None:
-            self.opened_energy_wh = self.observed.energy_wh
+            self.opened_energy_wh, self._came_open_ns = self.observed.energy_wh, 0
         for alarm in (Alarm.FAILED_TO_OPEN, Alarm.FAILED_TO_CLOSE, Alarm.OUTPUT_DIFFERS):
             orders += self._clear(alarm)
         if command.close:
@@ -442,8 +443,7 @@ class Supply(SupplyMemory):
         if seen.output_closed and self.reconnection_pending and not self.reasons:
             # Somebody closed it, or it never opened: nothing is left to reconnect.
             self.reconnection_pending = False
-            self.confirmed_ns = None
-            self.opened_ns = None
+            self.confirmed_ns = self.opened_ns = None
             self.needs_person = True
         if self.fault is Fault.FAILED_TO_OPEN:
             low = seen.current_a is not None and seen.current_a <= self.policy.starting_current_a
@@ -454,6 +454,8 @@ class Supply(SupplyMemory):
             return orders
         if self.enforced and seen.output_closed is False:
             orders += self._watch_open(seen)
+        elif seen.output_closed:
+            self.opened_energy_wh = self._came_open_ns = None
         differs = (
             self.enforced
             and self.intended_closed
@@ -471,16 +473,17 @@ class Supply(SupplyMemory):
     def _watch_open(self, seen: Observation) -> list[Order]:
         if not seen.trusted or seen.energy_wh is None:
             return []
-        if self.opened_energy_wh is None:
+        since_ns = seen.mono_ns if self._came_open_ns is None else self._came_open_ns
+        self._came_open_ns, is_new = since_ns, seen.mono_ns - since_ns < OPENING_NS
+        if is_new or self.opened_energy_wh is None:
             self.opened_energy_wh = seen.energy_wh
         # The registers may have gone back (restart, reset): rest on the lower value.
         self.opened_energy_wh = min(self.opened_energy_wh, seen.energy_wh)
         taken_wh = seen.energy_wh - self.opened_energy_wh
-        current = seen.current_a is not None and seen.current_a > self.policy.starting_current_a
-        if taken_wh > ENERGY_EDGE_WH or current:
-            return self._raise(
-                Alarm.UNAUTHORISED_SUPPLY, f"{taken_wh} Wh taken while the output is open"
-            )
+        flows = seen.current_a is not None and seen.current_a > self.policy.starting_current_a
+        if taken_wh > ENERGY_EDGE_WH or (flows and not is_new):
+            detail = f"{taken_wh} Wh taken while the output is open"
+            return self._raise(Alarm.UNAUTHORISED_SUPPLY, detail)
         return []
 
     def _raise(self, alarm: Alarm, detail: str) -> list[Order]:

@@ -28,6 +28,7 @@ class SupplyMemory:
         self.alarms: set[Alarm] = set()
         self.observed: Observation | None = None
         self.opened_energy_wh: int | None = None
+        self._came_open_ns: int | None = None  # when it was seen open first, 0: long ago
         self.recent_w: float | None = None  # what flowed before the last opening
         self._good_ns: int | None = None
         self._disturbed = True  # nothing seen yet: an open output may be a restart's

@@ -111,7 +111,8 @@ class NodeDevice:
 
     def take_telemetry(self, told: NodeTelemetry, mono_ns: int) -> None:
         """What telemetry says of the device itself."""
-        self.heard_ns, self.clock_ms = mono_ns, told.node_ms
+        self.heard_ns = mono_ns
+        self.clock_ms = told.node_ms if told.sent_ms is None else told.sent_ms
         self.online = True
         self.firmware = told.firmware or self.firmware
         self.relay_closed, self.reasons = told.relay_closed, told.reasons

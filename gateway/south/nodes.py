@@ -378,7 +378,7 @@ class NodeGroup:
             self._backlog(device, parse_backlog(payload, device.device_id))
         elif kind == "event":
             event = parse_event(payload, device.device_id)
-            if device.is_news(event):
+            if event.chunk is not None or device.is_news(event):
                 self._listener.event(device.index, event)
             else:
                 self.counts["event duplicate"] += 1

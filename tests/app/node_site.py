@@ -244,6 +244,8 @@ class ScriptedNode:
             self.spool.pop(cast("int", args["segment"]), None)
         elif kind == "lease":
             self.lease = args
+        elif kind == "settings" and "p_max_w" in args and self.held_wh is not None:
+            self._release(count=True)
         elif kind == "relay":
             if not args["closed"]:
                 self.reasons.add("command")

@@ -229,3 +229,23 @@ async def test_a_node_that_calls_everything_replayed_ends_by_itself(
             assert again.refused == []
             assert again.last_seq < site.clock.utc_ms()
     site.crash()
+
+
+async def test_a_clock_is_right_by_when_a_message_was_sent_not_by_when_it_was_measured(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """A node that polls each minute has a right clock: it is told nothing more, for minutes."""
+    site = NodeSite(tmp_path, broker.port, speed=60.0)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await until(lambda: times(node) == 1)
+        now_s = site.clock.utc_ms() // 1_000
+        node.says = {"timestamp": now_s - 40, "sent": now_s}
+        device = site.group.devices["node-2"]
+        await until(lambda: device.clock_ms == now_s * 1_000)
+        mono_ns = site.clock.mono_ns() + 61 * NS
+        assert device.heard_ns is not None
+        its_ms = now_s * 1_000 + (mono_ns - device.heard_ns) // 1_000_000
+        assert not device.needs_time(mono_ns, its_ms)
+        assert device.needs_time(mono_ns, its_ms + CLOCK_OFF_MS + 1)
+    site.crash()

@@ -268,6 +268,40 @@ async def test_a_counted_advance_that_fits_its_time_is_charged(
     site.crash()
 
 
+async def test_settings_by_which_the_total_may_jump_leave_the_node_without_a_cut_off(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """A raised maximum lets a held counter go on, another first module has another counter."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await served(site, node, balance_nano=2_000 * PRICE_NANO)
+        node.held_wh = 900_000
+        await until(lambda: site.device("node-2").state["held"])
+        assert await asked(site, SetDevice("node-2", '{"p_max_w": 9000}')) == ("", "")
+        order = [kind for kind, _ in node.told if kind in ("lease", "settings")]
+        assert order == ["lease", "settings"]
+        await until(lambda: site.point(1).guard.held)
+        assert node.lease is not None
+        assert node.lease["cutoff_wh"] == 2**31 - 1
+        assert node.closed
+        assert await asked(site, ReleaseQuarantine("flat-2", False, "not his"), Role.MANAGER) == (
+            "",
+            "",
+        )
+        await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
+        # Another module becomes the first after the restart: no sooner is its counter judged.
+        assert await asked(site, SetDevice("node-2", '{"modules": [2]}')) == ("", "")
+        await asyncio.sleep(1.5)
+        assert node.lease["cutoff_wh"] == 2**31 - 1
+        node.boot_id, node.seq, node.session = node.boot_id + 1, 0, "00000009" + "0" * 8
+        await node.publish("status", node.status(), retain=True)
+        await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
+        assert node.closed
+    assert site.proof().problem_count == 0
+    site.crash()
+
+
 async def press(node: ScriptedNode, at_s: int | None, seq: int | None = None) -> None:
     """Tell of a press of the button."""
     told = {"device_id": node.device_id, "session": node.session, "kind": "button", "at": at_s}

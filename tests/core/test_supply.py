@@ -259,6 +259,21 @@ def test_energy_while_open_is_unauthorised_supply() -> None:
     assert [order.alarm for order in orders] == [Alarm.UNAUTHORISED_SUPPLY]
 
 
+def test_an_output_that_has_just_opened_by_itself_is_not_accused_by_what_flowed_before() -> None:
+    """A node tells its relay at once, and with the values of before; a bridge shows later, too."""
+    supply = connected()
+    orders = supply.observe(seen(5, closed=False, wh=1001))
+    assert [order.alarm for order in orders] == [Alarm.OUTPUT_DIFFERS]
+    assert supply.observe(seen(6, closed=False, amps=0.0, wh=1003)) == []
+    assert supply.observe(seen(60, closed=False, amps=0.0, wh=1003)) == []
+    # Back by itself, and open again much later: what was used between is nobody's theft.
+    supply.observe(seen(70, closed=True, wh=1500))
+    supply.observe(seen(100, closed=False, wh=1900))
+    assert supply.observe(seen(106, closed=False, amps=0.0, wh=1900)) == []
+    orders = supply.observe(seen(110, closed=False, amps=13.0, wh=1900))
+    assert [order.alarm for order in orders] == [Alarm.UNAUTHORISED_SUPPLY]
+
+
 def test_crash_between_intent_and_act_is_reconciled_by_looking() -> None:
     """D14: the intent was kept, the field shows open: no command is sent at boot."""
     before = connected()

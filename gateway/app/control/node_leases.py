@@ -63,7 +63,8 @@ class Leases:
         self._shelf = shelf
         self._granting: set[int] = set()
         self._after_ns: dict[int, int] = {}
-        self._lifted: dict[int, int] = {}
+        # By point: the reading, and the session of the node, after which leases go on.
+        self._lifted: dict[int, tuple[int, str]] = {}
         self._refusals: dict[int, int] = {}
 
     def look(self, device: NodeDevice) -> None:
@@ -96,13 +97,17 @@ class Leases:
         device = self._group.device_at(index)
         if device is None or device.lease is None:
             return
-        self._lifted[index] = self._point(index).last_sequence
+        self._lifted[index] = (self._point(index).last_sequence, "")
         await self._grant(index, granted(Wanted(0, UNLIMITED_WH), self._now_s()))
 
-    def lifted(self, index: int) -> None:
-        """The node has answered, or did not: leases follow its credit again once it was read."""
+    def lifted(self, index: int, *, until_restart: bool = False) -> None:
+        """The node has answered, or did not: leases follow its credit again once it was read, with
+        `until_restart` in another session.
+        """
+        device = self._group.device_at(index)
         if index in self._lifted:
-            self._lifted[index] = self._point(index).last_sequence
+            session = device.session if until_restart and device is not None else ""
+            self._lifted[index] = (self._point(index).last_sequence, session)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -121,6 +126,8 @@ class Leases:
 
     async def _renew(self, index: int, fresh: Grant) -> None:
         try:
+            if index in self._lifted:
+                return  # what was wanted before that is no more
             self._after_ns[index] = self._clock.mono_ns() + RETRY_NS
             await self._grant(index, fresh)
             self._after_ns.pop(index, None)
@@ -144,10 +151,10 @@ class Leases:
     def _wanted(self, device: NodeDevice) -> Wanted | None:
         """What a node should hold now; None before its counter is known."""
         point = self._point(device.index)
-        if (seen := self._lifted.get(device.index)) is not None:
-            if point.last_sequence <= seen:
-                return None
-            del self._lifted[device.index]
+        sequence, session = self._lifted.get(device.index, (-1, ""))
+        if point.last_sequence <= sequence or device.session == session != "":
+            return None
+        self._lifted.pop(device.index, None)
         registers, account = point.guard.registers_wh, point.account
         if registers is None:
             return None

@@ -14,7 +14,7 @@ from gateway.core.errors import (
     NodeRefusedError,
     RefusedError,
 )
-from gateway.core.node_settings import MODULE_ADDRESS_MAX, check_settings
+from gateway.core.node_settings import MODULE_ADDRESS_MAX, MODULES, check_settings
 from gateway.core.requests import (
     IdentifyDevice,
     ReleaseDevice,
@@ -28,6 +28,8 @@ from gateway.store.db import Connection
 from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
 
 IDENTIFY_MAX_S: Final = 600
+# Settings by which a held counter may go on, or another module becomes the first.
+JUMPS: Final = frozenset({"p_max_w", MODULES})
 T = TypeVar("T")
 
 
@@ -58,7 +60,11 @@ class NodeRequests:
         Refuses SETTINGS_DOCUMENT, SETTING_UNKNOWN, SETTING_RANGE and as `_tell`.
         """
         changes = check_settings(json_object(body.document, "SETTINGS_DOCUMENT"))
-        message = await self._tell(body.device_id, "settings", changes)
+        # Either may let the node's total jump, which only the gateway's guard judges.
+        moves, restarts = not JUMPS.isdisjoint(changes), MODULES in changes
+        message = await self._unleased(
+            body.device_id, "settings", changes, moves=moves, until_restart=restarts
+        )
         record = self._known(body.device_id)
         kept = cast("Mapping[str, object]", record.state.get(SET, {}))
         fresh = replace(record, state={**record.state, SET: {**kept, **changes}})
@@ -96,17 +102,29 @@ class NodeRequests:
         args: dict[str, object] = {"count": body.count}
         if body.module_address:
             args["address"] = body.module_address
-        index, leases = self._serving(body.device_id)[1].index, self._nodes.leases
-        try:
-            if body.count and leases is not None:
-                await _asked(leases.lift(index))
-            message = await self._tell(body.device_id, "release", args)
-        finally:
-            if leases is not None:
-                leases.lifted(index)
+        message = await self._unleased(body.device_id, "release", args, moves=body.count)
         await self._commit(request, {"counted": body.count, "message": message})
 
     # -- inside ----------------------------------------------------------------------------
+
+    async def _unleased(
+        self,
+        device_id: str,
+        kind: str,
+        args: Mapping[str, object],
+        *,
+        moves: bool,
+        until_restart: bool = False,
+    ) -> str:
+        """As `_tell`; where the total `moves` by it no lease cuts until the gateway has read it."""
+        index, leases = self._serving(device_id)[1].index, self._nodes.leases
+        if leases is None or not moves:
+            return await self._tell(device_id, kind, args)
+        try:
+            await _asked(leases.lift(index))
+            return await self._tell(device_id, kind, args)
+        finally:
+            leases.lifted(index, until_restart=until_restart)
 
     async def _tell(self, device_id: str, kind: str, args: Mapping[str, object]) -> str:
         """Send a node a command; the words of its answer.
