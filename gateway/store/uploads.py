@@ -28,12 +28,14 @@ def put_upload(connection: sqlite3.Connection, sha256: str, content: bytes) -> N
 def read_upload(connection: sqlite3.Connection, sha256: str, size_max: int) -> bytes | None:
     """The bytes of this digest as they stand there, `size_max` + 1 at most; None without.
 
-    Raises StoreCorruptError.
+    A part that is longer than we write it is not loaded: the length of a blob stands before it.
+    Raises StoreCorruptError, also for such a part.
     """
     rows = connection.execute(
-        "SELECT content FROM upload_part WHERE upload = (SELECT id FROM upload WHERE sha256 = ?) "
-        "ORDER BY number LIMIT ?",
-        (sha256, size_max // PART_BYTES + 2),
+        "SELECT CASE typeof(content) WHEN 'blob' THEN "
+        "CASE WHEN length(content) <= ? THEN content END END FROM upload_part "
+        "WHERE upload = (SELECT id FROM upload WHERE sha256 = ?) ORDER BY number LIMIT ?",
+        (PART_BYTES, sha256, size_max // PART_BYTES + 2),
     )
     content = b"".join(as_bytes(row[0]) for row in rows)
     return content[: size_max + 1] or None
