@@ -270,6 +270,11 @@ async def test_without_tls_only_on_loopback_and_only_if_asked(site: BrokerSite) 
     site.configure(more=f", plain_port: {site.plain_port}")
     assert site.write().must_restart
     await site.start()
+    for _ in range(200):
+        # Its second listener comes after its first, that was waited for.
+        if is_open(site.plain_port):
+            break
+        await asyncio.sleep(0.02)
     assert is_open(site.plain_port)
     assert is_open(site.port, "127.0.0.2")
     assert not is_open(site.plain_port, "127.0.0.2")
