@@ -44,9 +44,9 @@ demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=4 SPEED=1 PO
 test: lint types ## everything: format, lint, types, the whole test suite
 	@.ci/tools
 	@$(BIN)/pytest -m "not slow" -n 2
-	@$(BIN)/pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m slow -n 4 --dist loadfile --no-loadscope-reorder
 
-check: lint types ## the same with the fast tests only, under a minute
+check: lint types ## the same with the fast tests only, about three minutes
 	@$(BIN)/pytest -m "not slow" -n 2
 
 lint: $(STAMP) ## format and lint

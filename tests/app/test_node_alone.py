@@ -254,6 +254,8 @@ async def test_figures_tell_of_all_nodes_together(broker: Mosquitto, tmp_path: P
     async with site.running(), alive(node, stranger):
         await served(site)
         await until(lambda: site.events("DEVICE_PENDING"))
+        # Before it knows the time it refuses an order for that, which is a failure of its own.
+        await until(lambda: node.ahead_s is not None)
         await node.publish("telemetry", b"{")
         node.refuses["identify"] = "BAD_FORM"
         with pytest.raises(Exception, match="BAD_FORM"):
