@@ -267,7 +267,7 @@ class Point:
         if base_wh is not None:
             _check_decision([a - b for a, b in zip(closing_wh, base_wh, strict=True)])
         advance_wh = self.guard.replace(closing_wh, opening_wh)
-        self.supply.opened_energy_wh = None
+        self.supply.open_output.energy_wh = None
         if self.feed_in is not None:
             self.feed_in.replaced()
         self._rebase(advance_wh, RebaseFlag.METER_REPLACED)

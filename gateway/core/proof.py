@@ -26,6 +26,10 @@ class Witness(StrEnum):
 
 
 # These prove the contact itself, load or not.
+# A floored Wh counter may still show the Wh that was under way when the contact opened.
+ENERGY_EDGE_WH: Final = 1
+# A node may tell that it opened with the current of just before.
+OPENING_NS: Final = 5 * NS
 CONTACT_WITNESSES: Final = frozenset({Witness.FEEDBACK, Witness.VOLTAGE})
 
 
@@ -149,3 +153,40 @@ class OpeningProof:
             self.witnesses.add(witness)
         else:
             self.witnesses.discard(witness)
+
+
+@dataclass(slots=True)
+class OpenOutput:
+    """What is taken through an output at rest that reads open: supply that nobody gave.
+
+    `energy_wh` is what the registers showed when it opened; None while it is closed, or not known.
+    `seen_ns` is when it was seen open first.
+    """
+
+    energy_wh: int | None = None
+    seen_ns: int | None = None
+
+    def commanded(self, energy_wh: int | None) -> None:
+        """It was opened by command, and that was proved at these registers."""
+        self.energy_wh, self.seen_ns = energy_wh, -OPENING_NS
+
+    def taken(self, seen: Observation, starting_current_a: float) -> str:
+        """What was taken, in words; empty for nothing.
+
+        One that opened by itself may be told of with the current of just before.
+        """
+        if seen.energy_wh is None:
+            return ""
+        if self.seen_ns is None:
+            # What was open before a restart has not just opened: what was taken meanwhile shows.
+            self.seen_ns = seen.mono_ns if self.energy_wh is None else -OPENING_NS
+        is_new = seen.mono_ns - self.seen_ns < OPENING_NS
+        if is_new or self.energy_wh is None:
+            self.energy_wh = seen.energy_wh
+        # The registers may have gone back (restart, reset): rest on the lower value.
+        self.energy_wh = min(self.energy_wh, seen.energy_wh)
+        taken_wh = seen.energy_wh - self.energy_wh
+        flows = seen.current_a is not None and seen.current_a > starting_current_a
+        if taken_wh > ENERGY_EDGE_WH or (flows and not is_new):
+            return f"{taken_wh} Wh taken while the output is open"
+        return ""

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.blocks import ANYBODY
 from gateway.core.errors import RefusedError
-from gateway.core.proof import NS, Observation, OpeningProof, Witness
+from gateway.core.proof import NS, Observation, OpeningProof, OpenOutput, Witness
 from gateway.core.supply_memory import SupplyMemory
 from gateway.core.switching import (
     NEVER_CRITICAL,
@@ -28,10 +28,6 @@ from gateway.core.switching import (
     Reason,
 )
 
-# A floored Wh counter may still show the Wh that was under way when the contact opened.
-ENERGY_EDGE_WH: Final = 1
-# A node may tell that it opened with the current of just before.
-OPENING_NS: Final = 5 * NS
 # So many writes without an answer, between readings that arrive, and a person has to look.
 LOST_MAX: Final = 10
 
@@ -392,10 +388,11 @@ class Supply(SupplyMemory):
             )
         ]
         if command.close:
-            self.opened_ns = self.opened_energy_wh = None
+            self.opened_ns = None
+            self.open_output = OpenOutput()
             self.needs_person = True
         elif self.observed is not None:
-            self.opened_energy_wh, self._came_open_ns = self.observed.energy_wh, 0
+            self.open_output.commanded(self.observed.energy_wh)
         for alarm in (Alarm.FAILED_TO_OPEN, Alarm.FAILED_TO_CLOSE, Alarm.OUTPUT_DIFFERS):
             orders += self._clear(alarm)
         if command.close:
@@ -449,13 +446,13 @@ class Supply(SupplyMemory):
             low = seen.current_a is not None and seen.current_a <= self.policy.starting_current_a
             if self.intended_closed or (seen.output_closed is False and low):
                 self.fault = None
-                self.opened_energy_wh = seen.energy_wh
+                self.open_output.energy_wh = seen.energy_wh
                 orders += self._clear(Alarm.FAILED_TO_OPEN)
             return orders
         if self.enforced and seen.output_closed is False:
             orders += self._watch_open(seen)
         elif seen.output_closed:
-            self.opened_energy_wh = self._came_open_ns = None
+            self.open_output = OpenOutput()
         differs = (
             self.enforced
             and self.intended_closed
@@ -471,20 +468,10 @@ class Supply(SupplyMemory):
         return orders
 
     def _watch_open(self, seen: Observation) -> list[Order]:
-        if not seen.trusted or seen.energy_wh is None:
+        if not seen.trusted:
             return []
-        since_ns = seen.mono_ns if self._came_open_ns is None else self._came_open_ns
-        self._came_open_ns, is_new = since_ns, seen.mono_ns - since_ns < OPENING_NS
-        if is_new or self.opened_energy_wh is None:
-            self.opened_energy_wh = seen.energy_wh
-        # The registers may have gone back (restart, reset): rest on the lower value.
-        self.opened_energy_wh = min(self.opened_energy_wh, seen.energy_wh)
-        taken_wh = seen.energy_wh - self.opened_energy_wh
-        flows = seen.current_a is not None and seen.current_a > self.policy.starting_current_a
-        if taken_wh > ENERGY_EDGE_WH or (flows and not is_new):
-            detail = f"{taken_wh} Wh taken while the output is open"
-            return self._raise(Alarm.UNAUTHORISED_SUPPLY, detail)
-        return []
+        taken = self.open_output.taken(seen, self.policy.starting_current_a)
+        return self._raise(Alarm.UNAUTHORISED_SUPPLY, taken) if taken else []
 
     def _raise(self, alarm: Alarm, detail: str) -> list[Order]:
         if alarm in self.alarms:

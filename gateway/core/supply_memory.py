@@ -5,7 +5,7 @@ from typing import cast
 
 from gateway.core.blocks import Blocks
 from gateway.core.limiter import Limiter
-from gateway.core.proof import Observation
+from gateway.core.proof import Observation, OpenOutput
 from gateway.core.switching import NEVER_CRITICAL, Alarm, Command, Fault, Reason, SupplyPolicy
 
 
@@ -27,8 +27,7 @@ class SupplyMemory:
         self.fault_ns = 0
         self.alarms: set[Alarm] = set()
         self.observed: Observation | None = None
-        self.opened_energy_wh: int | None = None
-        self._came_open_ns: int | None = None  # when it was seen open first, 0: long ago
+        self.open_output = OpenOutput()
         self.recent_w: float | None = None  # what flowed before the last opening
         self._good_ns: int | None = None
         self._disturbed = True  # nothing seen yet: an open output may be a restart's
@@ -55,7 +54,7 @@ class SupplyMemory:
             "needs_person": self.needs_person,
             "confirmed_utc_ms": wall(self.confirmed_ns),
             "opened_utc_ms": wall(self.opened_ns),
-            "opened_energy_wh": self.opened_energy_wh,
+            "opened_energy_wh": self.open_output.energy_wh,
             "recent_w": self.recent_w,
             "fault": self.fault,
             "alarms": sorted(self.alarms),
@@ -85,7 +84,7 @@ class SupplyMemory:
         if self.confirmed_ns is not None and cast("int", state["confirmed_utc_ms"]) > utc_ms:
             # The clock is behind: how long ago that person stood there is not known.
             self.confirmed_ns = None
-        self.opened_energy_wh = cast("int | None", state["opened_energy_wh"])
+        self.open_output = OpenOutput(cast("int | None", state["opened_energy_wh"]))
         self.recent_w = cast("float | None", state.get("recent_w"))
         fault = cast("str | None", state["fault"])
         self.fault = Fault(fault) if fault else None

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,6 @@ pytestmark = [needs_broker, pytest.mark.slow]
 
 UNLIMITED_WH = 2**31 - 1
 EMERGENCY = '{"emergency": {"limit": "8.00", "threshold": "400.00"}}'
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def served(site: NodeSite, *, balance_nano: int = 10_000 * PRICE_NANO) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiomqtt
@@ -18,15 +17,6 @@ from tests.app.node_site import NodeSite, ScriptedNode, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def served(site: NodeSite) -> None:

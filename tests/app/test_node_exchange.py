@@ -1,7 +1,6 @@
 """Whose counter is charged when devices take turns at a meter, over a real broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,6 @@ from tests.app.node_site import NodeSite, ScriptedNode, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def asked(site: NodeSite, body: Body, role: Role = Role.MANAGER) -> str:

@@ -1,7 +1,6 @@
 """Kept readings and the gateway's clock: neither judged nor lost while that is in doubt."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from tests.app.node_site import NodeSite, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 def kept(unix_s: int, energy_wh: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Leases where something is in doubt: the clock, the counter, the mass-cut breaker; real broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,6 @@ BY_TIME = TARIFF.replace(
     '"grid": {"bands": {"day": {"price": "8.00", "when": [{"from": "06:00", "to": "22:00"}]}, '
     '"night": {"price": "8.00", "when": [{"from": "22:00", "to": "06:00"}]}}}',
 )
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def served(site: NodeSite, node: ScriptedNode, *, balance_nano: int) -> int:

@@ -1,7 +1,6 @@
 """A node whose energy is in doubt, or waits behind kept readings, still shows its relay."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,6 @@ SILENT: dict[str, object] = {
     "energy_kwh": None,
 }
 DOUBTED: dict[str, object] = {"quality": "uncertain"}
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def served(site: NodeSite, *, balance_nano: int = 10_000 * PRICE_NANO) -> None:

@@ -1,7 +1,6 @@
 """Who pressed a node's button stands there still, or does not: by which clock, and without any."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,15 +74,6 @@ def test_without_any_clock_a_node_that_tells_much_may_keep_presses_back() -> Non
         assert presses.is_fresh(0, PRESS, (121 + number) * NS // 1, 0)
         heard(presses, 121 + number)
     assert not presses.is_fresh(0, PRESS, 135 * NS, 0)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def press(node: ScriptedNode, at_s: int | None, kind: str = "button") -> None:

@@ -1,7 +1,6 @@
 """What people ask of a node, over a real broker: settings, restart, held counters, buttons."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -28,15 +27,6 @@ from tests.app.node_site import NodeSite, ScriptedNode, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def asked(site: NodeSite, body: Body, role: Role = Role.TECHNICIAN) -> tuple[str, str]:
@@ -265,6 +255,28 @@ async def test_a_counted_advance_that_fits_its_time_is_charged(
         await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
         assert node.closed
     assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_settings_that_a_node_refused_leave_its_lease_to_follow_the_credit(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Where nothing was set no restart is waited for, also where the lease itself was refused."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await served(site, node, balance_nano=2_000 * PRICE_NANO)
+        before = node.lease
+        assert before is not None
+        for kind in ("settings", "lease"):
+            node.refuses[kind] = "STORAGE_FULL"
+            refused = await asked(site, SetDevice("node-2", '{"modules": [2]}'))
+            assert refused[0] == "NODE_REFUSED"
+            del node.refuses[kind]
+            await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
+        await site.do(Recharge("flat-2", 5_000 * PRICE_NANO, "counter", "r-1"))
+        most_wh = int(str(before["cutoff_wh"]))
+        await until(lambda: node.lease is not None and int(str(node.lease["cutoff_wh"])) > most_wh)
     site.crash()
 
 

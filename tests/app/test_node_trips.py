@@ -1,7 +1,6 @@
 """A relay that the node's own protection opened, over a real broker: nobody closes it unasked."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from tests.app.node_site import NodeSite, ScriptedNode, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def served(site: NodeSite, node: ScriptedNode) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,6 @@ from tests.app.node_site import NodeSite, alive, until
 from tests.south.mosquitto import Mosquitto, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 def code_of(site: NodeSite, key: str) -> str:

@@ -1,7 +1,6 @@
 """Bounds of roll-outs over a real broker: wrong wishes, floods, how many, and RECOVERY."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,6 @@ from tests.south.mosquitto import Mosquitto, needs_broker
 pytestmark = [needs_broker, pytest.mark.slow]
 
 NEW = bundle("2.0.0", 1)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def test_wishes_that_are_wrong_get_nothing_and_metering_goes_on(

@@ -1,7 +1,6 @@
 """Roll-outs over a real broker: nodes that do well, fail, go away, and a control that dies."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
@@ -30,15 +29,6 @@ from tests.south.mosquitto import Mosquitto, needs_broker
 pytestmark = [needs_broker, pytest.mark.slow]
 
 NEW = bundle("2.0.0", 1)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    """A broker that runs."""
-    made = Mosquitto(tmp_path)
-    await made.start()
-    yield made
-    await made.kill()
 
 
 async def test_all_nodes_get_an_image_a_few_at_once(broker: Mosquitto, tmp_path: Path) -> None:

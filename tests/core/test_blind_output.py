@@ -31,7 +31,7 @@ def test_the_output_alone_proves_at_the_deadline_where_nothing_measures() -> Non
     assert verified.kind is OrderKind.VERIFIED
     assert verified.witnesses == (Witness.OUTPUT,)
     assert verified.load_unproven
-    assert supply.opened_energy_wh is None
+    assert supply.open_output.energy_wh is None
     # Watched on: what flows afterwards is told once it is measured again.
     (alarm,) = supply.observe(look(60, closed=False, amps=5.0))
     assert alarm.kind is OrderKind.ALARM

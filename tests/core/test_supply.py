@@ -274,6 +274,18 @@ def test_an_output_that_has_just_opened_by_itself_is_not_accused_by_what_flowed_
     assert [order.alarm for order in orders] == [Alarm.UNAUTHORISED_SUPPLY]
 
 
+def test_what_is_taken_while_control_is_away_is_told_at_the_first_look() -> None:
+    """The output was open before: it has not just opened."""
+    before = connected()
+    cut(before)
+    kept = before.snapshot(20 * NS, utc_ms=1_000_000)
+    after = Supply(ARM)
+    after.enforced = True
+    after.restore(kept, now_ns=3 * NS, utc_ms=1_020_000)
+    orders = after.observe(seen(4, closed=False, amps=0.0, wh=1500))
+    assert Alarm.UNAUTHORISED_SUPPLY in [order.alarm for order in orders]
+
+
 def test_crash_between_intent_and_act_is_reconciled_by_looking() -> None:
     """D14: the intent was kept, the field shows open: no command is sent at boot."""
     before = connected()

@@ -120,11 +120,16 @@ class NodeRequests:
         index, leases = self._serving(device_id)[1].index, self._nodes.leases
         if leases is None or not moves:
             return await self._tell(device_id, kind, args)
+        waits = False
         try:
             await _asked(leases.lift(index))
+            waits = until_restart  # one that does not answer may have taken it
             return await self._tell(device_id, kind, args)
+        except RefusedError as refused:
+            waits = waits and refused.refusal_code != "NODE_REFUSED"
+            raise
         finally:
-            leases.lifted(index, until_restart=until_restart)
+            leases.lifted(index, until_restart=waits)
 
     async def _tell(self, device_id: str, kind: str, args: Mapping[str, object]) -> str:
         """Send a node a command; the words of its answer.
