@@ -8,7 +8,8 @@ polls a simulated site twice, all alive and with a quarter swallowed, and prints
 import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Final
 import uvloop
 
 from gateway.app.clock import SystemClock, seeded
+from gateway.core.clock import Clock
 from gateway.core.reading import Reading
 from gateway.sim.control import ask
 from gateway.sim.site import raise_file_limit
@@ -28,6 +30,8 @@ from tests.e2e.processes import LAUNCH, free_port
 PERIOD_NS: Final = 1_000_000_000
 WARM_UP: Final = 3  # readings of each meter that are not counted: connecting, identifying
 START_S: Final = 60.0
+
+Row = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,9 @@ class Round:
         )
 
 
-async def measure(meters: int, dead: int, seconds: float, directory: Path) -> tuple[Round, Round]:
-    """Poll all of them for `seconds`, then again with `dead` of them black-holed."""
+@asynccontextmanager
+async def simulated(meters: int, directory: Path) -> AsyncIterator[tuple[Path, list[Row]]]:
+    """A simulator of so many meters: its control socket and its meters as it lists them."""
     raise_file_limit(2 * meters + 256)
     control, port = directory / "sim.sock", free_port("127.20.0.1")
     arguments = ("simulate", "--meters", str(meters), "--port", str(port), "--load-w", "3000")
@@ -70,17 +75,45 @@ async def measure(meters: int, dead: int, seconds: float, directory: Path) -> tu
                 await asyncio.sleep(0.05)
             rows = (await ask(control, "list", timeout_s=START_S))["meters"]
         assert isinstance(rows, list)
-        alive = await _poll(rows, set(), seconds)
-        chosen = set(range(0, meters, meters // dead)[:dead]) if dead else set()
-        for index in chosen:
-            await ask(control, "fault", meter=rows[index]["id"], kind="black_hole", timeout_s=10)
-        return alive, await _poll(rows, chosen, seconds)
+        yield control, rows
     finally:
         simulator.kill()
         simulator.wait()
 
 
-async def _poll(rows: Sequence[dict[str, object]], dead: set[int], seconds: float) -> Round:
+async def swallow(control: Path, rows: Sequence[Row], dead: Iterable[int]) -> None:
+    """From now on the network swallows what goes to these meters, new connections too."""
+    for index in dead:
+        await ask(control, "fault", meter=rows[index]["id"], kind="black_hole", timeout_s=10)
+
+
+def clients_of(rows: Sequence[Row], clock: Clock, timeout_s: float = 1.0) -> list[MeterClient]:
+    """A client of each meter."""
+    return [
+        MeterClient(
+            MeterEndpoint(
+                meter_id=str(row["id"]),
+                model="pac3220",
+                host=str(row["host"]),
+                port=int(str(row["port"])),
+                timeout_s=timeout_s,
+            ),
+            clock,
+        )
+        for row in rows
+    ]
+
+
+async def measure(meters: int, dead: int, seconds: float, directory: Path) -> tuple[Round, Round]:
+    """Poll all of them for `seconds`, then again with `dead` of them black-holed."""
+    async with simulated(meters, directory) as (control, rows):
+        alive = await _poll(rows, set(), seconds)
+        chosen = set(range(0, meters, meters // dead)[:dead]) if dead else set()
+        await swallow(control, rows, chosen)
+        return alive, await _poll(rows, chosen, seconds)
+
+
+async def _poll(rows: Sequence[Row], dead: set[int], seconds: float) -> Round:
     clock = SystemClock()
     readings: list[list[Reading]] = [[] for _ in rows]
     trips_s: list[float] = []
@@ -90,20 +123,8 @@ async def _poll(rows: Sequence[dict[str, object]], dead: set[int], seconds: floa
         if index not in dead and len(readings[index]) > WARM_UP:
             trips_s.append(poller.client(index).round_trips.latest_s)
 
-    clients = [
-        MeterClient(
-            MeterEndpoint(
-                meter_id=str(row["id"]),
-                model="pac3220",
-                host=str(row["host"]),
-                port=int(str(row["port"])),
-            ),
-            clock,
-        )
-        for row in rows
-    ]
     poller = Poller(
-        clients,
+        clients_of(rows, clock),
         clock,
         on_reading,
         lambda _index, _error: None,
