@@ -9,6 +9,8 @@ LOCK := requirements/dev.txt
 RUN_LOCK := requirements/run.txt
 # What the computer of a bench needs (docs/flashing.md).
 BENCH_LOCK := requirements/bench.txt
+# Tests start many interpreters: each would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 # MicroPython for the firmware's tests: one npm package, installed into .venv like everything else.
 NPM_DIR := requirements/micropython
 

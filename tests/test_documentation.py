@@ -60,6 +60,12 @@ class Command(Protocol):
     params: list[Parameter]
 
 
+@cache
+def program() -> Command:
+    """The whole command line."""
+    return cast("Command", get_command(app))
+
+
 def commands_of(command: Command) -> dict[str, Command] | None:
     """The commands of a group; None for a command that is no group."""
     return cast("dict[str, Command] | None", getattr(command, "commands", None))
@@ -81,7 +87,7 @@ def command_problem(words: list[str], *, whole: bool) -> str | None:
     `whole` asks for every argument and required option too, as in a line that is there to be
     copied; without it the words may stop anywhere, as in running text.
     """
-    command = cast("Command", get_command(app))
+    command = program()
     given = list(words)
     while (commands := commands_of(command)) is not None and given:
         name = given.pop(0)
@@ -327,7 +333,7 @@ def test_every_fault_and_simulator_command_is_described() -> None:
 def test_every_option_of_simulate_is_described() -> None:
     """docs/simulator.md has a row for each knob."""
     text = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
-    commands = commands_of(cast("Command", get_command(app)))
+    commands = commands_of(program())
     assert commands is not None
     options = {name for name in options_of(commands["simulate"]) if name not in {"--help", "-h"}}
     assert set(re.findall(r"^\| `(--[a-z-]+)` \|", text, re.MULTILINE)) == options

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def _read(test: ast.AST) -> tuple[set[str], set[str]]:
     return ids & CASES.keys(), keys | arguments
 
 
+@cache
 def _covered() -> dict[str, set[str]]:
     """Keys that are looked up in tests of each case."""
     found: dict[str, set[str]] = {}
@@ -50,16 +52,13 @@ def _covered() -> dict[str, set[str]]:
     return found
 
 
-COVERED = _covered()
-
-
 @pytest.mark.parametrize("case_id", sorted(CASES))
 def test_a_case_is_run_with_every_figure_that_it_expects(case_id: str) -> None:
     """A case that no test names, or a figure that none looks up, is no proof of anything."""
-    assert case_id in COVERED, f"no test runs {case_id}"
+    assert case_id in _covered(), f"no test runs {case_id}"
     expected = CASES[case_id]["expect"]
     assert isinstance(expected, dict)
-    assert set(expected) - COVERED[case_id] == set()
+    assert set(expected) - _covered()[case_id] == set()
 
 
 def test_a_case_without_a_test_would_be_noticed() -> None:

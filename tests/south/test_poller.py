@@ -358,11 +358,10 @@ async def test_a_switch_reconnects_a_meter_that_is_being_left_alone() -> None:
 async def test_a_switch_has_a_deadline() -> None:
     """A silent meter: MeterTimeoutError within the caller's patience."""
     async with black_hole() as hole:
-        site = Site([hole], PollerOptions(), timeout_s=2.0)
-        start_s = time.monotonic()
-        with pytest.raises(MeterTimeoutError, match="switch"):
-            await site.poller.switch(0, closed=False, deadline_s=0.1)
-        assert time.monotonic() - start_s < 0.5
+        site = Site([hole], PollerOptions(), timeout_s=60.0)
+        async with asyncio.timeout(10):
+            with pytest.raises(MeterTimeoutError, match="switch"):
+                await site.poller.switch(0, closed=False, deadline_s=0.1)
         await site.poller.aclose()
 
 
@@ -413,13 +412,12 @@ async def test_stopping_is_quick_with_silent_meters_and_leaves_nothing_open() ->
     """`aclose` does not wait for deadlines of dead meters."""
     peer = Peer()
     async with serving(peer), black_hole() as hole:
-        site = Site([peer.port] + [hole] * 5, PollerOptions(period_s=0.05), timeout_s=2.0)
+        site = Site([peer.port] + [hole] * 5, PollerOptions(period_s=0.05), timeout_s=60.0)
         task = asyncio.create_task(site.poller.run())
         await until(lambda: len(site.readings) >= 2)
-        start_s = time.monotonic()
-        await site.poller.aclose()
-        await task
-        assert time.monotonic() - start_s < 0.5
+        async with asyncio.timeout(10):
+            await site.poller.aclose()
+            await task
         await until(lambda: peer.open == 0)
         assert not site.poller.request_poll(0, 0)
         with pytest.raises(RuntimeError):
