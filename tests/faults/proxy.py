@@ -26,6 +26,7 @@ HOLD_S: Final = 0.04
 JITTER_S: Final = 0.08
 LINE_BYTES_PER_S: Final = 20_000.0
 FILLERS: Final = 3
+TURNS: Final = 3
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close(2) sends RST at once
 
 
@@ -108,10 +109,14 @@ class FaultProxy:
     async def close(self) -> None:
         """Reset every connection and give up the port."""
         self._deaf()
+        # What was accepted a moment ago is served in the loop's next turns only, and what is reset
+        # lets go of its socket in the one after.
+        await _turns()
         self._reset_all()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _turns()
 
     # -- being reached ---------------------------------------------------------------------
 
@@ -173,10 +178,11 @@ class FaultProxy:
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # Before the wait: whoever closes the proxy may end it.
+            _reset(meter_writer)
             for task in both:
                 task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            _reset(meter_writer)
 
     async def _pass_requests(
         self, reader: asyncio.StreamReader, meter: asyncio.StreamWriter
@@ -254,6 +260,11 @@ async def proxied(
     finally:
         for proxy in proxies:
             await proxy.close()
+
+
+async def _turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:
