@@ -483,6 +483,7 @@ def run_stories(number: int, *, examples: int, steps: int) -> None:
     run_state_machine_as_test(seed(number)(Accounts), settings=limits)
 
 
+@pytest.mark.slow
 def test_accounts_hold_through_anything() -> None:
     """A modest number of stories."""
     run_stories(0, examples=5, steps=40)

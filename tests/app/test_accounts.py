@@ -342,6 +342,7 @@ async def test_move_out_pays_what_is_owed_and_hands_out_the_rest(site: ControlSi
     assert_proved(site)
 
 
+@pytest.mark.slow
 async def test_credit_mode_is_cut_only_after_its_notice(site: ControlSite) -> None:
     """Billed customers run up a balance; a notice, its days, then the cut; payment ends it."""
     await begin(site)

@@ -110,6 +110,7 @@ def sign(site: CommissionSite, meter: int, **changed: object) -> Path:
     return write_report(directory, name, document | changed, "", signer)
 
 
+@pytest.mark.slow
 async def test_what_a_signature_proves(site: CommissionSite, command: Command) -> None:
     """Whose report it is stands in it; another's, an old one's and one of no known key count for
     nothing in the site's report."""

@@ -380,6 +380,7 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
     assert not schema.is_valid(document)
 
 
+@pytest.mark.slow
 def test_800_meters_load_from_a_csv(tmp_path: Path) -> None:
     """A whole site loads; the time it took is printed (bench/config.py measures it)."""
     rows = [

@@ -232,6 +232,7 @@ async def test_held_energy_survives_a_restart_and_is_released(site: ControlSite)
     assert site.proof().problem_count == 0
 
 
+@pytest.mark.slow
 async def test_a_month_closes_once_with_its_fixed_fee(site: ControlSite) -> None:
     """The local month ends while nobody uses anything: 50.00 are charged, also after a crash."""
     await begin(site)

@@ -192,6 +192,7 @@ async def test_no_denial_turns_off_the_proofs_of_rows(site: ControlSite, office:
     assert "tariff is 'cheap'" in " ".join(site.proof().problems)
 
 
+@pytest.mark.slow
 async def test_control_takes_no_more_than_a_bounded_number(
     site: ControlSite, office: Office
 ) -> None:
@@ -207,6 +208,7 @@ async def test_control_takes_no_more_than_a_bounded_number(
     assert len(audited(site)) - burst == pytest.approx(100, abs=1)
 
 
+@pytest.mark.slow
 async def test_a_flood_of_denials_holds_up_no_request(site: ControlSite, office: Office) -> None:
     """Recharges between them are executed as ever, and a replay of the ledger holds."""
     await begin(site)

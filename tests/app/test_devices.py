@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from gateway.app.config import NodeConfig
 from gateway.app.config_model import MeterSettings
 from gateway.app.config_place import Place
@@ -96,6 +98,7 @@ def test_a_flood_of_strangers_is_taken_up_slowly_and_to_a_bound() -> None:
     assert told.kinds == ["DEVICE_PENDING"] * PENDING_MAX
 
 
+@pytest.mark.slow
 def test_a_site_without_nodes_does_not_load_the_library_of_their_broker() -> None:
     """Control starts without it."""
     look = "import gateway.app.control.process, sys; sys.exit('aiomqtt' in sys.modules)"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema_rs
+import pytest
 import yaml
 
 from gateway.app.config import load_config
@@ -82,6 +83,7 @@ def test_every_key_says_what_it_means() -> None:
     }
 
 
+@pytest.mark.slow
 def test_every_error_code_is_documented() -> None:
     """A code that the source raises stands in docs/errors.md."""
     raised = set(CODE_BY_STATUS.values())

@@ -227,6 +227,7 @@ def test_a_broker_that_refuses_some_topics() -> None:
         assert visited(port) == Visit(0x01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xff\xff\xff\xff", b"\xd0\x00"]
 )

@@ -269,6 +269,7 @@ BY_OPENING = json.dumps(
 )
 
 
+@pytest.mark.slow
 async def test_a_point_that_came_later_has_the_periods_of_its_account(site: ControlSite) -> None:
     """Opened on the 15th, a point more on the 20th: fees and blocks of both begin again on the
     15th of February, also after a restart, and the replay computes the same."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-import segno
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -24,12 +23,12 @@ from gateway.app.firmware.bench import Bench, load_bench
 from gateway.app.firmware.bench_run import run_ports
 from gateway.app.firmware.bundle import pack, read_bundle
 from gateway.app.firmware.image import make_image, read_image
-from gateway.app.firmware.labels import PER_PAGE, Label, labels_pdf
 from gateway.app.firmware.record import Record, boards_in, read_boards
 from gateway.app.firmware.simulated import SimulatedBoard, SimulatedBoards
 from gateway.app.firmware.station import Order, Station
 from gateway.app.firmware.tools import command_of
 from gateway.core.errors import RefusedError
+from tests.app.drawn import drawing
 from tests.firmware.bench_site import NODE_KEY, WIFI_PASSWORD, write_bench
 from tests.firmware.micropython import ROOT
 from tests.firmware.releases import key
@@ -88,6 +87,7 @@ def work(
         return Station(bench, record, order, SystemClock()).work(board, lambda _: None)
 
 
+@pytest.mark.slow
 def test_fifty_simulated_boards_on_five_ports(call: Call) -> None:
     """Every one is done once, each with its own serial and MAC; real serials are not spent."""
     answer = call("flash", "--simulate", "5", "--boards", "10", "--operator", "ann")
@@ -107,6 +107,7 @@ def test_programs_get_json(call: Call) -> None:
     assert [line["result"] for line in json.loads(answer.out)] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_boards_that_are_done_are_refused_the_next_time(call: Call) -> None:
     """The simulated ones begin at the same MACs: the bench knows them."""
     assert call("flash", "--simulate", "1").status == 0
@@ -176,6 +177,7 @@ def test_an_image_holds_the_files_byte_for_byte(call: Call) -> None:
         make_image({"/large": bytes(3_000_000)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
@@ -339,65 +341,7 @@ def test_a_mac_in_work_is_refused_at_another_port(tmp_path: Path) -> None:
         assert record.claim(MAC, "two", again=False) == "PG-0001"
 
 
-def drawing(pdf: bytes) -> list[str]:
-    """The drawing commands of each page; checks that every offset in the table is true."""
-    start = int(pdf.rsplit(b"startxref\n", 1)[1].split(b"\n")[0])
-    table = pdf[start:].split(b"trailer")[0].splitlines()[3:]
-    for number, line in enumerate(table, 1):
-        assert pdf[int(line[:10]) :].startswith(b"%d 0 obj\n" % number)
-    return [
-        stream[1].decode()
-        for stream in re.finditer(rb"stream\n(.*?)\nendstream", pdf, re.DOTALL)
-        if int(pdf[: stream.start()].rsplit(b"/Length ", 1)[1].split(b" ")[0]) == len(stream[1])
-    ]
-
-
-def test_labels_show_serial_mac_and_secret_and_a_code_of_them() -> None:
-    """The rectangles are the modules of the code, all of them and no other."""
-    label = Label("PG-0001", MAC, "abcdefghijkl")
-    [page] = drawing(labels_pdf([label]))
-    shown = re.findall(r"\((.*?)\) Tj", page)
-    assert shown == ["PG-0001", "02:00:00:00:00:01", "set-up password", "abcdefghijkl"]
-    rectangles = [
-        [float(figure) for figure in line.split()[:4]]
-        for line in page.splitlines()
-        if line.endswith("re f")
-    ]
-    side = rectangles[0][3]
-    left, top = min(row[0] for row in rectangles), max(row[1] for row in rectangles) + side
-    dark = {
-        (round((top - y) / side) - 1, round((x - left) / side) + step)
-        for x, y, width, _ in rectangles
-        for step in range(round(width / side))
-    }
-    code = segno.make_qr(f"prepaid-node 1 PG-0001 {MAC} abcdefghijkl", error="m")
-    assert dark == {
-        (y, x) for y, row in enumerate(code.matrix) for x, module in enumerate(row) if module
-    }
-
-
-def test_a_long_serial_stays_on_its_label() -> None:
-    """A character of this font is 0.6 of its size wide."""
-    [page] = drawing(labels_pdf([Label("ABCDEFGHIJKL0001", MAC, "abcdefghijkl")]))
-    seen: list[str] = []
-    for size, x, text in re.findall(r"/F1 ([\d.]+) Tf ([\d.]+) .*?\((.*?)\)", page):
-        seen.append(text)
-        assert float(x) + 0.6 * float(size) * len(text) <= 68 * 72 / 25.4
-    assert len(seen) == 4
-
-
-def test_labels_fill_sheets() -> None:
-    """24 on each; the first may be begun already; all within the page."""
-    many = [Label(f"PG-{n:04d}", f"{n:012x}", "abcdefghijkl") for n in range(50)]
-    pages = drawing(labels_pdf(many, skip=20))
-    assert [page.count("Tj") // 4 for page in pages] == [4, PER_PAGE, 22]
-    for page in pages:
-        for x, y, *_ in re.findall(r"([\d.]+) ([\d.]+) Td", page):
-            assert 0 < float(x) < 595
-            assert 0 < float(y) < 842
-    assert labels_pdf(many) == labels_pdf(many)
-
-
+@pytest.mark.slow
 def test_labels_come_from_the_record_and_the_key(call: Call) -> None:
     """Only boards that are done; the file is its owner's alone and nothing is overwritten."""
     bench = load_bench(Path("bench.json"))
@@ -424,6 +368,7 @@ def test_labels_come_from_the_record_and_the_key(call: Call) -> None:
     assert labels_of(call, "--serial", "PG-0003").out.startswith("1 labels in ")
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_line_for_each_port(call: Call) -> None:
     """With the step of each while it works, and what became of each board above them."""
     leader, follower = pty.openpty()
@@ -476,6 +421,7 @@ class Bystander:
         threading.Timer(0.3, self._port.touch).start()
 
 
+@pytest.mark.slow
 def test_the_next_board_is_begun_when_the_port_is_back(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def made(call: Call, *arguments: str, name: str = "a.pgn") -> Bundle:
     return read_bundle(Path(name).read_bytes())
 
 
+@pytest.mark.slow
 def test_a_key_is_its_owners_alone(call: Call) -> None:
     """Mode 0600 whatever the umask, the public half beside it, and nothing is overwritten."""
     before = os.umask(0)
@@ -91,6 +92,7 @@ def test_a_key_is_its_owners_alone(call: Call) -> None:
     assert not Path("other.pem").exists()
 
 
+@pytest.mark.slow
 def test_a_passphrase_encrypts_the_key(call: Call) -> None:
     """Without it, or with another, nothing is signed."""
     Path("good").write_text(f"{PASSPHRASE}\n")
@@ -107,6 +109,7 @@ def test_a_passphrase_encrypts_the_key(call: Call) -> None:
     assert call(*release, "--passphrase-file", "good").status == 0
 
 
+@pytest.mark.slow
 def test_a_release_is_the_same_each_time(call: Call, keys: Path) -> None:
     """Same sources, same keys, same bytes; another directory or another day changes nothing."""
     first = made(call, "--key", str(keys / "now"), "--next", str(keys / "next.pub"))
@@ -123,6 +126,7 @@ def test_a_release_is_the_same_each_time(call: Call, keys: Path) -> None:
     assert b"elsewhere" not in first.raw
 
 
+@pytest.mark.slow
 def test_signing_elsewhere_gives_the_same_bundle(call: Call, keys: Path) -> None:
     """Built where the key is not, signed where it is; the keys that the nodes get are the same."""
     whole = made(call, "--key", str(keys / "now"))
@@ -137,6 +141,7 @@ def test_signing_elsewhere_gives_the_same_bundle(call: Call, keys: Path) -> None
     assert not Path("d.pgn").exists()
 
 
+@pytest.mark.slow
 def test_inspect_shows_and_checks(call: Call, keys: Path) -> None:
     """As a table and as JSON; fails for a stranger's signature and for any altered byte."""
     bundle = made(call, "--key", str(keys / "now"), "--hardware", "board-7")
@@ -167,6 +172,7 @@ def test_inspect_shows_and_checks(call: Call, keys: Path) -> None:
     assert missing.err == "FILE_REFUSED: none.pgn: No such file or directory\n"
 
 
+@pytest.mark.slow
 def test_a_release_says_what_is_wrong(
     call: Call, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ async def test_nothing_is_known_of_a_new_account(site: ControlSite) -> None:
     assert (found.days_left_tenths, found.cut_utc_ms, found.confidence) == (None, None, "none")
 
 
+@pytest.mark.slow
 async def test_days_left_follow_use_and_a_recharge_at_once(site: ControlSite) -> None:
     """Three days of credit at 1.2 kW are three days; who has paid does not wait half an hour."""
     await site.sweeper.sweep()
@@ -84,6 +85,7 @@ async def test_days_left_follow_use_and_a_recharge_at_once(site: ControlSite) ->
     assert later.days_left_tenths in (48, 49)
 
 
+@pytest.mark.slow
 async def test_without_a_recharge_an_account_is_looked_at_every_half_hour(
     site: ControlSite,
 ) -> None:

@@ -97,6 +97,7 @@ async def test_telemetry_comes_back_after_a_fault(bench: Bench) -> None:
     assert bench.events() == [("TELEMETRY_FAILED", "warning"), ("TELEMETRY_FAILED", "cleared")]
 
 
+@pytest.mark.slow
 async def test_fault_that_stays_is_told_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries that fail too are quiet and farther and farther apart; descriptors do not leak."""
     monkeypatch.setattr("gateway.app.control.keeper.RETRY_MAX_S", 0.01)
@@ -138,6 +139,7 @@ async def test_readings_stop_below_the_floor_and_events_go_on(bench: Bench) -> N
     assert bench.events()[-1] == ("TELEMETRY_PAUSED", "cleared")
 
 
+@pytest.mark.slow
 async def test_files_that_open_slowly_after_a_fault_hold_up_no_sweep(bench: Bench) -> None:
     """Postings are in the same sweep: it goes on while large files are checked, or a disk hangs."""
     await bench.sweep()

@@ -135,6 +135,7 @@ async def test_a_crash_right_after_a_change_of_tariff_starts_under_the_new_one(
     assert_proved(site)
 
 
+@pytest.mark.slow
 async def test_a_month_that_two_tariffs_share_pays_one_fee(site: ControlSite) -> None:
     """Each by its days, whatever restarts in between; the ledger computed again says the same."""
     await begin(site, RICH)
@@ -274,6 +275,7 @@ async def test_a_count_waits_for_all_that_moved_money_before_it(site: ControlSit
     assert count.result["difference_nano"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", ["fee", "gap"])
 async def test_what_one_point_was_charged_is_no_mass_cut_at_another(
     site: ControlSite, cause: str

@@ -364,6 +364,7 @@ def test_all_boards_of_a_bench_may_log_in(broker: BrokerSite) -> None:
     assert users(broker)["node-000000000003"] != made["node-000000000003"]
 
 
+@pytest.mark.slow
 def test_a_board_with_another_generation_lets_nobody_in(broker: BrokerSite) -> None:
     """It could not log in, and commands to it would not be believed: say which, change nothing."""
     record = broker.place / "boards.jsonl"

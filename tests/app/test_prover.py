@@ -92,6 +92,7 @@ async def use(site: ControlSite, wh: int) -> None:
     await site.sweeper.sweep()
 
 
+@pytest.mark.slow
 async def test_each_local_day_gets_one_checkpoint(site: ControlSite) -> None:
     """At the first look and after each local midnight, not in between; all prove themselves."""
     proof = Proof(site)
@@ -156,6 +157,7 @@ async def test_start_goes_on_from_the_checkpoint_and_the_whole_proof_follows(
     assert not site.engine.gate.chain_verified
 
 
+@pytest.mark.slow
 async def test_what_is_known_to_be_damaged_is_not_signed(site: ControlSite) -> None:
     """The whole proof fails: the day that ends next gets no checkpoint; a whole start clears it."""
     verdict = '{"problems": ["transaction 1: spoiled"], "transactions": 1}'

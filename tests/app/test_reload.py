@@ -117,6 +117,7 @@ def test_the_watchdog_knows_what_must_go_on(tmp_path: Path) -> None:
     site.crash()
 
 
+@pytest.mark.slow
 def test_descriptors_are_asked_for(tmp_path: Path) -> None:
     """The soft limit goes up to the hard one; one line when that is not enough."""
     script = (
@@ -144,6 +145,7 @@ def test_descriptors_are_asked_for(tmp_path: Path) -> None:
     assert lines == []
 
 
+@pytest.mark.slow
 def test_the_journal_gets_priorities_and_others_do_not(tmp_path: Path) -> None:
     """JOURNAL_STREAM must name the very stream; a line then begins with its level in brackets."""
     script = (

@@ -155,6 +155,7 @@ async def test_a_wrong_file_changes_nothing(
     assert (tmp_path / "meters.csv").read_text() == ROWS
 
 
+@pytest.mark.slow
 async def test_meters_do_not_vanish_by_an_import(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Supplies through random orders, readings, faults and restarts: the invariants hold throughout."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -130,4 +131,4 @@ class Supplies(RuleBasedStateMachine):
 Supplies.TestCase.settings = settings(
     max_examples=80, stateful_step_count=50, deadline=None, report_multiple_bugs=False
 )
-TestSupplies = Supplies.TestCase
+TestSupplies = pytest.mark.slow(Supplies.TestCase)

@@ -165,6 +165,7 @@ async def test_a_rise_that_grew_since_is_agreed_on_by_nobody(site: ControlSite) 
     assert outcome_of(site, "no").result["accepted"] is False
 
 
+@pytest.mark.slow
 async def test_what_was_compared_stays_with_the_draft_and_decides_nothing(
     site: ControlSite,
 ) -> None:

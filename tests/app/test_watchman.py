@@ -204,6 +204,7 @@ async def test_a_reversed_transformer_is_found_and_its_feed_in_told(site: Watche
     assert site.told("CT_SUSPECT")[2:] == [("flat-1", "cleared"), ("flat-2", "cleared")]
 
 
+@pytest.mark.slow
 async def test_feed_in_is_told_once_a_day_where_none_is_expected(site: WatchedSite) -> None:
     """All phases backwards at both flats: flat 1 alone is told, a restart in between or not."""
     await site.run(60)

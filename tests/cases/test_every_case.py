@@ -52,6 +52,7 @@ def _covered() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case_id", sorted(CASES))
 def test_a_case_is_run_with_every_figure_that_it_expects(case_id: str) -> None:
     """A case that no test names, or a figure that none looks up, is no proof of anything."""

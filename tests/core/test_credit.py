@@ -278,6 +278,7 @@ def test_state_survives_a_restart() -> None:
 amounts = st.integers(0, 10**12)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.integers(-(10**12), 10**12),

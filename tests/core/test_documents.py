@@ -76,6 +76,7 @@ def months_of(made: LedgerMaker) -> list[DocumentPeriod]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(made=ledgers())
 def test_statements_foot_and_join(made: LedgerMaker) -> None:
@@ -106,6 +107,7 @@ def test_statements_foot_and_join(made: LedgerMaker) -> None:
                 assert line.amount_nano == -line.fed_wh * (line.price_micro or 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(made=ledgers())
 def test_what_is_shown_foots_and_never_shows_more(made: LedgerMaker) -> None:
@@ -121,6 +123,7 @@ def test_what_is_shown_foots_and_never_shows_more(made: LedgerMaker) -> None:
         assert abs(sheet.rounding_nano) <= INR.minor_nano * (len(lines) // 2 + 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(made=ledgers(), more=st.integers(1, 60_000))
 def test_a_final_statement_never_changes(made: LedgerMaker, more: int) -> None:
@@ -135,6 +138,7 @@ def test_a_final_statement_never_changes(made: LedgerMaker, more: int) -> None:
     assert [made.statement(period) for period in finals] == before
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(made=ledgers())
 def test_every_ledger_line_is_explained_exactly(made: LedgerMaker) -> None:
@@ -143,6 +147,7 @@ def test_every_ledger_line_is_explained_exactly(made: LedgerMaker) -> None:
         assert shortfalls(explanation) == ()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(made=ledgers(), start=st.integers(0, 12))
 def test_an_explanation_that_begins_in_the_middle_is_the_same(

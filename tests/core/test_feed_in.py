@@ -413,6 +413,7 @@ def test_alerts_are_armed_again_by_what_was_fed_in() -> None:
 # -- when it is posted does not matter -------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(

@@ -132,6 +132,7 @@ class Flat:
         return self.supply.state(self.now_ns).name
 
 
+@pytest.mark.slow
 def test_p09_a_friendly_weekend_defers_the_cut_to_its_end() -> None:
     """Zero on Saturday evening: supply stays on below zero, is cut once on Monday at 08:00."""
     given, expect = case("P09")["given"], case("P09")["expect"]
@@ -421,6 +422,7 @@ def calendars(draw: st.DrawFn) -> FriendlyCalendar | None:
         return None
 
 
+@pytest.mark.slow
 @given(calendars(), st.sampled_from(ANCHORS), st.integers(0, 2 * 1440))
 @settings(max_examples=40, deadline=None)
 def test_calendars_agree_with_a_slow_model_minute_by_minute(

@@ -164,6 +164,7 @@ def test_states(paid: int, credited: int, day: int, state: InvoiceState, overpai
     assert (found.state, found.overpaid_nano) == (state, overpaid)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(made=ledgers(), cash=st.sampled_from([None, 10**7, 5 * 10**7, 10**9]))
 def test_an_invoice_is_the_sum_of_its_rounded_lines(made: LedgerMaker, cash: int | None) -> None:

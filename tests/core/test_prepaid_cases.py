@@ -153,6 +153,7 @@ def test_b03_blocks_leave_no_hole_between_kilowatt_hours(index: int) -> None:
     assert pricer.running_nano() == nano(listed("B03", "expect", "energy")[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [int(text) for text in listed("B04", "given", "steps")])
 def test_b04_any_partition_of_postings_gives_the_same_sums(step: int) -> None:
     """Energy and tax telescope, whatever the steps in which they are posted."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -286,6 +287,7 @@ def summed(postings: Sequence[Posting]) -> dict[tuple[str, int, str], int]:
     return dict(sums)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(world=worlds())
 def test_any_partition_of_postings_and_restarts_owes_what_the_slow_model_owes(
@@ -296,6 +298,7 @@ def test_any_partition_of_postings_and_restarts_owes_what_the_slow_model_owes(
     assert summed(postings) == slow_charges(world)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(world=worlds())
 def test_every_watt_hour_is_counted_once_in_the_cell_of_its_time(world: World) -> None:
@@ -312,6 +315,7 @@ def test_every_watt_hour_is_counted_once_in_the_cell_of_its_time(world: World) -
     assert fast == {place: wh for place, wh in slow.items() if wh}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(world=worlds())
 def test_postings_in_between_change_no_sum(world: World) -> None:
@@ -322,6 +326,7 @@ def test_postings_in_between_change_no_sum(world: World) -> None:
     assert once.charged_nano() == often.charged_nano()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(world=worlds(), available=st.integers(-5, 10**12), source=st.sampled_from(SOURCES))
 def test_remaining_energy_is_never_more_than_credit_buys(
@@ -344,6 +349,7 @@ def test_remaining_energy_is_never_more_than_credit_buys(
         assert pricer.running_nano() >= available or price == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(world=worlds())
 def test_a_random_tariff_survives_its_document(world: World) -> None:

@@ -129,6 +129,7 @@ def kept(world: World) -> Book:
     return keeper.book
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(world=worlds())
 def test_nothing_honest_is_doubted(world: World) -> None:
@@ -136,6 +137,7 @@ def test_nothing_honest_is_doubted(world: World) -> None:
     assert kept(world).problems() == []
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(world=worlds(), data=st.data())
 def test_a_band_is_possible_where_the_slow_clock_shows_it(

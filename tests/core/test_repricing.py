@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,7 @@ def replayed(
     return replay.finish(lived.until_ms, lived.until_ms if world.ends else 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(world=worlds(), often=st.booleans())
 def test_the_tariff_in_force_comes_out_as_the_ledger_charged(world: World, often: bool) -> None:
@@ -150,6 +152,7 @@ def test_the_tariff_in_force_comes_out_as_the_ledger_charged(world: World, often
     assert outcome.energy_wh == used
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(world=worlds(), other=worlds(), often=st.booleans())
 def test_a_draft_comes_out_as_if_it_had_been_in_force(
@@ -165,6 +168,7 @@ def test_a_draft_comes_out_as_if_it_had_been_in_force(
     assert sum(outcome.draft.values()) == truth.pricer.charged_nano()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(world=worlds(), later_ms=st.integers(-DAY_MS, 12 * DAY_MS), often=st.booleans())
 def test_a_window_needs_only_what_came_since_its_periods_began(

@@ -6,6 +6,7 @@ What is on file is only what was kept; a crash takes the rest.
 
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -369,4 +370,4 @@ class RolloutWorld(RuleBasedStateMachine):
 RolloutWorld.TestCase.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None, report_multiple_bugs=False
 )
-TestRolloutWorld = RolloutWorld.TestCase
+TestRolloutWorld = pytest.mark.slow(RolloutWorld.TestCase)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -315,6 +316,7 @@ def summed(postings: Sequence[Posting]) -> Charges:
     return {key: amount for key, amount in sums.items() if amount}
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(world=worlds())
 def test_everything_that_a_tariff_charges_is_what_the_slow_model_charges(world: World) -> None:
@@ -323,6 +325,7 @@ def test_everything_that_a_tariff_charges_is_what_the_slow_model_charges(world: 
     assert summed(postings) == all_charges(story)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(world=worlds(), other=worlds())
 def test_a_change_of_tariff_goes_on_where_the_one_before_stopped(
@@ -354,6 +357,7 @@ def test_a_change_of_tariff_goes_on_where_the_one_before_stopped(
     assert summed(postings) == all_charges(following)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(world=worlds())
 def test_every_posting_is_f_after_less_f_before(world: World) -> None:
@@ -401,6 +405,7 @@ def test_every_posting_is_f_after_less_f_before(world: World) -> None:
     assert posted_wh == sum(wh for wh, _, _ in story.fed)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(world=worlds())
 def test_postings_in_between_change_no_sum(world: World) -> None:
@@ -411,6 +416,7 @@ def test_postings_in_between_change_no_sum(world: World) -> None:
     assert once.charged_nano() == often.charged_nano()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(world=worlds(), available=st.integers(-5, 10**12), source=st.sampled_from(SOURCES))
 def test_remaining_energy_is_never_more_than_credit_buys(
@@ -426,6 +432,7 @@ def test_remaining_energy_is_never_more_than_credit_buys(
         assert pricer.running_nano() <= max(0, available)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(world=worlds())
 def test_a_random_tariff_survives_its_document(world: World) -> None:

@@ -70,6 +70,7 @@ def read(document: dict[str, object]) -> CreditTerms:
     return terms_from_document(document, INR, ZONE)
 
 
+@pytest.mark.slow
 @given(documents)
 def test_what_is_accepted_can_be_read_again(document: dict[str, object]) -> None:
     """Control stores the document of the terms and reads it at each start: it must be able to."""

@@ -93,6 +93,7 @@ def test_a_motor_that_brakes_does_not_alarm() -> None:
         assert run(held, 20, three(-2_000, -2_000, -2_000)) == []
 
 
+@pytest.mark.slow
 def test_a_roof_does_not_alarm_where_it_may_feed_in() -> None:
     """Eleven hours of sun, then the evening's load, for a week; the same without leave does."""
     held = check(may_feed_in=True)
@@ -129,6 +130,7 @@ def test_more_than_breaker_or_transformer_carries() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_transformer_that_is_far_too_large() -> None:
     """600 A for a flat of 3 A: below 1 % for a week. One evening of cooking, and it is not."""
     held = check(primary_a=600.0)

@@ -153,6 +153,7 @@ def test_the_watchdog_begins_with_its_first_feeding(chip: Chip, board: Any) -> N
     assert chip.fed == 2
 
 
+@pytest.mark.slow
 async def test_time_is_asked_of_a_server(module: Any, board: Any) -> None:
     """The second that it tells, also beyond 2036; silence, noise and no time are 0."""
     loop = asyncio.get_running_loop()

@@ -229,6 +229,7 @@ def test_a_version_that_failed_is_never_the_spare_one() -> None:
     assert device.started == ["b"] * 3 + ["a"] * 7
 
 
+@pytest.mark.slow
 def test_a_full_flash_still_ends_a_trial() -> None:
     """The few bytes that the loader writes find their place where no file does."""
     device = on_trial(both(ONE, ONE, 1))

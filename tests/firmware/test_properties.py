@@ -30,6 +30,7 @@ def test_every_property_has_cases() -> None:
     assert {name for name in found if not name.startswith("_")} == set(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_property_holds(name: str) -> None:
     """The property holds on CPython for whatever hypothesis finds."""
@@ -72,6 +73,7 @@ def recorded(name: str) -> list[list[Any]]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [pytest.param("py", marks=pytest.mark.slow), "mpy"])
 def test_micropython_agrees_with_cpython(form: str) -> None:
     """Every recorded case has the same outcome there, from the source and from `.mpy`."""

@@ -7,6 +7,7 @@ import pytest
 from tests.firmware import micropython
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["py", "mpy"])
 def test_shared_tests_pass_in_micropython(form: str) -> None:
     """Every test function that CPython collects from same/ passes there as well."""

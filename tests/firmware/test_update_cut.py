@@ -111,6 +111,7 @@ def test_a_cut_anywhere_in_an_update_is_harmless(step: int) -> None:
     assert number > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_cut_anywhere_in_an_update_of_the_update_is_harmless(step: int) -> None:
     """A, then B, then A again with a third version: the slots change places as before."""
@@ -120,6 +121,7 @@ def test_a_cut_anywhere_in_an_update_of_the_update_is_harmless(step: int) -> Non
         ends_updated(device, NEWER, "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(("how", "reason"), STORIES, ids=[how.__name__ for how, _ in STORIES])
 def test_a_cut_anywhere_in_the_way_back_is_harmless(

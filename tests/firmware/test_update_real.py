@@ -23,6 +23,7 @@ NEW: Final = real_bundle("2", 2)
 PROVED: Final = {"1": "update", "2": "prove"}
 
 
+@pytest.mark.slow
 def test_an_update_proves_itself() -> None:
     """Fetched, verified, unpacked, switched, tried, proved; the relay was held at each boot."""
     device = RealDevice(PROVED)
@@ -34,6 +35,7 @@ def test_an_update_proves_itself() -> None:
     assert "/trial" not in device.files
 
 
+@pytest.mark.slow
 def test_three_boots_without_proof_go_back() -> None:
     """A version that restarts before it proves itself has three tries."""
     device = RealDevice({"1": "update", "2": "restart"})
@@ -46,6 +48,7 @@ def test_three_boots_without_proof_go_back() -> None:
     assert b"started 3 times without proof" in device.files["/failed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "plan", "reason"),
     [
@@ -68,6 +71,7 @@ def test_a_slot_that_does_not_run_goes_back_at_once(wanted: Any, plan: str, reas
     assert device.nvs["security"] == bytes([0, 0, 0, 1])
 
 
+@pytest.mark.slow
 def test_a_lost_gateway_goes_back_after_five_minutes() -> None:
     """Without the gateway's word the new version restarts into the old one."""
     device = RealDevice({"1": "update", "2": "deaf"})
@@ -100,6 +104,7 @@ def test_a_flipped_bit_is_refused(at: int, code: str) -> None:
     assert "/data/update.part" not in device.files
 
 
+@pytest.mark.slow
 def test_two_broken_slots_end_in_safe_mode_with_the_portal_then_without() -> None:
     """Ten quick starts that fail: the portal of the first slot, of the second, then the REPL."""
     device = RealDevice({"1": "raise"})

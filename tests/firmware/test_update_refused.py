@@ -299,6 +299,7 @@ def test_a_flash_that_refuses_the_switch_leaves_no_trial_behind(board: Board) ->
     assert offered(board, GOOD.raw) == "ok"
 
 
+@pytest.mark.slow
 def test_a_full_flash_refuses_and_harms_nothing(board: Board) -> None:
     """Too little room for the bundle, then too little to unpack it."""
     with board.files.open("/fill", "wb") as file:
@@ -320,6 +321,7 @@ def raw_signature(message: bytes) -> bytes:
     return pow(int.from_bytes(message, "big") % n, numbers.d, n).to_bytes(384, "big")
 
 
+@pytest.mark.slow
 def test_only_the_one_encoding_is_a_signature() -> None:
     """Shorter padding with bytes behind the digest, another hash, no NULL: all refused."""
     digest = hashlib.sha256(b"message").digest()

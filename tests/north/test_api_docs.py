@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from gateway.core.requests import Role
 from gateway.north.hub import KINDS, RESET
 from tests.north.conftest import Served
@@ -22,6 +24,7 @@ LETTERS = {
 }
 
 
+@pytest.mark.slow
 async def test_routes_roles_and_answers_are_documented(site: Served) -> None:
     """Every route is in the table with its roles and answers, and nothing else is."""
     client = await site.client(Role.ADMIN)

@@ -1,5 +1,7 @@
 """Denials in north: told at once, summed up by the minute, bounded whatever comes."""
 
+import pytest
+
 from gateway.core.denials import COUNT_MAX, FURTHER, Denial
 from gateway.north.denials import DenialLog
 from tests.north.clocks import ManualClock
@@ -60,6 +62,7 @@ def test_kinds_are_told_apart_by_caller_address_route_and_code() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_day_of_flood_from_everywhere_is_bounded_and_hides_no_known_caller() -> None:
     """Every denial is counted; strangers get two records a minute at most, whoever is known his."""
     clock = ManualClock()

@@ -228,6 +228,7 @@ def operations(document: Mapping[str, Mapping[str, Mapping[str, object]]]) -> It
             yield f"{method.upper()} {path}"
 
 
+@pytest.mark.slow
 async def test_matrix_of_every_route_and_role(site: Served) -> None:
     """Each role gets through exactly where it should; nobody gets through anywhere."""
     admin = await site.client(Role.ADMIN)
@@ -250,6 +251,7 @@ async def test_matrix_of_every_route_and_role(site: Served) -> None:
         assert stated["security"]
 
 
+@pytest.mark.slow
 async def test_every_wish_has_a_route_for_each_of_its_roles(site: Served) -> None:
     """Whatever control carries out can be asked for: each type of request, by each role of it.
 
@@ -276,6 +278,7 @@ async def test_every_wish_has_a_route_for_each_of_its_roles(site: Served) -> Non
     assert reached == wanted
 
 
+@pytest.mark.slow
 async def test_actions_on_a_supply_have_their_own_roles(site: Served) -> None:
     """An operator may confirm for a customer, and may not disconnect or reconnect anybody."""
     path = f"{API}/meters/flat-1/commands"
@@ -346,6 +349,7 @@ async def test_key_is_made_shown_once_and_revoked(site: Served) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "TOKEN_UNKNOWN")
 
 
+@pytest.mark.slow
 async def test_keys_outlive_the_process(settings: NorthSettings, executor: Executor) -> None:
     """A token made before a restart is valid after it, and a revoked one stays revoked."""
     async with serving(settings, executor) as site:
@@ -431,6 +435,7 @@ async def test_another_user_over_the_local_socket_is_refused(
     assert '"code":"FORBIDDEN"' in child.stdout
 
 
+@pytest.mark.slow
 async def test_proxy_headers_are_believed_from_named_proxies_only(
     settings: NorthSettings, executor: Executor
 ) -> None:

@@ -91,6 +91,7 @@ def total(items: list[dict[str, str]], name: str = "amount") -> Decimal:
     return sum((Decimal(item[name]) for item in items), Decimal(0))
 
 
+@pytest.mark.slow
 async def test_a_bill_foots_exactly_and_as_shown(client: httpx.AsyncClient) -> None:
     """Opening and lines give the closing, exact and shown; the months join."""
     january = (await client.get(f"{API}/accounts/{FLAT}/bills/2025-01")).json()
@@ -210,6 +211,7 @@ async def test_a_receipt_tells_where_the_money_went(client: httpx.AsyncClient) -
     assert (slip["balance_before"], slip["reversed_by"]) == ("499", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
@@ -243,6 +245,7 @@ async def test_wrong_questions_are_refused(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+@pytest.mark.slow
 async def test_another_accounts_transaction_is_unknown(
     site: Served, client: httpx.AsyncClient
 ) -> None:

@@ -1,5 +1,7 @@
 """Devices as the API shows them, and the word of who approves or refuses one."""
 
+import pytest
+
 from gateway.core.lease import UNLIMITED_WH
 from gateway.core.requests import Role
 from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
@@ -51,6 +53,7 @@ async def test_a_device_shows_what_it_told_last(site: Served) -> None:
     assert found["lease"]["cutoff_wh"] is None
 
 
+@pytest.mark.slow
 async def test_a_device_is_approved_and_refused_by_request(site: Served) -> None:
     """With key and role as every wish; an unknown one is 404."""
     client = await site.client(Role.TECHNICIAN)
@@ -80,6 +83,7 @@ async def test_a_device_is_approved_and_refused_by_request(site: Served) -> None
         assert (found.status_code, found.json()["code"]) == (404, "DEVICE_UNKNOWN")
 
 
+@pytest.mark.slow
 async def test_a_device_shows_limits_modules_settings_and_a_held_counter(site: Served) -> None:
     """As control kept them."""
     client = await site.client(Role.TECHNICIAN)

@@ -3,6 +3,8 @@
 import hashlib
 from typing import Any
 
+import pytest
+
 from gateway.app.firmware.bundle import BUNDLE_MAX
 from gateway.core.requests import Role
 from gateway.core.rollout_plan import IMAGE_BYTES_MAX
@@ -24,6 +26,7 @@ async def add(site: Served, content: bytes, key: str) -> Any:
     return await client.post(f"{API}/firmware-images", content=content, headers=headers)
 
 
+@pytest.mark.slow
 async def test_an_image_is_kept_with_its_bytes_shown_and_removed(site: Served) -> None:
     """The bytes lie beside the wish in parts that control may read; the same again is a repeat."""
     content = bytes(range(256)) * 700  # 179,200 bytes, three parts
@@ -68,6 +71,7 @@ async def test_an_image_is_bounded_and_nothing_else_got_larger(site: Served) -> 
         }
 
 
+@pytest.mark.slow
 async def test_old_uploads_go(site: Served) -> None:
     """Whoever uploads one after the other fills no disk."""
     for number in range(KEPT + 2):
@@ -83,6 +87,7 @@ async def test_old_uploads_go(site: Served) -> None:
     assert await site.context.north.read(count) == [KEPT, KEPT]
 
 
+@pytest.mark.slow
 async def test_a_rollout_is_begun_shown_and_steered(site: Served) -> None:
     """With what a plan has by default; devices in the order given, with their meters."""
     sha256 = (await add(site, b"firmware", "i-1")).json()["result"]["sha256"]
@@ -131,6 +136,7 @@ async def test_a_rollout_is_begun_shown_and_steered(site: Served) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "ROLLOUT_UNKNOWN")
 
 
+@pytest.mark.slow
 async def test_a_plan_is_checked_before_and_after(site: Served) -> None:
     """The form has the bounds of numbers; that stages rise is control's rule."""
     sha256 = (await add(site, b"firmware", "i-1")).json()["result"]["sha256"]

@@ -114,6 +114,7 @@ async def test_head_that_never_ends_is_refused(site: Served) -> None:
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
 
 
+@pytest.mark.slow
 async def test_request_that_trickles_is_dropped(
     site: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ async def test_request_that_trickles_is_dropped(
         writer.close()
 
 
+@pytest.mark.slow
 async def test_kept_connection_survives_the_deadline_of_one_request(
     site: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,7 @@ async def test_connections_are_bounded(site: Served, monkeypatch: pytest.MonkeyP
         open_writer.close()
 
 
+@pytest.mark.slow
 async def test_requests_at_once_are_bounded(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound a caller gets 503 BUSY at once instead of waiting in line."""
     monkeypatch.setattr("gateway.north.http.gate.MAX_REQUESTS_AT_ONCE", 2)

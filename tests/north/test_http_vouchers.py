@@ -1,6 +1,7 @@
 """Vouchers over HTTP: sold, shown to those who sell, redeemed, taken back."""
 
 import httpx
+import pytest
 
 from gateway.core.requests import Role
 from gateway.core.voucher import grouped
@@ -85,6 +86,7 @@ async def test_vouchers_are_paged_newest_first(site: Served) -> None:
     assert other.json() == {"items": [], "next_cursor": None}
 
 
+@pytest.mark.slow
 async def test_a_voucher_is_taken_back_by_a_manager(site: Served) -> None:
     """With a reason, once; an unknown one is 404."""
     manager = await site.client(Role.MANAGER)

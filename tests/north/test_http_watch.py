@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from gateway.core.requests import Role
 from gateway.store.watch import WatchKind, WatchState, put_watch_states
 from tests.north.conftest import Served
@@ -45,6 +47,7 @@ async def test_feeders_show_their_last_half_hour(site: Served) -> None:
     assert (feeder["last"]["judged"], feeder["last"]["doubtful_meters"]) == (False, ["flat-1"])
 
 
+@pytest.mark.slow
 async def test_suspicions_are_those_that_stand(site: Served) -> None:
     """Signs with their time, transformers with their phase; meters that are gone are left out."""
     keep(

@@ -125,6 +125,7 @@ async def test_any_key_can_be_asked_for_again(site: Served) -> None:
         assert (found.status_code, found.json()["key"]) == (200, key)
 
 
+@pytest.mark.slow
 async def test_control_that_does_not_answer_gives_202_and_executes_later(
     site: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ async def test_control_that_does_not_answer_gives_202_and_executes_later(
     assert await _balance(client) == "5"
 
 
+@pytest.mark.slow
 async def test_refusals_of_control_become_problems(site: Served) -> None:
     """Each rule's code has its status; the repeat of a refused wish is refused the same way."""
     client = await site.client(Role.MANAGER)
@@ -201,6 +203,7 @@ async def test_a_request_tells_who_made_it_and_for_what(site: Served) -> None:
     assert "1" * 20 not in (await auditor.get(f"{API}/requests/k-2")).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -256,6 +259,7 @@ async def test_amounts_out_of_range_or_of_another_currency_are_refused(site: Ser
     assert (foreign.status_code, foreign.json()["code"]) == (422, "CURRENCY_MISMATCH")
 
 
+@pytest.mark.slow
 async def test_account_is_opened_and_recharge_reversed(site: Served) -> None:
     """Open, recharge, reverse: the statement shows all three linked, newest first."""
     client = await site.client(Role.MANAGER)
@@ -366,6 +370,7 @@ async def test_executed_wish_without_a_switch_is_judged_by_the_output(site: Serv
     assert "CREDIT" in waiting["message"]
 
 
+@pytest.mark.slow
 async def test_switch_that_control_finds_too_late_has_expired(
     site: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_what_was_synced_with_its_name_is_always_there(tmp_path: Path) -> None:
     assert calls.outcomes(tmp_path) == {(("a", b"kept"),)}
 
 
+@pytest.mark.slow
 def test_a_name_is_lost_without_a_sync_of_its_directory(tmp_path: Path) -> None:
     """A synced file may be gone as long as its directory was not synced; never half of it."""
     calls = Calls()

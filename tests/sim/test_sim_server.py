@@ -207,6 +207,7 @@ async def test_refused() -> None:
         client.close()
 
 
+@pytest.mark.slow
 async def test_black_hole() -> None:
     """Requests and new connections vanish without a reset; cleared, the meter is back."""
     async with running_site() as site:

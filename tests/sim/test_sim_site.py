@@ -47,6 +47,7 @@ def test_a_seed_makes_the_same_customers() -> None:
         assert a.meter.options.start_wh != c.meter.options.start_wh
 
 
+@pytest.mark.slow
 def test_addresses_are_one_per_meter() -> None:
     """Meter i answers at 127.20.(i // 250).(i % 250 + 1); ids and serial numbers do not repeat."""
     customers = site_of(meters=800).customers()
@@ -128,6 +129,7 @@ async def test_a_cut_over_the_wire_is_in_the_truth() -> None:
         assert site.customers()[0].meter.track.total_wh(site.now_s()) == cut.contactor_wh
 
 
+@pytest.mark.slow
 async def test_generator_hours_move_every_meter() -> None:
     """At the start of its hours the generator's contact closes at every meter, by hand it opens."""
     clock = SystemClock()
@@ -145,6 +147,7 @@ async def test_generator_hours_move_every_meter() -> None:
         assert [meter.tariff for meter in meters] == [1, 1, 1]
 
 
+@pytest.mark.slow
 async def test_a_power_cut_is_silence_and_a_start_with_open_outputs() -> None:
     """Dark: no reset, no answer. Back: the restart bit, output off, and it can be closed again."""
     async with running_site(restart_s=0.2) as site:

@@ -46,6 +46,7 @@ def test_the_past_can_be_read_and_not_rewritten() -> None:
         track.change(9.0, conducting=True)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 1_000),
     changes=st.lists(

@@ -333,6 +333,7 @@ async def test_a_caller_that_gave_up_does_not_disturb_the_next() -> None:
         assert [pdu[:3] for pdu in peer.requests] == [b"\x03\x03\x1f", b"\x03\x03\x21"]
 
 
+@pytest.mark.slow
 async def test_the_deadline_holds_for_a_link_that_was_idle() -> None:
     """The one timer of a link is right for a request that is sent long after it was armed."""
     peer = Peer()

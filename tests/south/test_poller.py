@@ -133,7 +133,7 @@ async def test_a_poll_whose_predecessor_still_runs_is_skipped_and_counted() -> N
     assert peer.connections == 1
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 async def test_black_holed_meters_delay_no_other() -> None:
     """With a third of the meters dead, every healthy one keeps its period."""
     peers = [Peer() for _ in range(20)]

@@ -261,6 +261,7 @@ def test_account_pages_carry_running_balances(connection: Connection) -> None:
     assert transactions_of(connection, "nobody") == []
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(amounts=st.lists(st.integers(-(10**15), 10**15).filter(bool), min_size=1, max_size=30))
 def test_balance_is_the_fold_of_entries(amounts: list[int]) -> None:
