@@ -47,7 +47,7 @@ test: lint types ## everything: format, lint, types, the whole test suite
 	@.ci/tools
 	@$(BIN)/pytest -m "not slow and not alone" -n 4
 	@$(BIN)/pytest -m "slow and not alone" -n 6 --dist loadfile --no-loadscope-reorder
-	@$(BIN)/pytest -m alone tests/south tests/faults tests/e2e
+	@$(BIN)/pytest -m alone
 
 check: lint types ## the same with the fast tests only, about a minute
 	@$(BIN)/pytest -m "not slow and not alone" -n 4
