@@ -12,6 +12,11 @@ LAUNCH: Final = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
     "os.execv(sys.executable, [sys.executable, '-m', 'gateway', *sys.argv[1:]])"
 )
+# A test that runs in the background ignores SIGINT, and so would its children.
+AT_A_TERMINAL: Final = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from gateway.app.cli import main; main()"
+)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -37,7 +37,7 @@ from node import app
 from tests.app.broker_site import open_directory
 from tests.e2e.conftest import MakeSite
 from tests.e2e.gateway_site import Gateway
-from tests.e2e.processes import free_port
+from tests.e2e.processes import AT_A_TERMINAL, free_port
 from tests.e2e.test_node_whole import mosquitto
 from tests.firmware.bench_site import write_bench
 from tests.south.mosquitto import needs_broker
@@ -48,11 +48,6 @@ BOARDS: Final = 10
 START_WH: Final = 1_000
 LOAD_W: Final = 20_000.0
 BALANCE: Final = "0.16"  # 20 Wh
-# A test that runs in the background ignores SIGINT, and so would its children.
-AT_A_TERMINAL: Final = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from gateway.app.cli import main; main()"
-)
 TENANTS: Final = "account,tariff,name,opening_balance\n"
 
 

@@ -21,6 +21,7 @@ from gateway.app.firmware.station import Order, Station
 from gateway.app.firmware.tools import SerialBoard
 from gateway.core.errors import RefusedError
 from gateway.core.sealing import device_secret
+from tests.e2e.processes import AT_A_TERMINAL
 from tests.firmware.bench_site import (
     CERTIFICATE,
     MAC,
@@ -280,7 +281,7 @@ def test_an_interrupt_is_told_and_recorded(tmp_path: Path) -> None:
     record = tmp_path / "boards.jsonl"
     with board(stall="nvs.set_blob") as live:
         stopped = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "firmware", "provision", "--port", live.port],
+            [sys.executable, "-c", AT_A_TERMINAL, "firmware", "provision", "--port", live.port],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True,
