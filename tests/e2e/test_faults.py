@@ -117,7 +117,6 @@ def test_an_output_in_another_mode_is_not_commissioned(site: Gateway) -> None:
     assert site.call("GET", f"/meters/{HEALTHY}")["commissioned"] is True
 
 
-@pytest.mark.alone
 def test_faulty_meters_disturb_nobody_and_are_not_cut(site: Gateway) -> None:
     """D02: no cut and no charge without good readings; the others keep their rhythm of 1 s."""
     for meter, kind in FAULTY.items():

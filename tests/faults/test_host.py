@@ -41,7 +41,6 @@ def limit(pid: int, name: int, soft: int, hard: int | None = None) -> None:
     resource.prlimit(pid, name, (soft, soft if hard is None else hard))
 
 
-@pytest.mark.alone
 def test_a_stopped_north_delays_neither_polls_nor_cuts(site: Gateway) -> None:
     """SIGSTOP: control reads every second and cuts while nobody answers the office."""
     north = site.pid("north")

@@ -9,7 +9,7 @@ SECONDS = 5.0
 READS_PER_POLL = 3
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 async def test_one_process_serves_eight_hundred_meters() -> None:
     """Every one of 2,400 requests a second is answered, and memory stays small."""
     figures = await measure(METERS, SECONDS)
