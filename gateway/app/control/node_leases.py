@@ -9,18 +9,16 @@ from gateway.core.clock import Clock
 from gateway.core.credit import PaymentMode
 from gateway.core.errors import NodeRefusedError
 from gateway.core.lease import (
-    LEASE_S,
     NO_LIMITS,
     UNLIMITED_WH,
     Grant,
     PowerLimits,
     Wanted,
-    cutoff_wh,
     granted,
-    in_force,
     limits_of,
     renewed,
 )
+from gateway.core.lease_prices import Outlook, cutoff_wh, outlook_of
 from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice
@@ -160,9 +158,8 @@ class Leases:
             return None
         if account is None:
             return Wanted(registers[0], UNLIMITED_WH)
-        utc_ms = self._clock.utc_ms()
-        can_limit = "limits" in device.can
-        power = _limits(point, account, self._shelf, utc_ms) if can_limit else NO_LIMITS
+        outlook = self._outlook(point)
+        power = _limits(point, account, outlook) if "limits" in device.can else NO_LIMITS
         if self._is_kept_on(device.index, account):
             return Wanted(registers[0], UNLIMITED_WH, power)
         available_nano = account.available_nano
@@ -171,8 +168,16 @@ class Leases:
         supply = point.supply
         # Only once it was seen to be off: until then breaker and clock may still hold the cut back.
         is_cut = Reason.CREDIT in supply.reasons and supply.output_closed is False
-        cutoff = _lasts_until(point, self._shelf, available_nano, utc_ms)
+        cutoff = cutoff_wh(registers[0], available_nano, outlook)
         return Wanted(registers[0], cutoff, power, is_cut=is_cut)
+
+    def _outlook(self, point: Point) -> Outlook:
+        """What may price the point's energy until a lease ends that is granted now."""
+        source, known = point.terms.sources[0], self._shelf.known(point.tariff_id)
+        if point.pricer is None:
+            return Outlook((), source)
+        utc_ms = None if self._now_s() is None else self._clock.utc_ms()
+        return outlook_of(point.pricer, known, source, utc_ms)
 
     def _is_kept_on(self, index: int, account: Account) -> bool:
         """Whether nothing may cut here for credit now: neither the gateway nor a lease."""
@@ -200,7 +205,7 @@ def _is_never_cut(point: Point, account: Account) -> bool:
     )
 
 
-def _limits(point: Point, account: Account, shelf: TariffShelf, utc_ms: int) -> PowerLimits:
+def _limits(point: Point, account: Account, outlook: Outlook) -> PowerLimits:
     """The limits of the point, and where emergency credit will bear what is used."""
     supply, credit = point.supply, account.credit
     if not supply.enforced:
@@ -211,16 +216,10 @@ def _limits(point: Point, account: Account, shelf: TariffShelf, utc_ms: int) -> 
     emergency_w = limits.emergency_w if point.guard.is_own else None
     if emergency_w is not None and credit.terms.payment_mode is PaymentMode.PREPAYMENT:
         running_nano = account.running_nano
+        registers_wh = (point.guard.registers_wh or (0,))[0]
         if credit.emergency_in_use(running_nano):
-            begins_wh = max(1, (point.guard.registers_wh or (0,))[0])
+            begins_wh = max(1, registers_wh)
         elif credit.terms.emergency_limit_nano:
             own_nano = credit.wallet_nano - running_nano
-            begins_wh = _lasts_until(point, shelf, own_nano, utc_ms)
+            begins_wh = cutoff_wh(registers_wh, own_nano, outlook)
     return limits_of(limits.by_source.get(source), emergency_w, begins_wh)
-
-
-def _lasts_until(point: Point, shelf: TariffShelf, amount_nano: int, utc_ms: int) -> int:
-    """The counter up to which an amount surely lasts."""
-    versions = in_force(shelf.known(point.tariff_id), point.label_utc_ms, utc_ms + LEASE_S * 1_000)
-    registers = point.guard.registers_wh or (0,)
-    return cutoff_wh(registers[0], amount_nano, versions, point.terms.sources[0])
