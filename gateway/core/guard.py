@@ -116,6 +116,8 @@ class RegisterGuard:
         self._disturbed = False
         self._latch: VerdictKind | None = None
         self._held: _Seen | None = None
+        # The base is of before devices were told apart: it is of the one that is read now.
+        self._is_older = False
 
     @property
     def modulus_wh(self) -> int:
@@ -135,7 +137,9 @@ class RegisterGuard:
     @property
     def is_own(self) -> bool:
         """Whether the last good registers are of the device that is read now, and none wait."""
-        return self._latch is None and self._base is not None and self._base.device == self.device
+        if self._latch is not None or self._base is None:
+            return False
+        return self._is_older or self._base.device == self.device
 
     @property
     def owner(self) -> str | None:
@@ -235,6 +239,13 @@ class RegisterGuard:
         self._rebase(_Seen(opening, self._base.mono_ns, self._base.asked_ns, device))
         return advance_wh
 
+    def read_from(self, device: str) -> None:
+        """Registers are this device's from now on; older ones, of no known device, were the one's
+        before it."""
+        if self._is_older and self._base is not None and self.device not in ("", device):
+            self._base, self._is_older = replace(self._base, device=self.device), False
+        self.device = device
+
     def disown(self) -> None:
         """The device of the last good registers counts for another point from now on.
 
@@ -242,6 +253,7 @@ class RegisterGuard:
         """
         if self._base is not None:
             self._base = replace(self._base, device="")
+            self._is_older = False
 
     def snapshot(self) -> dict[str, object]:
         """State as plain JSON values. Monotonic times hold for this boot only."""
@@ -250,7 +262,7 @@ class RegisterGuard:
             "mono_ns": self._base.mono_ns if self._base else 0,
             "late_ns": self._base.mono_ns - self._base.asked_ns if self._base else 0,
             "registers_wh": list(self._base.registers_wh) if self._base else None,
-            "device": self.owner,
+            **({} if self._is_older else {"device": self.owner}),
             "disturbed": self._disturbed,
             "latch": self._latch.value if self._latch else None,
             "held_wh": list(self._held.registers_wh) if self._held else None,
@@ -290,6 +302,7 @@ class RegisterGuard:
             # What was disowned since that state was kept stays so.
             device = ""
         self._base = None
+        self._is_older = registers_wh is not None and device is None and "device" not in state
         if registers_wh is not None:
             self._base = _Seen(registers_wh, mono_ns, mono_ns - late_ns, device)
         self._disturbed = state.get("disturbed") is True
@@ -394,6 +407,7 @@ class RegisterGuard:
 
     def _rebase(self, seen: _Seen) -> None:
         self._base = seen
+        self._is_older = False
         self._doubt = None
         self._rechecks = 0
         self._disturbed = False

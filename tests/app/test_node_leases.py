@@ -196,3 +196,26 @@ async def test_where_only_the_first_energy_is_free_a_node_that_is_alone_cuts(
         left_wh = begun_wh + 1_050 - node.energy_wh
         assert begun_wh + 1_050 <= cutoff_of(node) <= begun_wh + 1_051 + 3 * (100 + left_wh // 100)
     site.crash()
+
+
+async def test_what_an_older_gateway_has_kept_lifts_no_lease(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """It knew of no devices: until the first reading, which waits for kept ones, nothing moves."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            first_wh = await served(site, node, balance_nano=50 * PRICE_NANO)
+        site.restart(boot="boot-1")
+        guard = site.point(1).guard
+        kept = guard.snapshot()
+        del kept["device"], kept["held_device"]
+        guard.restore(kept, mono_ns=site.clock.mono_ns())
+        node.spool = {1: [[1, 1, 0, 0, 1_000, 0, 0, 0, 0, 0]]}
+        await node.publish("status", node.status(), retain=True)
+        async with site.running():
+            await until(lambda: site.group.counts["telemetry waiting"] > 15)
+            assert site.point(1).last is None
+            assert cutoff_of(node) == first_wh
+    site.crash()

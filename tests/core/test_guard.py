@@ -474,5 +474,23 @@ def test_a_state_of_before_devices_were_told_apart_goes_on() -> None:
     meter.guard.restore(kept, mono_ns=0)
     meter.sequence = 1
     meter.guard.device = "node-a"
+    # Its lease goes on too, also if this program starts once more before that.
+    assert meter.guard.is_own
+    meter.guard.restore(meter.guard.snapshot(), mono_ns=0)
+    assert meter.guard.is_own
     assert meter.read(1_002).advance_wh == (2,)
     assert meter.guard.owner == "node-a"
+
+
+def test_what_an_older_version_kept_is_of_the_device_before_an_exchange() -> None:
+    """Approved in place of it before anything was read, another one's counter is held."""
+    kept = Meter(1_000).guard.snapshot()
+    del kept["device"], kept["held_device"]
+    meter = Meter()
+    meter.guard.restore(kept, mono_ns=0)
+    meter.sequence = 1
+    meter.guard.read_from("node-a")
+    assert meter.guard.is_own
+    meter.guard.read_from("node-b")
+    assert not meter.guard.is_own
+    assert meter.read(1_002).kind is VerdictKind.HELD

@@ -1,8 +1,10 @@
 """The leases of a site's nodes: what each should hold, and one way to give it."""
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
 
-from gateway.app.control.devices import Teller
+from gateway.app.control.books import Books
+from gateway.app.control.devices import LIFTED, DeviceBook, Teller
 from gateway.app.control.shelf import TariffShelf
 from gateway.core.account import Account
 from gateway.core.clock import Clock
@@ -23,6 +25,7 @@ from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice
 from gateway.south.nodes import NodeGroup
+from gateway.store.devices import DeviceRecord, put_devices
 
 if TYPE_CHECKING:
     from gateway.app.control.engine import Engine
@@ -51,6 +54,8 @@ class Leases:
         first: int,
         epoch: str,
         shelf: TariffShelf,
+        book: DeviceBook,
+        books: Books,
     ) -> None:
         self._group = group
         self._engine = engine
@@ -59,17 +64,20 @@ class Leases:
         self._first = first
         self._epoch = epoch
         self._shelf = shelf
+        self._book = book
+        self._books = books
         self._granting: set[int] = set()
+        # Points whose cut-off somebody is taking away just now.
+        self._lifting: set[int] = set()
         self._after_ns: dict[int, int] = {}
-        # By point: the reading, and the session of the node, after which leases go on.
-        self._lifted: dict[int, tuple[int, str]] = {}
         self._refusals: dict[int, int] = {}
 
     def look(self, device: NodeDevice) -> None:
         """Grant a node its lease, where that moved."""
         index = device.index
         able = device.online and device.session and device.has_relay
-        waits = index in self._granting or self._clock.mono_ns() < self._after_ns.get(index, 0)
+        waits = index in self._granting or index in self._lifting
+        waits = waits or self._clock.mono_ns() < self._after_ns.get(index, 0)
         if not able or waits or (wanted := self._wanted(device)) is None:
             return
         fresh = renewed(self._held(device), wanted, self._now_s())
@@ -88,24 +96,30 @@ class Leases:
         if device.lease or latched or not fresh.is_unlimited:
             await self._grant(index, fresh)
 
-    async def lift(self, index: int) -> None:
-        """A counter is about to jump by a person's word: no lease may cut on it before the gateway
-        has judged it. Raises a MeterError; `lifted` follows whatever comes of it.
+    async def hold_back(self, device: NodeDevice, *, until_restart: bool) -> str:
+        """A counter is about to jump by a person's word: no lease cuts on it before the gateway has
+        judged it, with `until_restart` in another session. Returns once that is kept, since control
+        may end meanwhile, what `go_on` is to be told where nothing came of it.
         """
-        device = self._group.device_at(index)
-        if device is None or device.lease is None:
-            return
-        self._lifted[index] = (self._point(index).last_sequence, "")
-        await self._grant(index, granted(Wanted(0, UNLIMITED_WH), self._now_s()))
+        self._lifting.add(device.index)
+        before = self._waits_for(device)[1]
+        record = self._mark(device, device.session if until_restart else before)
+        await self._books.commit(lambda connection: put_devices(connection, [record]))
+        return before
 
-    def lifted(self, index: int, *, until_restart: bool = False) -> None:
-        """The node has answered, or did not: leases follow its credit again once it was read, with
-        `until_restart` in another session.
+    async def lift(self, device: NodeDevice) -> None:
+        """Take the cut-off away that a node holds, or is about to. Raises a MeterError."""
+        if device.lease is not None or device.index in self._granting:
+            await self._grant(device.index, granted(Wanted(0, UNLIMITED_WH), self._now_s()))
+
+    def go_on(self, device: NodeDevice, session: str | None = None) -> None:
+        """The node has answered, or did not: leases follow its credit again once it was read; where
+        nothing came of it, as before (`session`).
         """
-        device = self._group.device_at(index)
-        if index in self._lifted:
-            session = device.session if until_restart and device is not None else ""
-            self._lifted[index] = (self._point(index).last_sequence, session)
+        self._lifting.discard(device.index)
+        if session is None:
+            session = self._waits_for(device)[1]
+        self._mark(device, session)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -116,6 +130,32 @@ class Leases:
     def _point(self, index: int) -> Point:
         return self._engine.points[self._first + index]
 
+    def _waits_for(self, device: NodeDevice) -> tuple[int, str]:
+        """The reading, and the session of the node, after which its leases go on."""
+        sequence, session = cast(
+            "tuple[int, str]", self._book.records[device.device_id].state.get(LIFTED, (-1, ""))
+        )
+        return sequence, session if device.session in (session, "") else ""
+
+    def _is_held_back(self, device: NodeDevice) -> bool:
+        """Whether no lease may cut on the counter yet; forgotten once one may."""
+        sequence, session = self._waits_for(device)
+        if session or self._point(device.index).last_sequence <= sequence:
+            return True
+        record = self._book.records[device.device_id]
+        if LIFTED in record.state:
+            state = {name: value for name, value in record.state.items() if name != LIFTED}
+            self._book.put(replace(record, state=state))
+        return False
+
+    def _mark(self, device: NodeDevice, session: str) -> DeviceRecord:
+        """No lease cuts on the counter before another reading, and another session than this."""
+        record = self._book.records[device.device_id]
+        mark = [self._point(device.index).last_sequence, session]
+        marked = replace(record, state={**record.state, LIFTED: mark})
+        self._book.put(marked)
+        return marked
+
     def _held(self, device: NodeDevice) -> Grant | None:
         lease = device.lease
         if lease is None or lease.epoch != self._epoch:
@@ -124,7 +164,8 @@ class Leases:
 
     async def _renew(self, index: int, fresh: Grant) -> None:
         try:
-            if index in self._lifted:
+            device = self._group.device_at(index)
+            if device is None or (not fresh.is_unlimited and self._is_held_back(device)):
                 return  # what was wanted before that is no more
             self._after_ns[index] = self._clock.mono_ns() + RETRY_NS
             await self._grant(index, fresh)
@@ -148,11 +189,9 @@ class Leases:
 
     def _wanted(self, device: NodeDevice) -> Wanted | None:
         """What a node should hold now; None before its counter is known."""
+        if self._is_held_back(device):
+            return Wanted(0, UNLIMITED_WH)
         point = self._point(device.index)
-        sequence, session = self._lifted.get(device.index, (-1, ""))
-        if point.last_sequence <= sequence or device.session == session != "":
-            return None
-        self._lifted.pop(device.index, None)
         registers, account = point.guard.registers_wh, point.account
         if registers is None:
             return None

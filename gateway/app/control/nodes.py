@@ -11,7 +11,7 @@ from gateway.app.clock import seeded
 from gateway.app.config import Config
 from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
-from gateway.app.control.devices import SET, DeviceBook, Teller
+from gateway.app.control.devices import LIFTED, SET, DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import LEASE_REASONS, Leases
 from gateway.app.control.node_words import Buttons, ModuleWatch, Presses, node_figures
@@ -116,6 +116,8 @@ class NodeOffice:
             first=self.first,
             epoch=self._epoch,
             shelf=self._shelf,
+            book=self.book,
+            books=self._books,
         )
         self._own()
         self.rollouts.serve(group, engine)
@@ -134,7 +136,7 @@ class NodeOffice:
         owners = {index: device_id for device_id, index in self.book.serves.items()}
         for index in range(len(self.book.nodes)):
             guard = self._point(index).guard
-            guard.device = owners.get(index, "")
+            guard.read_from(owners.get(index, ""))
             if self.book.serves.get(guard.owner or "", index) != index:
                 guard.disown()
 
@@ -306,7 +308,9 @@ class NodeOffice:
             return
         state = device.shown()
         # What only telemetry tells stays as it was until there is some.
-        kept = (SET,) if device.heard_ns is not None else (SET, "held", "modules")
+        kept = [SET, LIFTED]
+        if device.heard_ns is None:
+            kept += ["held", "modules"]
         state |= {name: record.state[name] for name in kept if name in record.state}
         utc_ms = self._clock.utc_ms()
         same = steady(state) == steady(record.state) and device.firmware == record.firmware
