@@ -89,7 +89,8 @@ class RegisterGuard:
     """State of one meter's import registers (PAC3220: T1, T2), in whole Wh.
 
     `p_max_w` is the most the point can take; `refresh_s` how long the meter keeps showing the same
-    registers; `nvm_interval_s` how often it saves them (what a power cut can take back).
+    registers; `nvm_interval_s` how often it saves them (what a power cut can take back). With
+    `folds` it goes on from its resets by itself: a counter near zero is none.
     `device` is whose registers come, where devices take turns at a point: no counter goes on from
     another device's.
     """
@@ -101,6 +102,7 @@ class RegisterGuard:
         modulus_wh: int = 10**12,
         refresh_s: float = 0.2,
         nvm_interval_s: int = 300,
+        folds: bool = False,
     ) -> None:
         if p_max_w <= 0 or modulus_wh <= 0:
             raise ValueError(f"p_max {p_max_w} W and modulus {modulus_wh} Wh must be positive")
@@ -108,6 +110,7 @@ class RegisterGuard:
         self._modulus_wh = modulus_wh
         self._refresh_ns = round(refresh_s * NS_PER_S)
         self._saved_wh = p_max_w * nvm_interval_s // 3_600
+        self._folds = folds
         self.device = ""
         self._base: _Seen | None = None
         self._sequence = -1
@@ -238,6 +241,10 @@ class RegisterGuard:
             device = self._held.device
         self._rebase(_Seen(opening, self._base.mono_ns, self._base.asked_ns, device))
         return advance_wh
+
+    def disturbed(self) -> None:
+        """The meter may have been without power since the last good reading."""
+        self._disturbed = True
 
     def read_from(self, device: str) -> None:
         """Registers are this device's from now on; older ones, of no known device, were the one's
@@ -377,7 +384,7 @@ class RegisterGuard:
                 events.append(GuardEvent.REGISTER_REGRESSION)
             # Near zero is what can have flowed in one saving interval: more cannot be told from
             # a counter that was preset by hand.
-            elif shown_wh <= min(self._saved_wh, allowed_wh):
+            elif not self._folds and shown_wh <= min(self._saved_wh, allowed_wh):
                 kind = VerdictKind.RESET
                 events.append(GuardEvent.METER_RESET)
                 for index in fallen:

@@ -92,6 +92,7 @@ class NodeOffice:
         self._engine: Engine | None = None
         self.leases: Leases | None = None
         self._round = 0
+        self._sessions: dict[int, str] = {}
         self._events: dict[tuple[int, str], deque[int]] = {}
         self._presses = Presses()
         self.events_dropped = 0
@@ -155,9 +156,13 @@ class NodeOffice:
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
         """A relay that a lease opened is closed by a reconnection, with its confirmation; one that
-        its limit opened, as after a trip of our own; what its protection opened, by a person."""
+        its limit opened, as after a trip of our own; what its protection opened, by a person. In
+        another session it was without power, perhaps, and its counter may be a little lower."""
         self._modules.look(index, self._point(index).terms.meter_id, told)
         self._presses.heard(index, told, self._clock.mono_ns())
+        if told.session != self._sessions.get(index):
+            self._sessions[index] = told.session
+            self._point(index).guard.disturbed()
         if told.relay_closed is not False:
             return
         if PROTECTION.intersection(told.reasons):
