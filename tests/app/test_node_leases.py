@@ -174,6 +174,26 @@ async def test_a_lease_that_a_node_refuses_again_and_again_is_told_once(
     site.crash()
 
 
+async def test_a_node_that_is_heard_and_answers_no_lease_is_told_once(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """It does not hear the gateway: that looks like nothing from outside, until it is alone."""
+    site = NodeSite(tmp_path, broker.port, speed=60)
+    node = site.node("node-2")
+    node.deaf.add("lease")
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.open_flat(50 * PRICE_NANO, index=1)
+        await until(lambda: site.events("NODE_LEASE_REFUSED"), 30)
+        (facts,) = [facts for kind, *_, facts in site.happened if kind == "NODE_LEASE_REFUSED"]
+        assert facts["code"] == "METER_TIMEOUT"
+        assert site.group.counts["failed METER_TIMEOUT"] >= 3
+        node.deaf.clear()
+        await until(lambda: len(site.events("NODE_LEASE_REFUSED")) == 2)
+        assert site.events("NODE_LEASE_REFUSED")[1] == ("flat-2", "cleared")
+    site.crash()
+
+
 async def test_where_only_the_first_energy_is_free_a_node_that_is_alone_cuts(
     broker: Mosquitto, tmp_path: Path
 ) -> None:

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Final, cast
 
 from gateway.app.control.books import Books
 from gateway.app.control.devices import LIFTED, DeviceBook, Teller
+from gateway.app.control.node_words import GAP_NS
 from gateway.app.control.shelf import TariffShelf
 from gateway.core.account import Account
 from gateway.core.clock import Clock
 from gateway.core.credit import PaymentMode
-from gateway.core.errors import NodeRefusedError
+from gateway.core.errors import MeterTimeoutError, NodeRefusedError
 from gateway.core.lease import (
     NO_LIMITS,
     UNLIMITED_WH,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 # A node that did not take its lease is left alone with it for so long.
 RETRY_NS: Final = 30 * 1_000_000_000
-# So many refusals of a lease in a row, and somebody has to look.
+# A lease refused or not answered so many times in a row, and somebody has to look.
 REFUSALS_TOLD: Final = 3
 # By which a node says that its lease has opened it.
 LEASE_REASONS: Final = frozenset({"lease", "expired"})
@@ -177,12 +178,22 @@ class Leases:
         try:
             await self._group.grant(index, fresh, self._epoch)
         except NodeRefusedError as refused:
-            self._refusals[index] = self._refusals.get(index, 0) + 1
-            if self._refusals[index] == REFUSALS_TOLD:
-                self._tell_refused(index, "warning", code=refused.node_code, reason=str(refused))
+            self._not_taken(index, refused.node_code, str(refused))
+            raise
+        except MeterTimeoutError as error:
+            # One that is gone is told of as such; one that is heard does not hear us.
+            device = self._group.device_at(index)
+            heard_ns = None if device is None else device.heard_ns
+            if heard_ns is not None and self._clock.mono_ns() - heard_ns <= GAP_NS:
+                self._not_taken(index, error.code, str(error))
             raise
         if self._refusals.pop(index, 0) >= REFUSALS_TOLD:
             self._tell_refused(index, "cleared")
+
+    def _not_taken(self, index: int, code: str, reason: str) -> None:
+        self._refusals[index] = self._refusals.get(index, 0) + 1
+        if self._refusals[index] == REFUSALS_TOLD:
+            self._tell_refused(index, "warning", code=code, reason=reason)
 
     def _tell_refused(self, index: int, severity: str, **facts: object) -> None:
         self._tell("NODE_LEASE_REFUSED", self._point(index).terms.meter_id, severity, **facts)
