@@ -38,6 +38,7 @@ class Commands:
             "identify": self._identify,
             "restart": self._restart,
             "update": self._update,
+            "update_stop": self._update_stop,
         }
 
     def take(self, message, retained):
@@ -181,6 +182,9 @@ class Commands:
             if type(args.get(name)) is not kind:
                 raise ValueError(name)
         self._node.updating.begin(args)
+
+    def _update_stop(self, args):
+        return self._node.updating.stop(_one(args, "version", str))
 
 
 def _one(args, name, kind):

@@ -40,6 +40,17 @@ class Updating:
         update.forget_failure(self._node.board.files)
         self._asked_s = None
 
+    def stop(self, version):
+        """The gateway has no more of this version to give: what was fetched of it is given up.
+
+        Returns what is to say of it. One that is complete is installed all the same.
+        """
+        work, told = self._update, "nothing of it is being fetched"
+        if work.want() and work.version == version:
+            told = f"given up at {work.offset} of {work.size} bytes"
+            work.forget()
+        return told
+
     def tell_failure(self):
         """An event for an update that the loader took back; `/failed` keeps it, not the journal."""
         if self._failed:

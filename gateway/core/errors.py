@@ -13,6 +13,8 @@ Every class carries `code` (stable: shown in API problems, logs, metrics and doc
 from enum import StrEnum
 from typing import ClassVar
 
+from gateway.core.proof import Observation
+
 
 class Retry(StrEnum):
     """Whether the same call may succeed later."""
@@ -71,13 +73,14 @@ class MeterProtocolError(MeterError):
 class MeterCounterError(MeterProtocolError):
     """An energy register held no possible counter; the bytes around it were in order.
 
-    `output_closed` is the supply switch as it read back with it, asked for at `asked_ns`.
+    `seen` is what the supply showed with it, as old as its question; `measures`: the lane reads
+    currents too, so that one it did not show cannot be measured.
     """
 
-    def __init__(self, message: str, *, output_closed: bool, asked_ns: int) -> None:
+    def __init__(self, message: str, seen: Observation, *, measures: bool) -> None:
         super().__init__(message)
-        self.output_closed = output_closed
-        self.asked_ns = asked_ns
+        self.seen = seen
+        self.measures = measures
 
 
 class MeterExceptionError(MeterError):

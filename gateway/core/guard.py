@@ -89,7 +89,8 @@ class RegisterGuard:
     """State of one meter's import registers (PAC3220: T1, T2), in whole Wh.
 
     `p_max_w` is the most the point can take; `refresh_s` how long the meter keeps showing the same
-    registers; `nvm_interval_s` how often it saves them (what a power cut can take back).
+    registers; `nvm_interval_s` how often it saves them (what a power cut can take back). With
+    `folds` it goes on from its resets by itself: a counter near zero is none.
     `device` is whose registers come, where devices take turns at a point: no counter goes on from
     another device's.
     """
@@ -101,6 +102,7 @@ class RegisterGuard:
         modulus_wh: int = 10**12,
         refresh_s: float = 0.2,
         nvm_interval_s: int = 300,
+        folds: bool = False,
     ) -> None:
         if p_max_w <= 0 or modulus_wh <= 0:
             raise ValueError(f"p_max {p_max_w} W and modulus {modulus_wh} Wh must be positive")
@@ -108,6 +110,7 @@ class RegisterGuard:
         self._modulus_wh = modulus_wh
         self._refresh_ns = round(refresh_s * NS_PER_S)
         self._saved_wh = p_max_w * nvm_interval_s // 3_600
+        self._folds = folds
         self.device = ""
         self._base: _Seen | None = None
         self._sequence = -1
@@ -116,6 +119,8 @@ class RegisterGuard:
         self._disturbed = False
         self._latch: VerdictKind | None = None
         self._held: _Seen | None = None
+        # The base is of before devices were told apart: it is of the one that is read now.
+        self._is_older = False
 
     @property
     def modulus_wh(self) -> int:
@@ -135,7 +140,9 @@ class RegisterGuard:
     @property
     def is_own(self) -> bool:
         """Whether the last good registers are of the device that is read now, and none wait."""
-        return self._latch is None and self._base is not None and self._base.device == self.device
+        if self._latch is not None or self._base is None:
+            return False
+        return self._is_older or self._base.device == self.device
 
     @property
     def owner(self) -> str | None:
@@ -235,6 +242,17 @@ class RegisterGuard:
         self._rebase(_Seen(opening, self._base.mono_ns, self._base.asked_ns, device))
         return advance_wh
 
+    def disturbed(self) -> None:
+        """The meter may have been without power since the last good reading."""
+        self._disturbed = True
+
+    def read_from(self, device: str) -> None:
+        """Registers are this device's from now on; older ones, of no known device, were the one's
+        before it."""
+        if self._is_older and self._base is not None and self.device not in ("", device):
+            self._base, self._is_older = replace(self._base, device=self.device), False
+        self.device = device
+
     def disown(self) -> None:
         """The device of the last good registers counts for another point from now on.
 
@@ -242,6 +260,7 @@ class RegisterGuard:
         """
         if self._base is not None:
             self._base = replace(self._base, device="")
+            self._is_older = False
 
     def snapshot(self) -> dict[str, object]:
         """State as plain JSON values. Monotonic times hold for this boot only."""
@@ -250,7 +269,7 @@ class RegisterGuard:
             "mono_ns": self._base.mono_ns if self._base else 0,
             "late_ns": self._base.mono_ns - self._base.asked_ns if self._base else 0,
             "registers_wh": list(self._base.registers_wh) if self._base else None,
-            "device": self.owner,
+            **({} if self._is_older else {"device": self.owner}),
             "disturbed": self._disturbed,
             "latch": self._latch.value if self._latch else None,
             "held_wh": list(self._held.registers_wh) if self._held else None,
@@ -290,6 +309,7 @@ class RegisterGuard:
             # What was disowned since that state was kept stays so.
             device = ""
         self._base = None
+        self._is_older = registers_wh is not None and device is None and "device" not in state
         if registers_wh is not None:
             self._base = _Seen(registers_wh, mono_ns, mono_ns - late_ns, device)
         self._disturbed = state.get("disturbed") is True
@@ -364,7 +384,7 @@ class RegisterGuard:
                 events.append(GuardEvent.REGISTER_REGRESSION)
             # Near zero is what can have flowed in one saving interval: more cannot be told from
             # a counter that was preset by hand.
-            elif shown_wh <= min(self._saved_wh, allowed_wh):
+            elif not self._folds and shown_wh <= min(self._saved_wh, allowed_wh):
                 kind = VerdictKind.RESET
                 events.append(GuardEvent.METER_RESET)
                 for index in fallen:
@@ -394,6 +414,7 @@ class RegisterGuard:
 
     def _rebase(self, seen: _Seen) -> None:
         self._base = seen
+        self._is_older = False
         self._doubt = None
         self._rechecks = 0
         self._disturbed = False

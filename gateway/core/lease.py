@@ -1,18 +1,14 @@
 """The credit lease of a node: up to which counter it keeps supply while nobody answers.
 
-The gateway grants a cut-off of the node's own folded counter: what the credit buys at the cheapest
-rate that can hold until the lease expires, and a margin on top. A lease therefore never cuts
-anybody who still has credit; what is used beyond the credit is charged like all energy. While the
-gateway is there, it cuts by its own rules and command. Power limits hold while it is away only
-(docs/node-protocol.md, Relay and lease).
+The gateway grants a cut-off of the node's own folded counter: what the credit buys at the lowest
+prices that can hold until the lease expires (`lease_prices.py`), and a margin on top. A lease
+therefore never cuts anybody who still has credit; what is used beyond the credit is charged like
+all energy. While the gateway is there, it cuts by its own rules and command. Power limits hold
+while it is away only (docs/node-protocol.md, Relay and lease).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-
-from gateway.core.rates import Rates, rates_of
-from gateway.core.tariff import ENERGY, PPM, Tariff
 
 # What a node's 31-bit field holds; a counter of 2,147,483 kWh is never reached.
 UNLIMITED_WH: Final = 2**31 - 1
@@ -67,50 +63,6 @@ class Wanted:
     cutoff_wh: int
     limits: PowerLimits = NO_LIMITS
     is_cut: bool = False
-
-
-def cheapest_nano_ppm(tariff: Tariff, source: str) -> int:
-    """The least that a Wh of a source can add to what is owed, in millionths of a nano-unit.
-
-    Over all bands and blocks, with every rebate and the taxes that are sure. 0: energy can be
-    free.
-    """
-    rates = rates_of(tariff)
-    prices = rates.prices_micro[rates.span_of(source)]
-    if not prices:
-        return 0
-    price = min(prices)
-    per_kwh = sum(micro for micro, taxed in rates.kwh_taxes if taxed in ("", source))
-    if not rates.rebates:
-        percent = sum(rule.rate_ppm for rule in rates.rate_taxes if rule.on_energy)
-        return price * (PPM + percent) + per_kwh * PPM
-    taken = sum(rule.per_kwh_micro for rule in rates.rebates if rule.source in ("", source))
-    percent = sum(rule.rate_ppm for rule in rates.rebates if ENERGY in rule.bases)
-    return max(0, price * (PPM - percent) - taken * PPM) + per_kwh * PPM
-
-
-def cutoff_wh(
-    registers_wh: int, available_nano: int, versions: Sequence[Tariff], source: str
-) -> int:
-    """The counter up to which `available_nano` surely lasts under these versions, rounded up.
-
-    `versions` are all that can be in force until the lease expires. Never below `registers_wh`,
-    at most UNLIMITED_WH.
-    """
-    units = [cheapest_nano_ppm(version, source) for version in versions]
-    unit = min(units, default=0)
-    if unit <= 0:
-        return UNLIMITED_WH
-    spare = max(_spare_nano(rates_of(version)) for version in versions)
-    nano_ppm = (max(0, available_nano) + spare) * PPM
-    return min(UNLIMITED_WH, registers_wh - (-nano_ppm // unit))
-
-
-def in_force(versions: Sequence[Tariff], from_utc_ms: int, until_utc_ms: int) -> list[Tariff]:
-    """The versions (in their order) that hold at some time of this stretch."""
-    begun = [one for one in versions if one.effective_from_utc_ms <= from_utc_ms]
-    later = [one for one in versions if from_utc_ms < one.effective_from_utc_ms < until_utc_ms]
-    return begun[-1:] + later
 
 
 def limits_of(limit_w: int | None, emergency_w: int | None, emergency_wh: int) -> PowerLimits:
@@ -173,9 +125,3 @@ def _fits(held_wh: int, wanted_wh: int, registers_wh: int) -> bool:
     if wanted_wh <= registers_wh:
         return held_wh <= registers_wh and bool(held_wh) == bool(wanted_wh)
     return wanted_wh <= held_wh <= _beyond(wanted_wh, registers_wh, 3)
-
-
-def _spare_nano(rates: Rates) -> int:
-    """What rounding and rebates of a fixed amount can leave over, in two periods at most."""
-    amounts = sum(rule.amount_nano for rule in rates.rebates)
-    return 2 * (amounts + len(rates.rate_taxes) + 2 * len(rates.rebates) + 1)

@@ -200,6 +200,9 @@ class Point:
         )
         if verdict.kind is VerdictKind.DUPLICATE:
             return Step(events=verdict.events)
+        if reading.late:
+            # It was kept before a power cut, perhaps: what that took back is still to come.
+            self.guard.disturbed()
         self.last = reading
         self.last_sequence = reading.sequence
         if reading.lane is not Lane.SHORT and not reading.late:

@@ -25,8 +25,6 @@ from gateway.core.tariff import EXPORT, Tariff
 __all__ = ["MAX_STEP_MS", "Cell", "Counted", "Flag", "Posting", "Pricer", "check_schedule"]
 
 GAP_MS: Final = 60_000
-
-
 _NO_FLAGS: Final[frozenset[Flag]] = frozenset()
 _STEPPED: Final = frozenset({Flag.CLOCK_STEPPED})
 _ESTIMATED: Final = frozenset({Flag.ESTIMATED_ALLOCATION})
@@ -102,6 +100,11 @@ class Pricer:
     def counted(self) -> Counted:
         """What blocks count up to the label, for the tariff that follows this one."""
         return self._books.counted(self._current, self._opening_day)
+
+    @property
+    def open_book(self) -> PeriodBook:
+        """The books of the period that holds the label, to look at."""
+        return self._current
 
     @property
     def accrued_utc_ms(self) -> int:

@@ -16,6 +16,7 @@ from gateway.core.errors import (
     MeterProtocolError,
     MeterUnreachableError,
 )
+from gateway.core.proof import Observation
 from gateway.core.reading import Lane, Reading
 from gateway.south.identity import Identity, read_identity, require
 from gateway.south.link import Job, ModbusLink, Outcome, Reply, open_link
@@ -358,17 +359,31 @@ class MeterClient:
         values = plan.decode([reply.payload for reply in replies])
         energy = replies[plan.energy_read]
         output_closed = self._supply_closed(int(values[plan.statuses_at[0]]))
+        feedback_closed = None
+        if self._feedback is not None:
+            feedback_closed = bool(int(values[plan.statuses_at[1]]) & self._feedback.mask)
+        current_a = _highest(values, plan.currents_at)
+        power_w = None if plan.power_at is None else _highest(values, (plan.power_at,))
+        voltage_v = _highest(values, plan.voltages_at)
         try:
             energy_wh = plan.energy_wh(values)
         except MeterProtocolError as error:
             self.readings_rejected += 1
-            raise MeterCounterError(
-                str(error), output_closed=output_closed, asked_ns=replies[0].asked_ns
-            ) from error
+            # Beside a counter that is not undefined but impossible no other number is believed.
+            is_sound = plan.is_undefined(values)
+            seen = Observation(
+                mono_ns=replies[0].asked_ns,
+                output_closed=output_closed,
+                energy_wh=None,
+                current_a=current_a if is_sound else None,
+                power_w=power_w if is_sound else None,
+                feedback_closed=feedback_closed,
+                voltage_v=voltage_v if is_sound else None,
+                trusted=False,
+            )
+            measures = plan.lane is not Lane.SHORT
+            raise MeterCounterError(str(error), seen, measures=measures) from error
         diagnostics = 0 if plan.diagnostics_at is None else int(values[plan.diagnostics_at])
-        feedback_closed = None
-        if self._feedback is not None:
-            feedback_closed = bool(int(values[plan.statuses_at[1]]) & self._feedback.mask)
         sequence = self._sequence
         self._sequence += 1
         return Reading(
@@ -382,9 +397,9 @@ class MeterClient:
             energy_wh=energy_wh,
             output_closed=output_closed,
             feedback_closed=feedback_closed,
-            current_a=_highest(values, plan.currents_at),
-            power_w=None if plan.power_at is None else _highest(values, (plan.power_at,)),
-            voltage_v=_highest(values, plan.voltages_at),
+            current_a=current_a,
+            power_w=power_w,
+            voltage_v=voltage_v,
             restarted=bool(diagnostics & self._restart_mask),
             diagnostics=diagnostics,
             meter_clock_s=None if plan.clock_at is None else int(values[plan.clock_at]),

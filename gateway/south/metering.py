@@ -40,6 +40,11 @@ class Metering(Protocol):
         ...
 
     @property
+    def folds(self) -> bool:
+        """Whether it goes on from resets of its counter by itself."""
+        ...
+
+    @property
     def power(self) -> str:
         """The value that is the total active power."""
         ...
@@ -72,8 +77,9 @@ class Metering(Protocol):
 class NodeModel:
     """An ESP32 node with a PZEM-004T: its values with their units. One register, one phase.
 
-    The node folds roll-over and resets of its module into one total, so the register never wraps
-    and a power cut takes nothing back (docs/node-protocol.md).
+    The node folds roll-over and resets of its module into one total, so the register never wraps.
+    It keeps the module's counter every five minutes, and polls it once a minute at least: a power
+    cut that takes both takes back no more than that (docs/node-protocol.md).
     """
 
     name: str
@@ -82,7 +88,8 @@ class NodeModel:
     energy_import: tuple[str, ...]
     energy_modulus_wh: int = 10**15
     refresh_s: float = 1.0
-    nvm_interval_s: int = 0
+    nvm_interval_s: int = 360
+    folds: bool = True
     power: str = "active_power_total_w"
     change_counters: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()

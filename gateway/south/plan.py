@@ -1,5 +1,6 @@
 """A model compiled for one wiring: which registers to ask for, and one decode call per lane."""
 
+import math
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
@@ -108,6 +109,10 @@ class LanePlan:
                 raise MeterProtocolError(f"{self.names[at]} reads {value!r}: no possible counter")
             floored.append(int(value))
         return tuple(floored)
+
+    def is_undefined(self, values: Sequence[float]) -> bool:
+        """Whether an import register says that it has no value: what is beside it is in order."""
+        return any(math.isnan(values[at]) for at in self._energy_at)
 
     def part_wh(self, values: Sequence[float]) -> float:
         """The largest part of a Wh that `energy_wh` floors away, 0 … 1."""

@@ -207,7 +207,8 @@ class MeterModel:
     last in `full` and `short`: a decision is then as fresh as the last reply.
     `energy_import` names the cumulative import registers (Wh) in the order of their sources;
     they wrap at `energy_modulus_wh`. `refresh_s` is how often the device renews its registers,
-    `nvm_interval_s` how much counting a power cut may lose.
+    `nvm_interval_s` how much counting a power cut may lose. One that `folds` goes on from resets
+    of its counter by itself.
     """
 
     name: str
@@ -233,6 +234,7 @@ class MeterModel:
     settings: SettingsSpec | None = None
     refresh_s: float = 0.2
     nvm_interval_s: int = 300
+    folds: bool = False
 
     def __post_init__(self) -> None:
         _check_map(self.measurements)

@@ -97,6 +97,11 @@ class UpdatingNode(ScriptedNode):
                 ticking.cancel()
 
     def _obey(self, kind: str, args: dict[str, object]) -> str:
+        if kind == "update_stop" and kind not in self.refuses:
+            if self.order is not None and self.order["version"] == args["version"]:
+                self.order = self.update = None
+                self.part = bytearray()
+            return "DONE"
         if kind != "update":
             return super()._obey(kind, args)
         self.orders += 1

@@ -141,3 +141,33 @@ async def test_records_older_than_a_node_keeps_them_are_passed_over(
         assert site.group.counts["backlog taken"] == 1
         assert site.point(1).guard.registers_wh == (300,)
     site.crash()
+
+
+async def test_what_a_power_cut_took_back_after_kept_readings_is_no_hold(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Away, kept up to the cut, and a little lower after it: charged up to what was kept, once."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            await served(site)
+        begun_wh = node.energy_wh
+        await asyncio.sleep(2)
+        now_s = site.clock.utc_ms() // 1_000
+        node.spool = {4: [kept(now_s - 1, begun_wh + 60)]}
+        node.boot_id, node.seq, node.session = 2, 0, "b" * 16
+        node.energy_wh += 45
+        await node.publish("status", node.status(), retain=True)
+        site.restart(boot="boot-2")
+        async with site.running():
+            await until(lambda: site.group.counts["telemetry waiting"] > 2)
+            await node.send_backlog()
+            await until(lambda: not node.spool)
+            await node.publish("status", node.status(), retain=True)
+            await until(lambda: site.point(1).guard.registers_wh == (begun_wh + 45,))
+            assert not site.point(1).guard.held
+            assert ("flat-2", "warning") in site.events("REGISTER_REGRESSION")
+    lines = site.point(1).take_postings()
+    assert sum(line.advance_wh[0] for line in lines) == 60
+    site.crash()

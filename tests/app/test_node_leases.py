@@ -21,6 +21,11 @@ BY_TIME = TARIFF.replace(
     '"grid": {"bands": {"day": {"price": "8.00", "when": [{"from": "06:00", "to": "22:00"}]}, '
     '"night": {"price": "8.00", "when": [{"from": "22:00", "to": "06:00"}]}}}',
 )
+FREE_FIRST = TARIFF.replace(
+    '"grid": {"price": "8.00"}',
+    '"blocks_count": "occupancy", '
+    '"grid": {"blocks": [{"upto_kwh": 1, "price": "0.00"}, {"price": "8.00"}]}',
+)
 
 
 async def served(site: NodeSite, node: ScriptedNode, *, balance_nano: int) -> int:
@@ -166,4 +171,71 @@ async def test_a_lease_that_a_node_refuses_again_and_again_is_told_once(
         assert site.events("NODE_LEASE_REFUSED")[1] == ("flat-2", "cleared")
         await asyncio.sleep(0.2)
         assert node.lease is not None
+    site.crash()
+
+
+async def test_a_node_that_is_heard_and_answers_no_lease_is_told_once(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """It does not hear the gateway: that looks like nothing from outside, until it is alone."""
+    site = NodeSite(tmp_path, broker.port, speed=60)
+    node = site.node("node-2")
+    node.deaf.add("lease")
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.open_flat(50 * PRICE_NANO, index=1)
+        await until(lambda: site.events("NODE_LEASE_REFUSED"), 30)
+        (facts,) = [facts for kind, *_, facts in site.happened if kind == "NODE_LEASE_REFUSED"]
+        assert facts["code"] == "METER_TIMEOUT"
+        assert site.group.counts["failed METER_TIMEOUT"] >= 3
+        node.deaf.clear()
+        await until(lambda: len(site.events("NODE_LEASE_REFUSED")) == 2)
+        assert site.events("NODE_LEASE_REFUSED")[1] == ("flat-2", "cleared")
+    site.crash()
+
+
+async def test_where_only_the_first_energy_is_free_a_node_that_is_alone_cuts(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """One kWh is free, then 50 Wh are paid for: the lease is what is left of both."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.do(PublishTariff(FREE_FIRST))
+        await site.do(OpenAccount("flat-2", "flat-2", "home", opening_balance_nano=50 * PRICE_NANO))
+        await site.do(Commission("flat-2"))
+        begun_wh = node.energy_wh
+        await until(lambda: node.lease is not None)
+        # With its margin of 100 Wh and one percent.
+        assert cutoff_of(node) == begun_wh + 1_051 + 110
+        node.step_wh = 50
+        await until(lambda: node.energy_wh > begun_wh + 1_000)
+        node.step_wh = 0
+        await until(lambda: cutoff_of(node) < begun_wh + 1_051 + 110)
+        left_wh = begun_wh + 1_050 - node.energy_wh
+        assert begun_wh + 1_050 <= cutoff_of(node) <= begun_wh + 1_051 + 3 * (100 + left_wh // 100)
+    site.crash()
+
+
+async def test_what_an_older_gateway_has_kept_lifts_no_lease(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """It knew of no devices: until the first reading, which waits for kept ones, nothing moves."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            first_wh = await served(site, node, balance_nano=50 * PRICE_NANO)
+        site.restart(boot="boot-1")
+        guard = site.point(1).guard
+        kept = guard.snapshot()
+        del kept["device"], kept["held_device"]
+        guard.restore(kept, mono_ns=site.clock.mono_ns())
+        node.spool = {1: [[1, 1, 0, 0, 1_000, 0, 0, 0, 0, 0]]}
+        await node.publish("status", node.status(), retain=True)
+        async with site.running():
+            await until(lambda: site.group.counts["telemetry waiting"] > 15)
+            assert site.point(1).last is None
+            assert cutoff_of(node) == first_wh
     site.crash()

@@ -314,6 +314,58 @@ async def test_settings_by_which_the_total_may_jump_leave_the_node_without_a_cut
     site.crash()
 
 
+async def test_a_control_that_starts_again_waits_for_the_nodes_restart_too(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Another first module was set: no lease cuts on the old one's counter, whoever died since."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with alive(node):
+        async with site.running():
+            await served(site, node, balance_nano=2_000 * PRICE_NANO)
+            assert await asked(site, SetDevice("node-2", '{"modules": [2]}')) == ("", "")
+            assert node.lease is not None
+            assert node.lease["cutoff_wh"] == 2**31 - 1
+        site.restart(boot="boot-1")
+        # As if control had ended before the node was told: what it holds is an old one.
+        node.lease = {**node.lease, "cutoff_wh": 3_110}
+        await node.publish("status", node.status(), retain=True)
+        async with site.running():
+            await until(lambda: site.point(1).last is not None)
+            await until(lambda: node.lease is not None and node.lease["cutoff_wh"] == 2**31 - 1)
+            await asyncio.sleep(1.5)
+            assert node.lease["cutoff_wh"] == 2**31 - 1
+            # Somebody sets another thing: that is no restart.
+            assert await asked(site, SetDevice("node-2", '{"p_max_w": 9000}')) == ("", "")
+            await asyncio.sleep(1.5)
+            assert node.lease["cutoff_wh"] == 2**31 - 1
+            node.boot_id, node.seq, node.session = node.boot_id + 1, 0, "00000009" + "0" * 8
+            await node.publish("status", node.status(), retain=True)
+            await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
+            await until(lambda: "lifted" not in site.device("node-2").state)
+            assert node.closed
+    assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_modules_beside_the_meter_leave_its_lease_alone(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The first one stays: its counter goes on, with its cut-off."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    node.modules = [{"address": one, "quality": "good", "energy_wh": 1_000} for one in (1, 7)]
+    async with site.running(), alive(node):
+        await served(site, node, balance_nano=2_000 * PRICE_NANO)
+        before = node.lease
+        assert before is not None
+        assert await asked(site, SetDevice("node-2", '{"modules": [1, 7, 8]}')) == ("", "")
+        assert node.lease == before
+        assert await asked(site, SetDevice("node-2", '{"modules": [7, 1]}')) == ("", "")
+        assert node.lease["cutoff_wh"] == 2**31 - 1
+    site.crash()
+
+
 async def press(node: ScriptedNode, at_s: int | None, seq: int | None = None) -> None:
     """Tell of a press of the button."""
     told = {"device_id": node.device_id, "session": node.session, "kind": "button", "at": at_s}

@@ -250,6 +250,48 @@ async def test_pause_resume_and_stop(broker: Mosquitto, tmp_path: Path) -> None:
     site.crash()
 
 
+async def test_a_node_that_was_stopped_while_it_fetched_gives_up(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Told at its next wish, also by a control that has started since; an older firmware goes on
+    asking, is told so twice a minute, and gets nothing."""
+    site = RolloutSite(tmp_path, broker.port, 2)
+    node, older = site.updating()
+    older.refuses["update_stop"] = "UNKNOWN_TYPE"
+    node.chunks_max = older.chunks_max = 3
+    stop: tuple[str, dict[str, object]] = ("update_stop", {"version": "2.0.0"})
+    async with alive(node, older):
+        async with site.running():
+            await heard(site, [node, older])
+            await site.add(NEW)
+            await site.begin(NEW)
+            await until(lambda: node.chunks == older.chunks == 3)
+            await site.do(StopRollout(1, "enough"), Role.MANAGER, "s-1")
+            older.chunks_max = 10_000
+            sent = site.group.counts["failed NODE_REFUSED"]
+            for _ in range(5):
+                await older._ask()
+            await until(lambda: site.group.counts["failed NODE_REFUSED"] == sent + 1)
+            await asyncio.sleep(0.3)
+            assert site.group.counts["failed NODE_REFUSED"] == sent + 1
+            assert older.order is not None
+            assert older.chunks == 3
+            assert site.facts("FIRMWARE_WISH_REFUSED") == []
+        site.restart(boot="boot-1")
+        async with site.running():
+            await heard(site, [node, older])
+            assert stop not in node.told
+            node.chunks_max = 10_000
+            await node._ask()
+            await until(lambda: node.order is None)
+            assert node.told.count(stop) == 1
+            assert node.chunks == 3
+            assert await site.begin(NEW, device_ids=("node-1",)) == ""
+            await until(lambda: ended(site, 2), 30)
+    assert site.phases(2) == [Phase.DONE]
+    site.crash()
+
+
 async def test_who_is_left_out_and_never_two_rollouts_on_one_device(
     broker: Mosquitto, tmp_path: Path
 ) -> None:

@@ -100,3 +100,34 @@ async def test_a_bundle_that_nobody_signed_is_refused_by_the_running_node(site: 
     told = await gateway.wait("event", lambda e: e["kind"] == "update_failed", since)
     assert told["code"] == "UPDATE_SIGNATURE"
     assert (await gateway.command(session, "read"))["ok"]
+
+
+async def test_a_running_node_gives_up_an_update_that_is_stopped(site: Site) -> None:
+    """It says so, its status too, and asks for nothing more; the same update may begin again."""
+    gateway = site.gateway
+    session = await site.start()
+    bundle = release("2.0.0", 2)
+    offer = {
+        "version": "2.0.0",
+        "size": len(bundle.raw),
+        "sha256": bundle.sha256,
+        "security": 2,
+    }
+    assert (await gateway.command(session, "update", **offer))["code"] == "DONE"
+    await gateway.wait("event", partial(_asks, 0))
+    await gateway.publish("firmware", (0).to_bytes(4, "big") + bundle.raw[:1_024])
+    await gateway.wait("event", partial(_asks, 1_024))
+    since = len(gateway.heard)
+    told = await gateway.command(session, "update_stop", version="2.0.0")
+    assert (told["code"], told["message"]) == (
+        "DONE",
+        f"given up at 1024 of {len(bundle.raw)} bytes",
+    )
+    await gateway.wait("status", lambda s: s["online"] and s["update"] is None, since)
+    # It would ask once more after five seconds.
+    await asyncio.sleep(7)
+    later = [told["kind"] for kind, told in gateway.heard[since:] if kind == "event"]
+    assert "update_want" not in later
+    since = len(gateway.heard)
+    assert (await gateway.command(session, "update", **offer))["code"] == "DONE"
+    await gateway.wait("event", partial(_asks, 0), since)

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.app.clock import SystemClock
 from gateway.core.errors import (
+    MeterCounterError,
     MeterError,
     MeterExceptionError,
     MeterIdentityError,
@@ -348,6 +349,23 @@ async def test_a_bad_energy_register_is_no_reading(bad: float) -> None:
         peer.energy(10.0, 0.0)
         assert (await client.poll(Lane.FULL)).sequence == 7
     assert peer.connections == 1
+
+
+async def test_a_counter_that_is_none_still_shows_the_supply() -> None:
+    """The output as it reads, the current where the counter is undefined, and nothing of it where
+    it is impossible: then no other number is believed."""
+    peer = Peer()
+    peer.set(13, float32(4.5) * 3)
+    async with client_of(peer) as client:
+        for bad, current_a in ((math.nan, 4.5), (1e-300, None)):
+            peer.energy(10.0, bad)
+            for lane, shown_a in ((Lane.FULL, current_a), (Lane.SHORT, None)):
+                with pytest.raises(MeterCounterError) as caught:
+                    await client.poll(lane)
+                seen = caught.value.seen
+                assert (seen.output_closed, seen.energy_wh) == (False, None)
+                assert (seen.current_a, seen.trusted) == (shown_a, False)
+                assert caught.value.measures is (lane is Lane.FULL)
 
 
 async def test_undefined_floats_are_none_not_zero() -> None:

@@ -277,6 +277,7 @@ def guard_of(meter: PointConfig) -> RegisterGuard:
         modulus_wh=model.energy_modulus_wh,
         refresh_s=model.refresh_s,
         nvm_interval_s=model.nvm_interval_s,
+        folds=model.folds,
     )
 
 

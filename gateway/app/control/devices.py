@@ -23,8 +23,10 @@ log = structlog.get_logger()
 PENDING_MAX: Final = 50
 PENDING_PER_MINUTE: Final = 10
 MINUTE_NS: Final = 60 * 1_000_000_000
-# What of a device's state is no word of its own: what it was set to from here.
+# What of a device's state is no word of its own: what it was set to from here, and (by sequence of
+# readings and session) after which reading its leases follow the credit again.
 SET: Final = "settings"
+LIFTED: Final = "lifted"
 
 
 class Teller(Protocol):

@@ -169,9 +169,15 @@ class Engine:
         """A poll failed; told once when the meter counts as away."""
         self.points[index].lost()
         self._presence.failed(index, error)
+        if not isinstance(error, MeterCounterError):
+            return
+        inherited = index in self.inherited
+        if error.measures:
+            # A counter that is none hides neither output nor current.
+            self.on_output(index, error.seen)
         # A cut that was under way when the process died is not worked against.
-        if isinstance(error, MeterCounterError) and index not in self.inherited:
-            self._renewals.renew(index, error)
+        if not inherited:
+            self._renewals.renew(index, error.seen)
 
     def on_output(self, index: int, seen: Observation) -> None:
         """Take what a meter shows of its supply while its energy is in doubt, or has to wait.

@@ -1,37 +1,39 @@
 """The leases of a site's nodes: what each should hold, and one way to give it."""
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
 
-from gateway.app.control.devices import Teller
+from gateway.app.control.books import Books
+from gateway.app.control.devices import LIFTED, DeviceBook, Teller
+from gateway.app.control.node_words import GAP_NS
 from gateway.app.control.shelf import TariffShelf
 from gateway.core.account import Account
 from gateway.core.clock import Clock
 from gateway.core.credit import PaymentMode
-from gateway.core.errors import NodeRefusedError
+from gateway.core.errors import MeterTimeoutError, NodeRefusedError
 from gateway.core.lease import (
-    LEASE_S,
     NO_LIMITS,
     UNLIMITED_WH,
     Grant,
     PowerLimits,
     Wanted,
-    cutoff_wh,
     granted,
-    in_force,
     limits_of,
     renewed,
 )
+from gateway.core.lease_prices import Outlook, cutoff_wh, outlook_of
 from gateway.core.point import Point
 from gateway.core.switching import Reason
 from gateway.south.node_device import NodeDevice
 from gateway.south.nodes import NodeGroup
+from gateway.store.devices import DeviceRecord, put_devices
 
 if TYPE_CHECKING:
     from gateway.app.control.engine import Engine
 
 # A node that did not take its lease is left alone with it for so long.
 RETRY_NS: Final = 30 * 1_000_000_000
-# So many refusals of a lease in a row, and somebody has to look.
+# A lease refused or not answered so many times in a row, and somebody has to look.
 REFUSALS_TOLD: Final = 3
 # By which a node says that its lease has opened it.
 LEASE_REASONS: Final = frozenset({"lease", "expired"})
@@ -53,6 +55,8 @@ class Leases:
         first: int,
         epoch: str,
         shelf: TariffShelf,
+        book: DeviceBook,
+        books: Books,
     ) -> None:
         self._group = group
         self._engine = engine
@@ -61,17 +65,20 @@ class Leases:
         self._first = first
         self._epoch = epoch
         self._shelf = shelf
+        self._book = book
+        self._books = books
         self._granting: set[int] = set()
+        # Points whose cut-off somebody is taking away just now.
+        self._lifting: set[int] = set()
         self._after_ns: dict[int, int] = {}
-        # By point: the reading, and the session of the node, after which leases go on.
-        self._lifted: dict[int, tuple[int, str]] = {}
         self._refusals: dict[int, int] = {}
 
     def look(self, device: NodeDevice) -> None:
         """Grant a node its lease, where that moved."""
         index = device.index
         able = device.online and device.session and device.has_relay
-        waits = index in self._granting or self._clock.mono_ns() < self._after_ns.get(index, 0)
+        waits = index in self._granting or index in self._lifting
+        waits = waits or self._clock.mono_ns() < self._after_ns.get(index, 0)
         if not able or waits or (wanted := self._wanted(device)) is None:
             return
         fresh = renewed(self._held(device), wanted, self._now_s())
@@ -90,24 +97,30 @@ class Leases:
         if device.lease or latched or not fresh.is_unlimited:
             await self._grant(index, fresh)
 
-    async def lift(self, index: int) -> None:
-        """A counter is about to jump by a person's word: no lease may cut on it before the gateway
-        has judged it. Raises a MeterError; `lifted` follows whatever comes of it.
+    async def hold_back(self, device: NodeDevice, *, until_restart: bool) -> str:
+        """A counter is about to jump by a person's word: no lease cuts on it before the gateway has
+        judged it, with `until_restart` in another session. Returns once that is kept, since control
+        may end meanwhile, what `go_on` is to be told where nothing came of it.
         """
-        device = self._group.device_at(index)
-        if device is None or device.lease is None:
-            return
-        self._lifted[index] = (self._point(index).last_sequence, "")
-        await self._grant(index, granted(Wanted(0, UNLIMITED_WH), self._now_s()))
+        self._lifting.add(device.index)
+        before = self._waits_for(device)[1]
+        record = self._mark(device, device.session if until_restart else before)
+        await self._books.commit(lambda connection: put_devices(connection, [record]))
+        return before
 
-    def lifted(self, index: int, *, until_restart: bool = False) -> None:
-        """The node has answered, or did not: leases follow its credit again once it was read, with
-        `until_restart` in another session.
+    async def lift(self, device: NodeDevice) -> None:
+        """Take the cut-off away that a node holds, or is about to. Raises a MeterError."""
+        if device.lease is not None or device.index in self._granting:
+            await self._grant(device.index, granted(Wanted(0, UNLIMITED_WH), self._now_s()))
+
+    def go_on(self, device: NodeDevice, session: str | None = None) -> None:
+        """The node has answered, or did not: leases follow its credit again once it was read; where
+        nothing came of it, as before (`session`).
         """
-        device = self._group.device_at(index)
-        if index in self._lifted:
-            session = device.session if until_restart and device is not None else ""
-            self._lifted[index] = (self._point(index).last_sequence, session)
+        self._lifting.discard(device.index)
+        if session is None:
+            session = self._waits_for(device)[1]
+        self._mark(device, session)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -118,6 +131,32 @@ class Leases:
     def _point(self, index: int) -> Point:
         return self._engine.points[self._first + index]
 
+    def _waits_for(self, device: NodeDevice) -> tuple[int, str]:
+        """The reading, and the session of the node, after which its leases go on."""
+        sequence, session = cast(
+            "tuple[int, str]", self._book.records[device.device_id].state.get(LIFTED, (-1, ""))
+        )
+        return sequence, session if device.session in (session, "") else ""
+
+    def _is_held_back(self, device: NodeDevice) -> bool:
+        """Whether no lease may cut on the counter yet; forgotten once one may."""
+        sequence, session = self._waits_for(device)
+        if session or self._point(device.index).last_sequence <= sequence:
+            return True
+        record = self._book.records[device.device_id]
+        if LIFTED in record.state:
+            state = {name: value for name, value in record.state.items() if name != LIFTED}
+            self._book.put(replace(record, state=state))
+        return False
+
+    def _mark(self, device: NodeDevice, session: str) -> DeviceRecord:
+        """No lease cuts on the counter before another reading, and another session than this."""
+        record = self._book.records[device.device_id]
+        mark = [self._point(device.index).last_sequence, session]
+        marked = replace(record, state={**record.state, LIFTED: mark})
+        self._book.put(marked)
+        return marked
+
     def _held(self, device: NodeDevice) -> Grant | None:
         lease = device.lease
         if lease is None or lease.epoch != self._epoch:
@@ -126,7 +165,8 @@ class Leases:
 
     async def _renew(self, index: int, fresh: Grant) -> None:
         try:
-            if index in self._lifted:
+            device = self._group.device_at(index)
+            if device is None or (not fresh.is_unlimited and self._is_held_back(device)):
                 return  # what was wanted before that is no more
             self._after_ns[index] = self._clock.mono_ns() + RETRY_NS
             await self._grant(index, fresh)
@@ -138,31 +178,38 @@ class Leases:
         try:
             await self._group.grant(index, fresh, self._epoch)
         except NodeRefusedError as refused:
-            self._refusals[index] = self._refusals.get(index, 0) + 1
-            if self._refusals[index] == REFUSALS_TOLD:
-                self._tell_refused(index, "warning", code=refused.node_code, reason=str(refused))
+            self._not_taken(index, refused.node_code, str(refused))
+            raise
+        except MeterTimeoutError as error:
+            # One that is gone is told of as such; one that is heard does not hear us.
+            device = self._group.device_at(index)
+            heard_ns = None if device is None else device.heard_ns
+            if heard_ns is not None and self._clock.mono_ns() - heard_ns <= GAP_NS:
+                self._not_taken(index, error.code, str(error))
             raise
         if self._refusals.pop(index, 0) >= REFUSALS_TOLD:
             self._tell_refused(index, "cleared")
+
+    def _not_taken(self, index: int, code: str, reason: str) -> None:
+        self._refusals[index] = self._refusals.get(index, 0) + 1
+        if self._refusals[index] == REFUSALS_TOLD:
+            self._tell_refused(index, "warning", code=code, reason=reason)
 
     def _tell_refused(self, index: int, severity: str, **facts: object) -> None:
         self._tell("NODE_LEASE_REFUSED", self._point(index).terms.meter_id, severity, **facts)
 
     def _wanted(self, device: NodeDevice) -> Wanted | None:
         """What a node should hold now; None before its counter is known."""
+        if self._is_held_back(device):
+            return Wanted(0, UNLIMITED_WH)
         point = self._point(device.index)
-        sequence, session = self._lifted.get(device.index, (-1, ""))
-        if point.last_sequence <= sequence or device.session == session != "":
-            return None
-        self._lifted.pop(device.index, None)
         registers, account = point.guard.registers_wh, point.account
         if registers is None:
             return None
         if account is None:
             return Wanted(registers[0], UNLIMITED_WH)
-        utc_ms = self._clock.utc_ms()
-        can_limit = "limits" in device.can
-        power = _limits(point, account, self._shelf, utc_ms) if can_limit else NO_LIMITS
+        outlook = self._outlook(point)
+        power = _limits(point, account, outlook) if "limits" in device.can else NO_LIMITS
         if self._is_kept_on(device.index, account):
             return Wanted(registers[0], UNLIMITED_WH, power)
         available_nano = account.available_nano
@@ -171,8 +218,16 @@ class Leases:
         supply = point.supply
         # Only once it was seen to be off: until then breaker and clock may still hold the cut back.
         is_cut = Reason.CREDIT in supply.reasons and supply.output_closed is False
-        cutoff = _lasts_until(point, self._shelf, available_nano, utc_ms)
+        cutoff = cutoff_wh(registers[0], available_nano, outlook)
         return Wanted(registers[0], cutoff, power, is_cut=is_cut)
+
+    def _outlook(self, point: Point) -> Outlook:
+        """What may price the point's energy until a lease ends that is granted now."""
+        source, known = point.terms.sources[0], self._shelf.known(point.tariff_id)
+        if point.pricer is None:
+            return Outlook((), source)
+        utc_ms = None if self._now_s() is None else self._clock.utc_ms()
+        return outlook_of(point.pricer, known, source, utc_ms)
 
     def _is_kept_on(self, index: int, account: Account) -> bool:
         """Whether nothing may cut here for credit now: neither the gateway nor a lease."""
@@ -200,7 +255,7 @@ def _is_never_cut(point: Point, account: Account) -> bool:
     )
 
 
-def _limits(point: Point, account: Account, shelf: TariffShelf, utc_ms: int) -> PowerLimits:
+def _limits(point: Point, account: Account, outlook: Outlook) -> PowerLimits:
     """The limits of the point, and where emergency credit will bear what is used."""
     supply, credit = point.supply, account.credit
     if not supply.enforced:
@@ -211,16 +266,10 @@ def _limits(point: Point, account: Account, shelf: TariffShelf, utc_ms: int) -> 
     emergency_w = limits.emergency_w if point.guard.is_own else None
     if emergency_w is not None and credit.terms.payment_mode is PaymentMode.PREPAYMENT:
         running_nano = account.running_nano
+        registers_wh = (point.guard.registers_wh or (0,))[0]
         if credit.emergency_in_use(running_nano):
-            begins_wh = max(1, (point.guard.registers_wh or (0,))[0])
+            begins_wh = max(1, registers_wh)
         elif credit.terms.emergency_limit_nano:
             own_nano = credit.wallet_nano - running_nano
-            begins_wh = _lasts_until(point, shelf, own_nano, utc_ms)
+            begins_wh = cutoff_wh(registers_wh, own_nano, outlook)
     return limits_of(limits.by_source.get(source), emergency_w, begins_wh)
-
-
-def _lasts_until(point: Point, shelf: TariffShelf, amount_nano: int, utc_ms: int) -> int:
-    """The counter up to which an amount surely lasts."""
-    versions = in_force(shelf.known(point.tariff_id), point.label_utc_ms, utc_ms + LEASE_S * 1_000)
-    registers = point.guard.registers_wh or (0,)
-    return cutoff_wh(registers[0], amount_nano, versions, point.terms.sources[0])

@@ -28,8 +28,8 @@ from gateway.store.db import Connection
 from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
 
 IDENTIFY_MAX_S: Final = 600
-# Settings by which a held counter may go on, or another module becomes the first.
-JUMPS: Final = frozenset({"p_max_w", MODULES})
+# By this setting a held counter may go on.
+MAXIMUM: Final = "p_max_w"
 T = TypeVar("T")
 
 
@@ -61,9 +61,13 @@ class NodeRequests:
         """
         changes = check_settings(json_object(body.document, "SETTINGS_DOCUMENT"))
         # Either may let the node's total jump, which only the gateway's guard judges.
-        moves, restarts = not JUMPS.isdisjoint(changes), MODULES in changes
+        restarts = self._moves_meter(body.device_id, changes)
         message = await self._unleased(
-            body.device_id, "settings", changes, moves=moves, until_restart=restarts
+            body.device_id,
+            "settings",
+            changes,
+            moves=restarts or MAXIMUM in changes,
+            until_restart=restarts,
         )
         record = self._known(body.device_id)
         kept = cast("Mapping[str, object]", record.state.get(SET, {}))
@@ -117,19 +121,30 @@ class NodeRequests:
         until_restart: bool = False,
     ) -> str:
         """As `_tell`; where the total `moves` by it no lease cuts until the gateway has read it."""
-        index, leases = self._serving(device_id)[1].index, self._nodes.leases
+        device, leases = self._serving(device_id)[1], self._nodes.leases
         if leases is None or not moves:
             return await self._tell(device_id, kind, args)
-        waits = False
+        before = await leases.hold_back(device, until_restart=until_restart)
         try:
-            await _asked(leases.lift(index))
-            waits = until_restart  # one that does not answer may have taken it
-            return await self._tell(device_id, kind, args)
-        except RefusedError as refused:
-            waits = waits and refused.refusal_code != "NODE_REFUSED"
+            await _asked(leases.lift(device))
+        except RefusedError:
+            leases.go_on(device, before)
             raise
-        finally:
-            leases.lifted(index, until_restart=waits)
+        try:
+            message = await self._tell(device_id, kind, args)
+        except RefusedError as refused:
+            # One that does not answer may have taken it.
+            leases.go_on(device, before if refused.refusal_code == "NODE_REFUSED" else None)
+            raise
+        leases.go_on(device)
+        return message
+
+    def _moves_meter(self, device_id: str, changes: Mapping[str, object]) -> bool:
+        """Whether another module may be the meter from the node's next restart on."""
+        if MODULES not in changes:
+            return False
+        told, wanted = self._serving(device_id)[1].modules, cast("list[int]", changes[MODULES])
+        return not told or told[0].address != wanted[0]
 
     async def _tell(self, device_id: str, kind: str, args: Mapping[str, object]) -> str:
         """Send a node a command; the words of its answer.

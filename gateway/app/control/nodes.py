@@ -11,7 +11,7 @@ from gateway.app.clock import seeded
 from gateway.app.config import Config
 from gateway.app.config_south import SouthMqtt
 from gateway.app.control.books import Books
-from gateway.app.control.devices import SET, DeviceBook, Teller
+from gateway.app.control.devices import LIFTED, SET, DeviceBook, Teller
 from gateway.app.control.group import JoinedGroup, Meters
 from gateway.app.control.node_leases import LEASE_REASONS, Leases
 from gateway.app.control.node_words import Buttons, ModuleWatch, Presses, node_figures
@@ -92,6 +92,7 @@ class NodeOffice:
         self._engine: Engine | None = None
         self.leases: Leases | None = None
         self._round = 0
+        self._sessions: dict[int, str] = {}
         self._events: dict[tuple[int, str], deque[int]] = {}
         self._presses = Presses()
         self.events_dropped = 0
@@ -116,6 +117,8 @@ class NodeOffice:
             first=self.first,
             epoch=self._epoch,
             shelf=self._shelf,
+            book=self.book,
+            books=self._books,
         )
         self._own()
         self.rollouts.serve(group, engine)
@@ -134,7 +137,7 @@ class NodeOffice:
         owners = {index: device_id for device_id, index in self.book.serves.items()}
         for index in range(len(self.book.nodes)):
             guard = self._point(index).guard
-            guard.device = owners.get(index, "")
+            guard.read_from(owners.get(index, ""))
             if self.book.serves.get(guard.owner or "", index) != index:
                 guard.disown()
 
@@ -153,9 +156,13 @@ class NodeOffice:
 
     def telemetry(self, index: int, told: NodeTelemetry) -> None:
         """A relay that a lease opened is closed by a reconnection, with its confirmation; one that
-        its limit opened, as after a trip of our own; what its protection opened, by a person."""
+        its limit opened, as after a trip of our own; what its protection opened, by a person. In
+        another session it was without power, perhaps, and its counter may be a little lower."""
         self._modules.look(index, self._point(index).terms.meter_id, told)
         self._presses.heard(index, told, self._clock.mono_ns())
+        if told.session != self._sessions.get(index):
+            self._sessions[index] = told.session
+            self._point(index).guard.disturbed()
         if told.relay_closed is not False:
             return
         if PROTECTION.intersection(told.reasons):
@@ -306,7 +313,9 @@ class NodeOffice:
             return
         state = device.shown()
         # What only telemetry tells stays as it was until there is some.
-        kept = (SET,) if device.heard_ns is not None else (SET, "held", "modules")
+        kept = [SET, LIFTED]
+        if device.heard_ns is None:
+            kept += ["held", "modules"]
         state |= {name: record.state[name] for name in kept if name in record.state}
         utc_ms = self._clock.utc_ms()
         same = steady(state) == steady(record.state) and device.firmware == record.firmware

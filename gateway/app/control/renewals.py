@@ -13,9 +13,9 @@ import structlog
 from gateway.app.control.group import Meters
 from gateway.app.control.polls import FailSafe
 from gateway.core.clock import Clock
-from gateway.core.errors import MeterCounterError, MeterError
+from gateway.core.errors import MeterError
 from gateway.core.point import Point
-from gateway.core.proof import NS
+from gateway.core.proof import NS, Observation
 from gateway.core.reading import Reading
 from gateway.south.pacing import phases_ns
 
@@ -138,7 +138,7 @@ class Renewals:
             supply.disturbed()
             self._tell_fallen(index, held)
 
-    def renew(self, index: int, seen: Reading | MeterCounterError) -> None:
+    def renew(self, index: int, seen: Reading | Observation) -> None:
         """Repeat the command of an output that is shown on, when its turn has come.
 
         A doubtful counter must not cut either: what is shown with it counts, unless the last good
@@ -149,7 +149,7 @@ class Renewals:
         if held is None or held.was_on is False or now_ns < held.due_ns:
             return
         # The output may have been read in an earlier request than the energy.
-        asked_ns = seen.begun_ns if isinstance(seen, Reading) else seen.asked_ns
+        asked_ns = seen.begun_ns if isinstance(seen, Reading) else seen.mono_ns
         closed = held.rule.holds_closed
         if seen.output_closed is not closed or asked_ns is None or now_ns - asked_ns > FRESH_NS:
             return

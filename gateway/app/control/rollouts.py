@@ -130,8 +130,9 @@ class RolloutOffice:
         self._feeding: dict[str, _Feeding] = {}
         self._notes: dict[str, tuple[str, str]] = {}
         self._told_ns: dict[str, int] = {}
-        # Nodes that were stopped while they fetched: they ask on until they restart.
+        # Nodes that were stopped while they fetched: nobody need hear of what they ask for yet.
         self._let_go: set[str] = set()
+        self._end_after_ns: dict[str, int] = {}
 
     def serve(self, group: NodeGroup, engine: "Engine") -> None:
         """Begin: whose nodes these are and who switches them."""
@@ -361,6 +362,7 @@ class RolloutOffice:
         if opened is None:
             if device.device_id not in self._let_go:
                 self._refuse(device.device_id, meter_id, "it is in no roll-out")
+            self._end(self._group, device, ask.version)
             return
         problem = ask_problem(opened.rollout.image, ask)
         if problem:
@@ -369,6 +371,20 @@ class RolloutOffice:
             self._feed(self._group, opened, device.device_id, ask)
         else:
             self.counts["wishes not now"] += 1
+
+    def _end(self, group: NodeGroup, device: NodeDevice, version: str) -> None:
+        """Tell a node that fetches for no roll-out to give up; an older firmware asks on until it
+        restarts."""
+        now_ns, device_id = self._clock.mono_ns(), device.device_id
+        if self._is_held or now_ns < self._end_after_ns.get(device_id, 0):
+            return
+        self._end_after_ns[device_id] = now_ns + OFFER_AGAIN_NS
+
+        async def end() -> None:
+            result = await group.command(device.index, "update_stop", {"version": version})
+            log.info("firmware.stopped", device=device_id, version=version, said=result.message)
+
+        group.spawn(end(), f"stop of update {device_id}")
 
     def _refuse(self, device_id: str, meter_id: str, reason: str) -> None:
         self.counts["wishes refused"] += 1

@@ -66,11 +66,21 @@ class MemoryFiles:
             self.contents[path] = b""
         elif path not in self.contents:
             raise OSError(2)
-        return MemoryFile(self, path)
+        file = MemoryFile(self, path)
+        if mode == "ab":
+            file.seek(len(self.contents[path]))
+        return file
 
     def rename(self, old, new):
         self.spend()
         self.contents[new] = self.contents.pop(old)
+
+    def remove(self, path):
+        self.spend()
+        del self.contents[path]
+
+    def free_bytes(self):
+        return 1_000_000
 
     def mkdir(self, path):
         pass
