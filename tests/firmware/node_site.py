@@ -19,7 +19,9 @@ from gateway.sim.loads import steady_curve
 from gateway.sim.node_board import NodeBoard, live
 from gateway.sim.pzem import PzemLine, PzemModule
 from node import app
+from tests.firmware.chip_node import ChipNode
 from tests.firmware.esp_node import EspNode
+from tests.firmware.unix_node import UnixNode
 from tests.south.mosquitto import Mosquitto
 
 DEVICE: Final = "node-1"
@@ -242,11 +244,12 @@ class Site:
         self.broker = Mosquitto(broker_place, {DEVICE: PASSWORD, "gateway": "gateway"})
         self.gateway = Gateway(self.broker.port)
         (place / "node").mkdir()
-        self.node: CpythonNode | EspNode
+        self.node: CpythonNode | ChipNode
         if interpreter == "cpython":
             self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
         else:
-            self.node = EspNode(place / "node", self.clock, self.line)
+            made = UnixNode if interpreter == "unix" else EspNode
+            self.node = made(place / "node", self.clock, self.line)
             broker = {"host": "127.0.0.1", "port": self.broker.port}
             self.node.provision(DEVICE, SECRET, broker)
 

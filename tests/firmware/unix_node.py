@@ -1,0 +1,98 @@
+"""The node in MicroPython's unix port: its own asyncio, sockets, mbedtls and littlefs.
+
+Only `machine`, `esp32` and `network` are stand-ins, the same as in the WebAssembly build
+(tests/firmware/runner/esp/), on wires of its own (tests/firmware/runner/unix/).
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from gateway.app.firmware.image import make_image, read_image
+from tests.firmware.chip_node import WATCHDOG_STATUS, ChipNode
+from tests.firmware.micropython import RUNNER
+
+needs_unix = pytest.mark.skipif(
+    find_spec("micropython_run") is None,
+    reason="MicroPython's unix port comes in wheels for Linux on x86_64 only",
+)
+HEAP: Final = "2M"
+LOOK_S: Final = 10.0
+PROGRAM: Final = "import sys, micropython_run; sys.exit(micropython_run.run_main(sys.argv))"
+
+
+class UnixNode(ChipNode):
+    """One device; its flash is an image of littlefs, as it is flashed."""
+
+    heap = HEAP
+    _seen: asyncio.Future[dict[str, int]] | None = None
+    _watchdog: asyncio.TimerHandle | None = None
+    _bitten = False
+
+    def write_flash(self, files: Mapping[str, bytes]) -> None:
+        """Make the image anew, with these files too."""
+        image = self.place / "flash.img"
+        there = read_image(image.read_bytes()) if image.exists() else {}
+        image.write_bytes(make_image(there | files))
+
+    def files(self) -> dict[str, bytes]:
+        """What is on the flash."""
+        return read_image((self.place / "flash.img").read_bytes())
+
+    async def look(self) -> dict[str, int]:
+        """Its heap in bytes (used, held once it is collected, free, before the firmware), and
+        the longest that its loop was not there for others, since the last look.
+        """
+        seen = self._seen = asyncio.get_running_loop().create_future()
+        self._order(look=1)
+        return await asyncio.wait_for(seen, LOOK_S)
+
+    @property
+    def sockets(self) -> int:
+        """How many the process has open."""
+        folder = Path(f"/proc/{self.pid}/fd")
+        return sum(str(entry.readlink()).startswith("socket:") for entry in folder.iterdir())
+
+    @property
+    def pid(self) -> int:
+        """Of the process that is this boot."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def _boot(self, cause: str, uart: int, control: int) -> int:
+        self._bitten = False
+        try:
+            status = await super()._boot(cause, uart, control)
+        finally:
+            if self._watchdog:
+                self._watchdog.cancel()
+        return WATCHDOG_STATUS if self._bitten else status
+
+    def _program(self, job: dict[str, Any]) -> tuple[Sequence[str], bytes]:
+        command = [sys.executable, "-c", PROGRAM, "-X", f"heapsize={self.heap}"]
+        command += [str(RUNNER / "unix" / "start.py"), str(RUNNER / "esp")]
+        return command, json.dumps(job).encode()
+
+    def _told(self, told: dict[str, Any]) -> None:
+        if "feed" in told:
+            if self._watchdog:
+                self._watchdog.cancel()
+            later = asyncio.get_running_loop().call_later
+            self._watchdog = later(told["feed"] / 1_000, self._bite)
+        elif "look" in told:
+            assert self._seen is not None
+            self._seen.set_result(told["look"])
+        else:
+            super()._told(told)
+
+    def _bite(self) -> None:
+        """The watchdog: an end anywhere, whatever the firmware is at."""
+        self._bitten = True
+        if self._process:
+            self._process.kill()
