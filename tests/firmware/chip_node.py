@@ -60,8 +60,14 @@ class ChipNode(ABC):
             files[f"/{name}.py"] = (FIRMWARE / f"{name}.py").read_bytes()
         self.write_flash(files)
 
-    def provision(self, device_id: str, secret: bytes, broker: Mapping[str, object]) -> None:
-        """What the bench writes into NVS."""
+    def provision(
+        self,
+        device_id: str,
+        secret: bytes,
+        broker: Mapping[str, object],
+        time_s: int | None = None,
+    ) -> None:
+        """What the bench writes into NVS; `time_s` is its clock, as it was."""
         values = {
             "device_id": device_id.encode(),
             "secret": secret,
@@ -71,6 +77,8 @@ class ChipNode(ABC):
             "relay_pin": bytes((RELAY_PIN, 1)),
             "relay": b"\1",
         }
+        if time_s is not None:
+            values["time"] = time_s.to_bytes(4, "big")
         text = json.dumps({key: value.hex() for key, value in values.items()})
         (self.place / "nvs.json").write_text(text, encoding="ascii")
 

@@ -24,13 +24,13 @@ needs_unix = pytest.mark.skipif(
 )
 HEAP: Final = "2M"
 LOOK_S: Final = 10.0
-PROGRAM: Final = "import sys, micropython_run; sys.exit(micropython_run.run_main(sys.argv))"
 
 
 class UnixNode(ChipNode):
     """One device; its flash is an image of littlefs, as it is flashed."""
 
     heap = HEAP
+    ntp_port = 123  # where a time server is, whatever its name
     _seen: asyncio.Future[dict[str, int]] | None = None
     _watchdog: asyncio.TimerHandle | None = None
     _bitten = False
@@ -75,9 +75,12 @@ class UnixNode(ChipNode):
         return WATCHDOG_STATUS if self._bitten else status
 
     def _program(self, job: dict[str, Any]) -> tuple[Sequence[str], bytes]:
-        command = [sys.executable, "-c", PROGRAM, "-X", f"heapsize={self.heap}"]
-        command += [str(RUNNER / "unix" / "start.py"), str(RUNNER / "esp")]
-        return command, json.dumps(job).encode()
+        clock = self.place / "clock"
+        clock.unlink(missing_ok=True)
+        place = RUNNER / "unix"
+        command = [sys.executable, str(place / "host.py"), str(clock)]
+        command += ["-X", f"heapsize={self.heap}", str(place / "start.py"), str(RUNNER / "esp")]
+        return command, json.dumps(job | {"ntp": self.ntp_port}).encode()
 
     def _told(self, told: dict[str, Any]) -> None:
         if "feed" in told:

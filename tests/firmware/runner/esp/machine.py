@@ -59,6 +59,7 @@ class RTC:
             year, month, day, _, hour, minute, second, _ = new
             wanted_s = time.mktime((year, month, day, hour, minute, second, 0, 0))
             RTC._offset_s = wanted_s - int(time.time())
+            wires.clock_set(RTC._offset_s)
             return None
         if RTC._offset_s is None:
             return (2000, 1, 1, 5, 0, 0, 0, 0)

@@ -29,8 +29,8 @@ class _Stream(Writer):
         super().close()
 
 
-async def _open_connection(host, port, ssl=None, server_hostname=None):
-    assert ssl is None
+async def _open_connection(host, port, ssl, server_hostname=None):
+    assert ssl.context is None
     try:
         connection = await jsnet.connect(host, port)
     except Exception as error:

@@ -1,9 +1,14 @@
-"""`socket` as the board knows it: the address in `getaddrinfo`'s answer is a tuple on the ESP32.
+"""`socket` as the board knows it: the address in `getaddrinfo`'s answer is a tuple on the ESP32, and
+IPv4's.
 
 The unix port has the system's own bytes there. asyncio's connections use the port's own module.
 """
 
 import socket as port
+
+import wires
+
+_NTP = 123
 
 AF_INET = port.AF_INET
 SOCK_DGRAM = port.SOCK_DGRAM
@@ -11,7 +16,8 @@ SOCK_DGRAM = port.SOCK_DGRAM
 
 def getaddrinfo(host, number):
     found = []
-    for family, kind, protocol, name, address in port.getaddrinfo(host, number):
+    number = wires.job["ntp"] if number == _NTP else number
+    for family, kind, protocol, name, address in port.getaddrinfo(host, number, AF_INET):
         _, packed, number = port.sockaddr(address)
         told = (port.inet_ntop(family, packed), number)
         found.append((family, kind, protocol, name, told))

@@ -37,7 +37,7 @@ async def _watch():
         longest_ms = max(longest_ms, late_ms)
 
 
-async def _answer():
+async def _answer(nodes):
     """Tell how the node is, whenever the test asks."""
     global longest_ms
     while True:
@@ -54,6 +54,7 @@ async def _answer():
                         "free": gc.mem_free(),
                         "before": before,
                         "longest_ms": longest_ms,
+                        "error": nodes.made[0].supervisor.last_error,
                     }
                 }
             )
@@ -62,7 +63,7 @@ async def _answer():
 
 async def _live(work):
     nodes = Nodes(sys.modules["node.app"])
-    around = [wires.listen(), _watch(), _answer(), nodes.quarters()]
+    around = [wires.listen(), _watch(), _answer(nodes), nodes.quarters()]
     around += [timer(*one) for one in machine.timers]
     tasks = [asyncio.create_task(one) for one in around]
     await work

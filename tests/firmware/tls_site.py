@@ -1,0 +1,178 @@
+"""A site whose node speaks TLS with a broker as `broker write` makes it, through a gate that spoils."""
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from gateway.app.broker.users import gateway_password
+from gateway.app.paths import paths_of
+from gateway.store.devices import DeviceStatus
+from tests.app.broker_site import BrokerSite
+from tests.firmware.node_site import DEVICE, SECRET, SITE_KEY, Gateway, Site
+from tests.firmware.unix_node import UnixNode
+
+PIECE: Final = 4_096
+
+
+class Gate:
+    """A relay of TCP before a broker: keeps what the node says, and may spoil what it hears.
+
+    `most`: so many bytes more of the broker's go through, then comes the `end`: "silence" (nothing
+    goes either way), "close" or "reset". None: no limit.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.target = 0
+        self.most: int | None = None
+        self.end = "silence"
+        self.piece = PIECE
+        # What the node sent, connection by connection.
+        self.said: list[bytearray] = []
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def open(self) -> int:
+        """How many connections of the node there are."""
+        return len(self._tasks)
+
+    async def start(self, target: int) -> None:
+        """Listen, and relay to a port."""
+        self.target = target
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """End it with all connections."""
+        if self._server:
+            self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """End all connections that there are."""
+        for task in self._tasks:
+            task.cancel()
+
+    def spoil(self, most: int | None, end: str = "silence") -> None:
+        """From the next connection on, if there are none; `most` counts for one connection."""
+        self.most, self.end = most, end
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = bytearray()
+        self.said.append(said)
+        try:
+            with suppress(OSError):
+                await self._relay(reader, writer, said)
+        finally:
+            writer.close()
+
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytearray
+    ) -> None:
+        if self.most == 0:
+            # The other side need not be there.
+            said += await reader.read(PIECE)
+            await self._finish(reader, writer)
+            return
+        hearing, telling = await asyncio.open_connection("127.0.0.1", self.target)
+        node = asyncio.create_task(self._up(reader, telling, said))
+        broker = asyncio.create_task(self._down(hearing, writer))
+        try:
+            await asyncio.wait({node, broker}, return_when=asyncio.FIRST_COMPLETED)
+            if self.most == 0:
+                node.cancel()
+                await asyncio.gather(node, return_exceptions=True)
+                await self._finish(reader, writer)
+        finally:
+            for task in (node, broker):
+                task.cancel()
+            await asyncio.gather(node, broker, return_exceptions=True)
+            telling.close()
+
+    async def _up(
+        self, reader: asyncio.StreamReader, telling: asyncio.StreamWriter, said: bytearray
+    ) -> None:
+        while piece := await reader.read(PIECE):
+            said += piece
+            telling.write(piece)
+            await telling.drain()
+
+    async def _down(self, hearing: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await hearing.read(self.piece):
+            if self.most is not None:
+                piece = piece[: self.most]
+                self.most -= len(piece)
+            writer.write(piece)
+            await writer.drain()
+            if self.most == 0:
+                return
+
+    async def _finish(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.end == "silence":
+            while await reader.read(PIECE):
+                pass
+        elif self.end == "reset":
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+
+class TlsSite(Site):
+    """The node is MicroPython's unix port; the gateway uses the broker's plain port."""
+
+    broker: BrokerSite
+    node: UnixNode
+
+    def __init__(self, place: Path) -> None:
+        self.gate = Gate()
+        super().__init__(place, "unix")
+
+    async def start(self) -> str:
+        """Everything on; the node's session."""
+        await self.open()
+        await self.broker.start()
+        await self.gateway.start()
+        await self.node.power_on()
+        return await self.gateway.session()
+
+    async def open(self) -> None:
+        """The gate, and what the node knows of it."""
+        await self.gate.start(self.broker.port)
+        self.provision()
+
+    def provision(self, *, time_s: int | None = None, **changes: object) -> None:
+        """What the bench writes; it has `broker write` behind it. Raises OSError without."""
+        ca = (self.broker.directory / "ca.pem").read_text(encoding="ascii")
+        broker = {"host": "localhost", "port": self.gate.port, "ca": ca} | changes
+        time_s = self.clock.utc_ms() // 1_000 if time_s is None else time_s
+        self.node.provision(DEVICE, SECRET, broker, time_s)
+
+    async def stop(self) -> None:
+        """Everything off."""
+        try:
+            await super().stop()
+        finally:
+            await self.gate.stop()
+
+    def _make_broker(self, place: Path) -> None:
+        broker = self.broker = BrokerSite(place)
+        broker.configure(more=f", plain_port: {broker.plain_port}")
+        kept = paths_of(broker.config).control_dir / "node.key"
+        kept.write_text(SITE_KEY.hex() + "\n", encoding="ascii")
+        kept.chmod(0o600)
+        broker.record(DEVICE, DeviceStatus.APPROVED)
+        broker.write()
+        self.gateway = Gateway(broker.plain_port, gateway_password(SITE_KEY))
+
+    def _told_of_broker(self) -> dict[str, object]:
+        return {}
