@@ -3,15 +3,16 @@
 import asyncio
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from gateway.app.broker.users import gateway_password
 from gateway.app.paths import paths_of
 from gateway.store.devices import DeviceStatus
-from tests.app.broker_site import BrokerSite
-from tests.firmware.node_site import DEVICE, SECRET, SITE_KEY, Gateway, Site
+from tests.app.broker_site import BrokerSite, is_open, open_directory
+from tests.firmware.node_site import DEVICE, SECRET, SITE_KEY, WAIT_S, Gateway, Site
 from tests.firmware.unix_node import UnixNode
 
 PIECE: Final = 4_096
@@ -36,9 +37,20 @@ class Gate:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def open(self) -> int:
-        """How many connections of the node there are."""
+    def connections(self) -> int:
+        """How many of the node there are."""
         return len(self._tasks)
+
+    @property
+    def records(self) -> set[int]:
+        """The types of all TLS records that the node sent."""
+        found = set()
+        for said in self.said:
+            at = 0
+            while at < len(said):
+                found.add(said[at])
+                at += 5 + int.from_bytes(said[at + 3 : at + 5], "big")
+        return found
 
     async def start(self, target: int) -> None:
         """Listen, and relay to a port."""
@@ -127,6 +139,17 @@ class Gate:
             writer.transport.abort()
 
 
+@asynccontextmanager
+async def tls_site() -> AsyncIterator["TlsSite"]:
+    """A site that is not on yet; off afterwards."""
+    with open_directory() as place:
+        made = TlsSite(place)
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+
 class TlsSite(Site):
     """The node is MicroPython's unix port; the gateway uses the broker's plain port."""
 
@@ -140,10 +163,25 @@ class TlsSite(Site):
     async def start(self) -> str:
         """Everything on; the node's session."""
         await self.open()
-        await self.broker.start()
+        await self.broker_on()
         await self.gateway.start()
         await self.node.power_on()
         return await self.gateway.session()
+
+    async def broker_back(self) -> str:
+        """They come back; the node's session."""
+        since = len(self.gateway.heard)
+        await self.broker_on()
+        await self.gateway.start()
+        return await self.gateway.session(since)
+
+    async def broker_on(self) -> None:
+        """The broker takes connections."""
+        await self.broker.start()
+        # Its second listener comes after its first.
+        async with asyncio.timeout(WAIT_S):
+            while not is_open(self.broker.plain_port):
+                await asyncio.sleep(0.02)
 
     async def open(self) -> None:
         """The gate, and what the node knows of it."""

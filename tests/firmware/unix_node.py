@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from littlefs import LittleFS
 
-from gateway.app.firmware.image import make_image, read_image
+from gateway.app.firmware.image import GEOMETRY, make_image
+from gateway.sim.pzem import PzemLine
 from tests.firmware.chip_node import WATCHDOG_STATUS, ChipNode
 from tests.firmware.micropython import RUNNER
 
@@ -23,6 +25,9 @@ needs_unix = pytest.mark.skipif(
     reason="MicroPython's unix port comes in wheels for Linux on x86_64 only",
 )
 HEAP: Final = "2M"
+IMAGE: Final = "flash.img"
+# What MicroPython's littlefs makes of an image once it writes.
+NEWEST: Final = 0x00020001
 LOOK_S: Final = 10.0
 
 
@@ -35,15 +40,28 @@ class UnixNode(ChipNode):
     _watchdog: asyncio.TimerHandle | None = None
     _bitten = False
 
+    def __init__(self, place: Path, clock: Any, line: PzemLine) -> None:
+        super().__init__(place, clock, line)
+        # What a program of a test's own told.
+        self.counts: list[dict[str, int]] = []
+
     def write_flash(self, files: Mapping[str, bytes]) -> None:
         """Make the image anew, with these files too."""
-        image = self.place / "flash.img"
-        there = read_image(image.read_bytes()) if image.exists() else {}
-        image.write_bytes(make_image(there | files))
+        there = self.files() if (self.place / IMAGE).exists() else {}
+        (self.place / IMAGE).write_bytes(make_image(there | files))
 
     def files(self) -> dict[str, bytes]:
-        """What is on the flash."""
-        return read_image((self.place / "flash.img").read_bytes())
+        """What is on the flash; the node is off."""
+        system = LittleFS(mount=False, **(GEOMETRY | {"disk_version": NEWEST}))
+        system.context.buffer = bytearray((self.place / IMAGE).read_bytes())
+        system.mount()
+        found = {}
+        for folder, _, names in system.walk("/"):
+            for name in names:
+                path = f"{folder.rstrip('/')}/{name}"
+                with system.open(path, "rb") as file:
+                    found[path] = bytes(file.read())
+        return found
 
     async def look(self) -> dict[str, int]:
         """Its heap in bytes (used, held once it is collected, free, before the firmware), and
@@ -91,6 +109,8 @@ class UnixNode(ChipNode):
         elif "look" in told:
             assert self._seen is not None
             self._seen.set_result(told["look"])
+        elif "count" in told:
+            self.counts.append(told)
         else:
             super()._told(told)
 

@@ -10,6 +10,7 @@ import sys
 import vfs
 
 _BLOCK = 4_096
+_ERASED = b"\xff" * _BLOCK
 _RESET = 3
 _COUNT, _SIZE, _ERASE = 4, 5, 6  # of a block device's ioctl
 
@@ -75,7 +76,7 @@ class Flash:
         if wanted == _SIZE:
             return _BLOCK
         if wanted == _ERASE:
-            self.writeblocks(argument, b"\xff" * _BLOCK, 0)
+            self.writeblocks(argument, _ERASED, 0)
         return 0
 
 
@@ -107,7 +108,7 @@ def _fill(full):
     try:
         with open(_filler, "wb") as file:
             while True:
-                file.write(bytes(_BLOCK))
+                file.write(_ERASED)
     except OSError:
         pass
 
