@@ -51,9 +51,9 @@ def sealed(body: dict[str, Any], key: bytes = COMMAND_KEY) -> bytes:
 class Gateway:
     """Hears everything of the node and sends what a test wants."""
 
-    def __init__(self, port: int, password: str = "gateway") -> None:
+    def __init__(self, port: int, password: str | None = None) -> None:
         self._port = port
-        self._password = password
+        self._password = password or "gateway"
         self._task: asyncio.Task[None] | None = None
         self._client: aiomqtt.Client | None = None
         self.heard: list[tuple[str, dict[str, Any]]] = []

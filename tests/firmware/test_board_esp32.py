@@ -4,7 +4,6 @@ import ast
 import asyncio
 import importlib.util
 import socket
-import ssl
 import struct
 import sys
 import time

@@ -1,10 +1,11 @@
-"""A site whose node speaks TLS with a broker as `broker write` makes it, through a gate that spoils."""
+"""A site whose node speaks TLS with a broker as `broker write` makes it, through a gate."""
 
 import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,18 +19,25 @@ from tests.firmware.unix_node import UnixNode
 PIECE: Final = 4_096
 
 
-class Gate:
-    """A relay of TCP before a broker: keeps what the node says, and may spoil what it hears.
+@dataclass
+class Hearing:
+    """What goes through of one connection: `most` bytes more of the broker's, None: all of them.
 
-    `most`: so many bytes more of the broker's go through, then comes the `end`: "silence" (nothing
-    goes either way), "close" or "reset". None: no limit.
+    Then comes the `end`: "silence" (nothing goes either way), "close" or "reset".
     """
+
+    most: int | None = None
+    end: str = "silence"
+
+
+class Gate:
+    """A relay of TCP before a broker: keeps what the node says, and may spoil what it hears."""
 
     def __init__(self) -> None:
         self.port = 0
         self.target = 0
-        self.most: int | None = None
-        self.end = "silence"
+        self.coming: list[Hearing] = []  # of the next connections; all goes through of later ones
+        self.latest = Hearing()
         self.piece = PIECE
         # What the node sent, connection by connection.
         self.said: list[bytearray] = []
@@ -70,73 +78,75 @@ class Gate:
         for task in self._tasks:
             task.cancel()
 
-    def spoil(self, most: int | None, end: str = "silence") -> None:
-        """From the next connection on, if there are none; `most` counts for one connection."""
-        self.most, self.end = most, end
-
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
+        self.latest = self.coming.pop(0) if self.coming else Hearing()
+        task = asyncio.create_task(self._serve(self.latest, reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, heard: Hearing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         said = bytearray()
         self.said.append(said)
         try:
             with suppress(OSError):
-                await self._relay(reader, writer, said)
+                if heard.most == 0:
+                    # The other side need not be there.
+                    said += await reader.read(PIECE)
+                else:
+                    await self._relay(heard, reader, writer, said)
+                if heard.most == 0:
+                    await _finish(heard.end, reader, writer)
         finally:
             writer.close()
 
     async def _relay(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytearray
+        self,
+        heard: Hearing,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        said: bytearray,
     ) -> None:
-        if self.most == 0:
-            # The other side need not be there.
-            said += await reader.read(PIECE)
-            await self._finish(reader, writer)
-            return
         hearing, telling = await asyncio.open_connection("127.0.0.1", self.target)
-        node = asyncio.create_task(self._up(reader, telling, said))
-        broker = asyncio.create_task(self._down(hearing, writer))
+        node = asyncio.create_task(_up(reader, telling, said))
+        broker = asyncio.create_task(self._down(heard, hearing, writer))
         try:
             await asyncio.wait({node, broker}, return_when=asyncio.FIRST_COMPLETED)
-            if self.most == 0:
-                node.cancel()
-                await asyncio.gather(node, return_exceptions=True)
-                await self._finish(reader, writer)
         finally:
             for task in (node, broker):
                 task.cancel()
             await asyncio.gather(node, broker, return_exceptions=True)
             telling.close()
 
-    async def _up(
-        self, reader: asyncio.StreamReader, telling: asyncio.StreamWriter, said: bytearray
+    async def _down(
+        self, heard: Hearing, hearing: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        while piece := await reader.read(PIECE):
-            said += piece
-            telling.write(piece)
-            await telling.drain()
-
-    async def _down(self, hearing: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await hearing.read(self.piece):
-            if self.most is not None:
-                piece = piece[: self.most]
-                self.most -= len(piece)
+            if heard.most is not None:
+                piece = piece[: heard.most]
+                heard.most -= len(piece)
             writer.write(piece)
             await writer.drain()
-            if self.most == 0:
+            if heard.most == 0:
                 return
 
-    async def _finish(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.end == "silence":
-            while await reader.read(PIECE):
-                pass
-        elif self.end == "reset":
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+
+async def _up(reader: asyncio.StreamReader, telling: asyncio.StreamWriter, said: bytearray) -> None:
+    while piece := await reader.read(PIECE):
+        said += piece
+        telling.write(piece)
+        await telling.drain()
+
+
+async def _finish(end: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    if end == "silence":
+        while await reader.read(PIECE):
+            pass
+    elif end == "reset":
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
 
 
 @asynccontextmanager

@@ -20,8 +20,9 @@ from gateway.sim.pzem import PzemLine
 from tests.firmware.chip_node import WATCHDOG_STATUS, ChipNode
 from tests.firmware.micropython import RUNNER
 
+HAS_UNIX: Final = find_spec("micropython_run") is not None
 needs_unix = pytest.mark.skipif(
-    find_spec("micropython_run") is None,
+    not HAS_UNIX,
     reason="MicroPython's unix port comes in wheels for Linux on x86_64 only",
 )
 HEAP: Final = "2M"
@@ -48,11 +49,11 @@ class UnixNode(ChipNode):
     def write_flash(self, files: Mapping[str, bytes]) -> None:
         """Make the image anew, with these files too."""
         there = self.files() if (self.place / IMAGE).exists() else {}
-        (self.place / IMAGE).write_bytes(make_image(there | files))
+        (self.place / IMAGE).write_bytes(make_image({**there, **files}))
 
     def files(self) -> dict[str, bytes]:
         """What is on the flash; the node is off."""
-        system = LittleFS(mount=False, **(GEOMETRY | {"disk_version": NEWEST}))
+        system = LittleFS(mount=False, **{**GEOMETRY, "disk_version": NEWEST})
         system.context.buffer = bytearray((self.place / IMAGE).read_bytes())
         system.mount()
         found = {}

@@ -1,5 +1,4 @@
-"""`socket` as the board knows it: the address in `getaddrinfo`'s answer is a tuple on the ESP32, and
-IPv4's.
+"""`socket` as the board knows it: on the ESP32 an address is a tuple, and IPv4's.
 
 The unix port has the system's own bytes there. asyncio's connections use the port's own module.
 """

@@ -35,7 +35,8 @@ def chip_time(place):
 
 def slot_of(image, name):
     """Where in an ELF image of 64 bits the address of an imported function is put."""
-    first, size, count = struct.unpack_from("<Q10xHH", image, 40)[0], *struct.unpack_from("<HH", image, 58)
+    (first,) = struct.unpack_from("<Q", image, 40)
+    size, count = struct.unpack_from("<HH", image, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", image, first + size * n) for n in range(count)]
     for kind, at, length, link in ((s[1], s[4], s[5], s[6]) for s in sections):
         if kind != RELOCATIONS:

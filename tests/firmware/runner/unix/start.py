@@ -24,48 +24,37 @@ from around import Nodes, timer
 _STEP_MS = 5
 
 native_run = asyncio.run
-longest_ms = 0
+late = {"longest_ms": 0}
 
 
 async def _watch():
     """How long the loop was not there for others."""
-    global longest_ms
     while True:
         before_ms = time.ticks_ms()
         await asyncio.sleep_ms(_STEP_MS)
         late_ms = time.ticks_diff(time.ticks_ms(), before_ms) - _STEP_MS
-        longest_ms = max(longest_ms, late_ms)
+        late["longest_ms"] = max(late["longest_ms"], late_ms)
 
 
-async def _answer(nodes):
+async def _answer():
     """Tell how the node is, whenever the test asks."""
-    global longest_ms
     while True:
         await asyncio.sleep(0.02)
         if wires.asked():
             used = gc.mem_alloc()
             gc.collect()
             held = gc.mem_alloc()
-            wires.tell(
-                {
-                    "look": {
-                        "used": used,
-                        "held": held,
-                        "free": gc.mem_free(),
-                        "before": before,
-                        "longest_ms": longest_ms,
-                        "error": nodes.made[0].supervisor.last_error,
-                    }
-                }
-            )
-            longest_ms = 0
+            told = {"used": used, "held": held, "free": gc.mem_free(), "before": before}
+            told.update(late)
+            wires.tell({"look": told})
+            late["longest_ms"] = 0
 
 
 async def _live(work):
     around = [wires.listen(), _watch()] + [timer(*one) for one in machine.timers]
     if "node.app" in sys.modules:  # a test may have another main.py
         nodes = Nodes(sys.modules["node.app"])
-        around += [_answer(nodes), nodes.quarters()]
+        around += [_answer(), nodes.quarters()]
     tasks = [asyncio.create_task(one) for one in around]
     await work
     del tasks

@@ -3,7 +3,9 @@ are lines of TCP to the test, that starts this process with their ports on its s
 """
 
 import asyncio
+import binascii
 import json
+import os
 import socket
 import sys
 
@@ -30,7 +32,7 @@ def _joined(port):
 _uart = _joined(job["uart"])
 _uart.setblocking(False)
 _control = _joined(job["control"])
-_received = b""
+_received = bytearray()
 
 
 def _kept(name):
@@ -100,8 +102,6 @@ async def listen():
 
 def _fill(full):
     """Take all of the file system's room, or give it back."""
-    import os
-
     if not full:
         os.remove(_filler)
         return
@@ -167,25 +167,20 @@ def rtc_write(text):
 
 
 def uart_any():
-    global _received
     try:
-        _received += _uart.recv(256)
+        _received.extend(_uart.recv(256))
     except OSError:
         pass  # nothing has come
     return len(_received)
 
 
 def uart_read(count):
-    global _received
-    import binascii
-
-    taken, _received = _received[:count], _received[count:]
+    taken = bytes(_received[:count])
+    _received[:] = _received[count:]
     return binascii.hexlify(taken).decode()
 
 
 def uart_write(text):
-    import binascii
-
     _uart.write(binascii.unhexlify(text))
 
 
