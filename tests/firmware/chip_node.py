@@ -9,7 +9,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,19 +176,19 @@ class ChipNode(ABC):
 
     async def _wire(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The line of the modules."""
-        while piece := await reader.read(64):
-            for reply in self._line.receive(self._clock.mono_ns() / 1e9, piece):
-                task = asyncio.create_task(_answer(writer, reply))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        writer.close()
+        with closing(writer), suppress(ConnectionResetError):  # its power was cut
+            while piece := await reader.read(64):
+                for reply in self._line.receive(self._clock.mono_ns() / 1e9, piece):
+                    task = asyncio.create_task(_answer(writer, reply))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """What the pins do."""
         self._control = writer
-        while line := await reader.readline():
-            self._told(json.loads(line))
-        writer.close()
+        with closing(writer), suppress(ConnectionResetError):
+            while line := await reader.readline():
+                self._told(json.loads(line))
 
     def _told(self, told: dict[str, Any]) -> None:
         """One line of the wires."""

@@ -1,14 +1,17 @@
 """The whole node over real TLS: mbedtls of MicroPython's unix port, mosquitto as we set it up."""
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, cast
 
 import pytest
 
+from gateway.app.broker.certificates import authority_of
 from gateway.app.clock import SystemClock
 from tests.firmware.micropython import RUNNER
 from tests.firmware.node_site import PASSWORD
@@ -130,7 +133,7 @@ async def stranger(kind: str) -> None:
         assert PASSWORD.encode() not in b"".join(site.gate.said)
         look = await site.node.look()
         assert look["longest_ms"] < MOST_BLOCKED_MS
-        assert site.node.sockets == 2 + site.gate.connections
+        await until("sockets", lambda: site.node.sockets == 2 + site.gate.connections, LATE_S)
         # Some seconds later: it comes neither at once nor in step.
         assert len(site.gate.said) < 12
         since = len(site.gateway.heard)
@@ -211,6 +214,27 @@ async def spoilt(most: int, end: str) -> None:
         assert site.gateway.events("memory_low") == []
 
 
+async def nobody_answers() -> None:
+    """The broker's machine takes no connection and refuses none: that ends by its deadline too."""
+    async with tls_site() as site:
+        cutoff_wh = await leased(site)
+        await site.gate.stop()
+        with socket.create_server(("127.0.0.1", site.gate.port), backlog=0), ExitStack() as queue:
+            for _ in range(3):
+                queued = queue.enter_context(socket.socket())
+                queued.setblocking(False)
+                queued.connect_ex(("127.0.0.1", site.gate.port))
+            await site.node.power_on()
+            await until("a try", lambda: site.node.relay_closed and site.node.sockets == 3, LATE_S)
+            begun_s = site.now_s
+            await until("its end", lambda: site.node.sockets == 2, DEADLINE_S + LATE_S)
+            assert site.now_s - begun_s > DEADLINE_S - 1
+        await opened(site, cutoff_wh)
+        await site.gate.start(site.broker.port)
+        await asyncio.wait_for(back(site, len(site.gateway.heard)), BACK_S)
+        assert (await site.node.look())["longest_ms"] < MOST_BLOCKED_MS
+
+
 async def half_a_record() -> None:
     """Half a record comes and nothing more: the session is given up, and another one begins."""
     async with tls_site() as site:
@@ -241,6 +265,7 @@ async def test_what_breaks_off_anywhere_ends_by_its_deadline() -> None:
     async with asyncio.TaskGroup() as group:
         for most, end in SPOILS:
             group.create_task(spoilt(most, end))
+        group.create_task(nobody_answers())
         group.create_task(half_a_record())
 
 
@@ -264,6 +289,11 @@ class TimeServer(asyncio.DatagramProtocol):
             self._transport.sendto(answer, addr)
 
 
+def foreign_authority() -> str:
+    """A certificate that stands before the right one."""
+    return authority_of(None, "elsewhere", datetime.now(UTC)).certificate.decode()
+
+
 async def test_a_node_without_the_time_waits_for_it_and_then_knows_it(site: TlsSite) -> None:
     """In 2000 no certificate is good; a server tells the time, later the floor is enough."""
     loop = asyncio.get_running_loop()
@@ -271,7 +301,8 @@ async def test_a_node_without_the_time_waits_for_it_and_then_knows_it(site: TlsS
     try:
         site.node.ntp_port = wire.get_extra_info("sockname")[1]
         await site.open()
-        site.provision(time_s=0, ntp="localhost")
+        authorities = foreign_authority() + (site.broker.directory / "ca.pem").read_text()
+        site.provision(time_s=0, ntp="localhost", ca=authorities)
         await site.broker_on()
         await site.gateway.start()
         await site.node.power_on()

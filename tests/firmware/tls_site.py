@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -83,23 +83,21 @@ class Gate:
         task = asyncio.create_task(self._serve(self.latest, reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(
         self, heard: Hearing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         said = bytearray()
         self.said.append(said)
-        try:
-            with suppress(OSError):
-                if heard.most == 0:
-                    # The other side need not be there.
-                    said += await reader.read(PIECE)
-                else:
-                    await self._relay(heard, reader, writer, said)
-                if heard.most == 0:
-                    await _finish(heard.end, reader, writer)
-        finally:
-            writer.close()
+        with suppress(OSError):
+            if heard.most == 0:
+                # The other side need not be there.
+                said += await reader.read(PIECE)
+            else:
+                await self._relay(heard, reader, writer, said)
+            if heard.most == 0:
+                await _finish(heard.end, reader, writer)
 
     async def _relay(
         self,
@@ -109,15 +107,15 @@ class Gate:
         said: bytearray,
     ) -> None:
         hearing, telling = await asyncio.open_connection("127.0.0.1", self.target)
-        node = asyncio.create_task(_up(reader, telling, said))
-        broker = asyncio.create_task(self._down(heard, hearing, writer))
-        try:
-            await asyncio.wait({node, broker}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (node, broker):
-                task.cancel()
-            await asyncio.gather(node, broker, return_exceptions=True)
-            telling.close()
+        with closing(telling):
+            node = asyncio.create_task(_up(reader, telling, said))
+            broker = asyncio.create_task(self._down(heard, hearing, writer))
+            try:
+                await asyncio.wait({node, broker}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (node, broker):
+                    task.cancel()
+                await asyncio.gather(node, broker, return_exceptions=True)
 
     async def _down(
         self, heard: Hearing, hearing: asyncio.StreamReader, writer: asyncio.StreamWriter
