@@ -370,3 +370,25 @@ async def test_it_lives_in_a_small_heap(site: TlsSite) -> None:
     assert look["held"] - look["before"] < MOST_HELD
     assert site.gateway.events("memory_low") == []
     assert [boot["reset"] for boot in site.gateway.events("boot")] == ["power_on"] * 4
+
+
+async def test_a_littlefs_without_a_free_block_stops_neither_lease_nor_relay(site: TlsSite) -> None:
+    """Not even what is there can be written anew then: NVS has the lease, a refusal says why."""
+    gateway = site.gateway
+    session = await site.start()
+    await gateway.wait("telemetry", lambda t: t["quality"] == "good")
+    site.node.flash_full(full=True)
+    assert (await gateway.command(session, "settings", poll_s=2))["code"] == "STORAGE_FULL"
+    cutoff_wh = site.counter_wh + 2
+    assert (await gateway.grant(session, 1, cutoff_wh))["code"] == "DONE"
+    site.node.keep_record()
+    await gateway.wait("event", lambda e: e["kind"] == "storage_failed")
+    await opened(site, cutoff_wh)
+    await site.node.power_off()
+    since = len(gateway.heard)
+    await site.node.power_on()
+    session = await gateway.session(since)
+    status = await gateway.wait("status", lambda s: s["session"] == session)
+    assert (status["relay"], status["lease"]["cutoff_wh"]) == ("open", cutoff_wh)
+    site.node.flash_full(full=False)
+    assert (await gateway.command(session, "settings", poll_s=2))["ok"]

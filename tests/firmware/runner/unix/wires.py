@@ -13,6 +13,7 @@ import vfs
 
 _BLOCK = 4_096
 _ERASED = b"\xff" * _BLOCK
+_MANY = 32  # blocks of a file that only takes room
 _RESET = 3
 _COUNT, _SIZE, _ERASE = 4, 5, 6  # of a block device's ioctl
 
@@ -20,7 +21,6 @@ job = json.load(sys.stdin)
 _host = vfs.VfsPosix()
 _pins = {int(number): level for number, level in job["pins"].items()}
 _state = {"wifi": job["wifi"], "quarters": 0, "asked": 0}
-_filler = "/filler"
 
 
 def _joined(port):
@@ -102,15 +102,22 @@ async def listen():
 
 def _fill(full):
     """Take all of the file system's room, or give it back."""
-    if not full:
-        os.remove(_filler)
-        return
-    try:
-        with open(_filler, "wb") as file:
+    count = 0
+    while not full:
+        try:
+            os.remove(f"/filler{count}")
+        except OSError:
+            return
+        count += 1
+    for blocks in (_MANY, 1):
+        try:
             while True:
-                file.write(_ERASED)
-    except OSError:
-        pass
+                count += 1
+                with open(f"/filler{count - 1}", "wb") as file:
+                    for _ in range(blocks):  # noqa: FURB122 - files have no writelines here
+                        file.write(_ERASED)
+        except OSError:
+            pass  # that was the last one of this size
 
 
 def asked():
