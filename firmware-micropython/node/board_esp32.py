@@ -5,6 +5,7 @@ closes it), as boot.py needs it too, the others may be set there by `pins` (JSON
 """
 
 import asyncio
+import binascii
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ _LOOK_S = 0.005
 _DATAGRAM_S = 0.02
 _DATAGRAM_BYTES = 512
 _OWN_ADDRESS = "192.168.4.1"  # in the access point: the portal is nowhere else
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _CAUSES = {
     "PWRON_RESET": "power_on",
     "HARD_RESET": "software",  # machine.reset() above all; a panic of the system too
@@ -61,11 +63,39 @@ class Files:
         """littlefs has on the flash what was closed."""
 
 
+class Line:
+    """What asyncio lets wrap the socket of a connection, in TLS or not at all (`tls` None).
+
+    It keeps the socket: mbedtls lets go of it when a handshake fails, asyncio when a deadline ends
+    its wait, and nobody else would close it. Raises ValueError for a CA that cannot be read.
+    """
+
+    def __init__(self, tls):
+        self.context = self.name = self._socket = None
+        if tls:
+            self.name = tls["host"]
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self.context.verify_mode = ssl.CERT_REQUIRED
+            # As DER, one by one: not every build of MicroPython reads PEM.
+            for block in tls["ca"].split(_BEGIN)[1:]:
+                der = binascii.a2b_base64(block.split(b"-")[0])
+                self.context.load_verify_locations(cadata=der)
+
+    def wrap_socket(self, raw, **how):
+        self._socket = raw
+        return self.context.wrap_socket(raw, **how) if self.context else raw
+
+    def close(self):
+        if self._socket:
+            self._socket.close()
+
+
 class Writer:
     """A connection whose `close` closes: MicroPython's own leaves that to `wait_closed`."""
 
-    def __init__(self, stream):
+    def __init__(self, stream, line=None):
         self._stream = stream
+        self._line = line
         self.write, self.drain = stream.write, stream.drain
 
     def close(self):
@@ -77,6 +107,8 @@ class Writer:
             await self._stream.wait_closed()
         except OSError:
             pass  # the other side was first
+        if self._line:
+            self._line.close()
 
 
 class Datagrams:
@@ -219,17 +251,17 @@ class Board:
         return self._station.ifconfig()[0]
 
     async def open_stream(self, host, port, tls, deadline_ms):
-        context = name = None
-        if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=tls["ca"])
-            name = tls["host"]
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(host, port, ssl=context, server_hostname=name),
-            deadline_ms / 1_000,
-        )
-        return reader, Writer(writer)
+        line, writer = Line(tls), None
+        try:
+            reader, stream = await asyncio.wait_for(
+                asyncio.open_connection(host, port, ssl=line, server_hostname=line.name),
+                deadline_ms / 1_000,
+            )
+            writer = Writer(stream, line)
+        finally:
+            if not writer:
+                line.close()
+        return reader, writer
 
     async def start_server(self, serve, port):
         async def serve_one(reader, writer):

@@ -51,7 +51,10 @@ class Client:
         self._sent_ms = self._heard_ms = 0
 
     async def connect(self, host, port, tls=None):
-        """Open the stream and log in. Raises MqttError."""
+        """Open the stream and log in.
+
+        Raises MqttError, and ValueError as MicroPython does for a certificate that is refused.
+        """
         try:
             self._reader, self._writer = await asyncio.wait_for(
                 self._board.open_stream(host, port, tls, self.timeout_s * 1_000), self.timeout_s

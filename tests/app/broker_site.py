@@ -121,7 +121,9 @@ class BrokerSite:
         assert PROGRAM is not None
         included = self.place / "conf.d"
         included.mkdir(exist_ok=True)
-        (included / "prepaid-gateway.conf").symlink_to(self.directory / "broker.conf")
+        linked = included / "prepaid-gateway.conf"
+        if not linked.is_symlink():
+            linked.symlink_to(self.directory / "broker.conf")
         main = self.place / "mosquitto.conf"
         main.write_text(MAIN.format(directory=self.place), encoding="utf-8")
         log = self.place / "mosquitto.log"
@@ -150,9 +152,14 @@ class BrokerSite:
 
     async def stop(self) -> None:
         """End it."""
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End it without a goodbye."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.wait()
 
     # -- clients ---------------------------------------------------------------------------
 

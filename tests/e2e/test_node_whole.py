@@ -29,7 +29,9 @@ from tests.e2e.books import PRICE_NANO, charged_nano
 from tests.e2e.conftest import MakeSite
 from tests.e2e.gateway_site import Gateway
 from tests.e2e.processes import free_port
+from tests.firmware.chip_node import ChipNode
 from tests.firmware.esp_node import EspNode
+from tests.firmware.unix_node import HAS_UNIX, UnixNode
 from tests.south.mosquitto import PROGRAM, needs_broker
 
 pytestmark = [needs_broker, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -47,12 +49,12 @@ STEP_S: Final = 0.02
 class Field:
     """The node with its module, in a thread with a loop of its own."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, made: type[ChipNode] = EspNode) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._clock = SystemClock()
         self._module = PzemModule(steady_curve(0), energy_wh=START_WH)
-        self.node = EspNode(place, self._clock, PzemLine([self._module]))
+        self.node = made(place, self._clock, PzemLine([self._module]))
         self._thread.start()
 
     @property
@@ -178,18 +180,21 @@ def wait(what: Callable[[], bool], described: str, seconds: float = 40.0) -> Non
 
 
 @contextmanager
-def powered(site: Gateway, place: Path) -> Iterator[Field]:
+def powered(site: Gateway, place: Path, made: type[ChipNode] = EspNode) -> Iterator[Field]:
     """Broker and node run, the site knows its broker; nobody has approved the node."""
     with open_directory() as open_place:
         port, plain_port = configure(site, open_place / "broker")
+        broker: dict[str, object] = {"host": "127.0.0.1", "port": plain_port}
+        if made is UnixNode:
+            ca = (open_place / "broker" / "ca.pem").read_text(encoding="ascii")
+            broker = {"host": "localhost", "port": port, "ca": ca}
         with mosquitto(open_place, open_place / "broker", port):
             for name in ("control", "north"):
                 os.kill(site.pid(name), signal.SIGHUP)
-            field = Field(place)
+            field = Field(place, made)
             try:
                 secret = device_secret(load_node_key(site.paths.control_dir), DEVICE, 1)
-                broker = {"host": "127.0.0.1", "port": plain_port}
-                field.node.provision(DEVICE, secret, broker)
+                field.node.provision(DEVICE, secret, broker, int(time.time()))
                 field.power_on()
                 yield field
             finally:
@@ -199,9 +204,12 @@ def powered(site: Gateway, place: Path) -> Iterator[Field]:
 def test_a_whole_node_from_its_first_power_up_to_its_reconnection(
     make_site: MakeSite, tmp_path: Path
 ) -> None:
-    """Pending, approved, leased, alone, open at its watt-hour, settled, recharged, confirmed."""
+    """Pending, approved, leased, alone, open at its watt-hour, settled, recharged, confirmed.
+
+    Over TLS where the unix port of MicroPython is there.
+    """
     site = make_site(meters=1).start()
-    with powered(site, tmp_path) as field:
+    with powered(site, tmp_path, UnixNode if HAS_UNIX else EspNode) as field:
         cutoff_wh = served(site, field)
         told = len(all_events(site))
         assert (site.stop("north"), site.stop("control")) == (0, 0)

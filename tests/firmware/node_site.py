@@ -19,7 +19,10 @@ from gateway.sim.loads import steady_curve
 from gateway.sim.node_board import NodeBoard, live
 from gateway.sim.pzem import PzemLine, PzemModule
 from node import app
+from tests.app.broker_site import BrokerSite
+from tests.firmware.chip_node import ChipNode
 from tests.firmware.esp_node import EspNode
+from tests.firmware.unix_node import UnixNode
 from tests.south.mosquitto import Mosquitto
 
 DEVICE: Final = "node-1"
@@ -48,8 +51,9 @@ def sealed(body: dict[str, Any], key: bytes = COMMAND_KEY) -> bytes:
 class Gateway:
     """Hears everything of the node and sends what a test wants."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, password: str | None = None) -> None:
         self._port = port
+        self._password = password or "gateway"
         self._task: asyncio.Task[None] | None = None
         self._client: aiomqtt.Client | None = None
         self.heard: list[tuple[str, dict[str, Any]]] = []
@@ -72,7 +76,7 @@ class Gateway:
 
     async def _run(self, ready: asyncio.Event) -> None:
         async with aiomqtt.Client(
-            "127.0.0.1", self._port, username="gateway", password="gateway"
+            "127.0.0.1", self._port, username="gateway", password=self._password
         ) as client:
             await client.subscribe("smartmeter/+/+", 1)
             self._client = client
@@ -237,18 +241,25 @@ class Site:
         # Its load runs since the clock's own start.
         self.module.move_counter(START_WH - self.counter_wh)
         self.line = PzemLine([self.module])
-        broker_place = place / "broker"
-        broker_place.mkdir()
-        self.broker = Mosquitto(broker_place, {DEVICE: PASSWORD, "gateway": "gateway"})
-        self.gateway = Gateway(self.broker.port)
+        self._make_broker(place)
         (place / "node").mkdir()
-        self.node: CpythonNode | EspNode
+        self.node: CpythonNode | ChipNode
         if interpreter == "cpython":
             self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
         else:
-            self.node = EspNode(place / "node", self.clock, self.line)
-            broker = {"host": "127.0.0.1", "port": self.broker.port}
-            self.node.provision(DEVICE, SECRET, broker)
+            made = UnixNode if interpreter == "unix" else EspNode
+            self.node = made(place / "node", self.clock, self.line)
+            self.node.provision(DEVICE, SECRET, self._told_of_broker())
+
+    def _make_broker(self, place: Path) -> None:
+        broker_place = place / "broker"
+        broker_place.mkdir()
+        self.broker: Mosquitto | BrokerSite
+        self.broker = Mosquitto(broker_place, {DEVICE: PASSWORD, "gateway": "gateway"})
+        self.gateway = Gateway(self.broker.port)
+
+    def _told_of_broker(self) -> dict[str, object]:
+        return {"host": "127.0.0.1", "port": self.broker.port}
 
     @property
     def now_s(self) -> float:

@@ -4,7 +4,6 @@ import ast
 import asyncio
 import importlib.util
 import socket
-import ssl
 import struct
 import sys
 import time
@@ -203,10 +202,10 @@ def micro(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     async def open_connection(
-        host: str, port: int, ssl: ssl.SSLContext | None, server_hostname: str | None
+        host: str, port: int, ssl: Any, server_hostname: str | None
     ) -> tuple[asyncio.StreamReader, Micro]:
         reader, writer = await asyncio.open_connection(
-            host, port, ssl=ssl, server_hostname=server_hostname
+            host, port, ssl=ssl.context, server_hostname=server_hostname
         )
         return reader, Micro(writer)
 

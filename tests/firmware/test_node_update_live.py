@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 
 from gateway.app.firmware.build import compiled
 from gateway.app.firmware.bundle import Bundle
-from tests.firmware.esp_node import EspNode
+from tests.firmware.chip_node import ChipNode
 from tests.firmware.micropython import FIRMWARE
 from tests.firmware.node_site import Gateway, Site
 from tests.firmware.real_device import signed
 from tests.firmware.releases import key
+from tests.firmware.tls_site import tls_site
+from tests.firmware.unix_node import needs_unix
 from tests.south.mosquitto import needs_broker
 
 pytestmark = [pytest.mark.slow, needs_broker]
@@ -26,16 +29,23 @@ def release(version: str, security: int) -> Bundle:
     return signed(compiled(FIRMWARE / "node", keys), version, security)
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose node takes updates."""
-    made = Site(tmp_path, "mpy")
-    assert isinstance(made.node, EspNode)
-    made.node.install(release("1.0.0", 1))
+@asynccontextmanager
+async def plain_site(place: Path) -> AsyncIterator[Site]:
+    """A site without TLS, its node on the WebAssembly build."""
+    made = Site(place, "mpy")
     try:
         yield made
     finally:
         await made.stop()
+
+
+@pytest.fixture(params=["plain", pytest.param("tls", marks=needs_unix)])
+async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """A site whose node takes updates, without and with TLS."""
+    async with plain_site(tmp_path) if request.param == "plain" else tls_site() as made:
+        assert isinstance(made.node, ChipNode)
+        made.node.install(release("1.0.0", 1))
+        yield made
 
 
 def _asks(offset: int, told: dict[str, Any]) -> bool:

@@ -3,10 +3,10 @@
 import binascii
 import json
 
-import jsesp
+import wires
 
 _NOT_FOUND = -4354
-_values = json.loads(jsesp.nvs_read())
+_values = json.loads(wires.nvs_read())
 
 
 class NVS:
@@ -29,4 +29,4 @@ class NVS:
         self._values[key] = binascii.hexlify(value).decode()
 
     def commit(self):
-        jsesp.nvs_write(json.dumps(self._values))
+        wires.nvs_write(json.dumps(self._values))

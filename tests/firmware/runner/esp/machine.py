@@ -1,9 +1,9 @@
-"""The ESP32's `machine` in MicroPython's WebAssembly build: pins and UART are wires to the test."""
+"""The ESP32's `machine` in another build of MicroPython: pins and UART are wires to the test."""
 
 import binascii
 import time
 
-import jsesp
+import wires
 
 PWRON_RESET = 1
 HARD_RESET = 2
@@ -33,8 +33,8 @@ class Pin:
 
     def value(self, level=None):
         if level is None:
-            return jsesp.pin_get(self._number)
-        return jsesp.pin_set(self._number, level)
+            return wires.pin_get(self._number)
+        return wires.pin_set(self._number, level)
 
 
 class UART:
@@ -42,13 +42,13 @@ class UART:
         assert (number, baudrate, timeout) == (2, 9_600, 0)
 
     def any(self):
-        return jsesp.uart_any()
+        return wires.uart_any()
 
     def read(self, count):
-        return binascii.unhexlify(jsesp.uart_read(count)) or None
+        return binascii.unhexlify(wires.uart_read(count)) or None
 
     def write(self, sent):
-        jsesp.uart_write(binascii.hexlify(sent).decode())
+        wires.uart_write(binascii.hexlify(sent).decode())
 
 
 class RTC:
@@ -59,6 +59,7 @@ class RTC:
             year, month, day, _, hour, minute, second, _ = new
             wanted_s = time.mktime((year, month, day, hour, minute, second, 0, 0))
             RTC._offset_s = wanted_s - int(time.time())
+            wires.clock_set(RTC._offset_s)
             return None
         if RTC._offset_s is None:
             return (2000, 1, 1, 5, 0, 0, 0, 0)
@@ -67,9 +68,9 @@ class RTC:
 
     def memory(self, new=None):
         if new is None:
-            return binascii.unhexlify(jsesp.rtc_read())
+            return binascii.unhexlify(wires.rtc_read())
         assert len(new) <= 2_048
-        return jsesp.rtc_write(binascii.hexlify(new).decode())
+        return wires.rtc_write(binascii.hexlify(new).decode())
 
 
 class Timer:
@@ -89,7 +90,7 @@ class WDT:
         self.feed()
 
     def feed(self):
-        jsesp.feed(self._timeout_ms)
+        wires.feed(self._timeout_ms)
 
 
 def unique_id():
@@ -97,8 +98,8 @@ def unique_id():
 
 
 def reset():
-    jsesp.reset()
+    wires.reset()
 
 
 def reset_cause():
-    return {"watchdog": WDT_RESET, "software": SOFT_RESET}.get(jsesp.cause(), PWRON_RESET)
+    return {"watchdog": WDT_RESET, "software": SOFT_RESET}.get(wires.cause(), PWRON_RESET)

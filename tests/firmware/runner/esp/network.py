@@ -1,6 +1,6 @@
 """The ESP32's `network`: a network that the test switches on and off."""
 
-import jsesp
+import wires
 
 STA_IF = 0
 AP_IF = 1
@@ -15,7 +15,7 @@ class WLAN:
         pass
 
     def isconnected(self):
-        return bool(jsesp.wifi())
+        return bool(wires.wifi())
 
     def connect(self, ssid, password):
         assert (ssid, password) == ("sim", "simulated")

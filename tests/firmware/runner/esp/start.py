@@ -7,9 +7,10 @@ import json
 import os
 import sys
 
-import jsesp
 import jsnet
 import machine
+import wires
+from around import Nodes, timer
 
 from tests.firmware.runner.js_board import Reader, Writer
 
@@ -28,8 +29,8 @@ class _Stream(Writer):
         super().close()
 
 
-async def _open_connection(host, port, ssl=None, server_hostname=None):
-    assert ssl is None
+async def _open_connection(host, port, ssl, server_hostname=None):
+    assert ssl.context is None
     try:
         connection = await jsnet.connect(host, port)
     except Exception as error:
@@ -37,33 +38,10 @@ async def _open_connection(host, port, ssl=None, server_hostname=None):
     return Reader(connection), _Stream(connection)
 
 
-async def _timer(mode, period_ms, callback):
-    while True:
-        await asyncio.sleep(period_ms / 1_000)
-        callback(None)
-        if mode == machine.Timer.ONE_SHOT:
-            return
-
-
-async def _quarters(app):
-    """A quarter of an hour is over, whenever the test says so."""
-    make, made = app.Node, []
-
-    def node(board, slot):
-        made.append(make(board, slot))
-        return made[0]
-
-    app.Node = node
-    while True:
-        await asyncio.sleep(0.02)
-        for _ in range(jsesp.quarters()):
-            made[0].backlog.keep()
-
-
 async def _held():
     """Bytes in use of the heap, once nothing is left to collect."""
     # What JavaScript's collector has not let go of yet would be counted as ours.
-    await jsesp.tidy()
+    await wires.tidy()
     gc.collect()
     # This build collects when nothing of it runs.
     await asyncio.sleep(0.001)
@@ -75,17 +53,11 @@ async def _samples(app, seconds, before):
 
     `before`: what this interpreter and the device's stand-ins held before the node was there.
     """
-    nodes, make = [], app.Node
-
-    def node(board, slot):
-        nodes.append(make(board, slot))
-        return nodes[0]
-
-    app.Node = node
+    nodes = Nodes(app)
     while True:
         await asyncio.sleep(seconds)
         held = await _held()
-        it = nodes[0]
+        it = nodes.made[0]
         client = it.link._client
         told = {
             "bytes": held - before,
@@ -102,15 +74,15 @@ async def _samples(app, seconds, before):
             "error": it.supervisor.last_error,
             "uptime_s": it.clock.now_s(),
         }
-        jsesp.sample(json.dumps(told))
+        wires.sample(json.dumps(told))
 
 
 async def boot():
     """Run until the node resets."""
     asyncio.run = _run
     asyncio.open_connection = _open_connection
-    os.urandom = lambda count: binascii.unhexlify(jsesp.random(count))
-    seconds = jsesp.sample_s()
+    os.urandom = lambda count: binascii.unhexlify(wires.random(count))
+    seconds = wires.sample_s()
     before = 0
     if seconds:
         for name in ("esp32", "network", "socket", "ssl"):
@@ -121,9 +93,9 @@ async def boot():
             with open(path) as file:
                 exec(file.read(), {"__name__": "__main__"})
     except machine.Running as running:
-        others = [asyncio.create_task(_timer(*timer)) for timer in machine.timers]
+        others = [asyncio.create_task(timer(*one)) for one in machine.timers]
         app = sys.modules["node.app"]
-        look = _samples(app, seconds, before) if seconds else _quarters(app)
+        look = _samples(app, seconds, before) if seconds else Nodes(app).quarters()
         others.append(asyncio.create_task(look))
         await asyncio.sleep(0)
         try:
