@@ -11,6 +11,7 @@ from node.port import const
 _WINDOW_S = const(600)
 _MOST_FAILURES = const(5)
 _MOST_MEMORY = const(3)
+_MOST_CHARACTERS = const(96)
 _PAUSE_S = 1
 
 
@@ -69,7 +70,8 @@ class Supervisor:
 
     def tell(self, error):
         """An error that nobody expected, as an event; the same one in a row once."""
-        message = repr(error)[:64]
+        words = " ".join(str(error).split())
+        message = (error.__class__.__name__ + ": " + words)[:_MOST_CHARACTERS]
         if message != self.last_error:
             self.last_error = message
             self._events.add("task_failed", message=message)

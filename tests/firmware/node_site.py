@@ -22,6 +22,7 @@ from node import app
 from tests.app.broker_site import BrokerSite
 from tests.firmware.chip_node import ChipNode
 from tests.firmware.esp_node import EspNode
+from tests.firmware.gate import Gate
 from tests.firmware.unix_node import UnixNode
 from tests.south.mosquitto import Mosquitto
 
@@ -241,11 +242,12 @@ class Site:
         # Its load runs since the clock's own start.
         self.module.move_counter(START_WH - self.counter_wh)
         self.line = PzemLine([self.module])
+        self.gate = Gate()
         self._make_broker(place)
         (place / "node").mkdir()
         self.node: CpythonNode | ChipNode
         if interpreter == "cpython":
-            self.node = CpythonNode(place / "node", self.clock, self.line, self.broker.port)
+            self.node = CpythonNode(place / "node", self.clock, self.line, self.gate.port)
         else:
             made = UnixNode if interpreter == "unix" else EspNode
             self.node = made(place / "node", self.clock, self.line)
@@ -259,7 +261,7 @@ class Site:
         self.gateway = Gateway(self.broker.port)
 
     def _told_of_broker(self) -> dict[str, object]:
-        return {"host": "127.0.0.1", "port": self.broker.port}
+        return {"host": "127.0.0.1", "port": self.gate.port}
 
     @property
     def now_s(self) -> float:
@@ -273,21 +275,30 @@ class Site:
 
     async def start(self) -> str:
         """Everything on; the node's session."""
-        await self.broker.start()
-        await self.gateway.start()
+        await self.open()
         await self.node.power_on()
         return await self.gateway.session()
+
+    async def open(self) -> None:
+        """The broker takes connections; of the node once the gateway hears what it says."""
+        await self.broker_on()
+        await self.gateway.start()
+        await self.gate.start(self.broker.port)
+
+    async def broker_on(self) -> None:
+        """The broker takes connections."""
+        await self.broker.start()
 
     async def broker_away(self) -> None:
         """Gateway and broker stop."""
         await self.gateway.stop()
         await self.broker.kill()
+        await self.gate.stop()
 
     async def broker_back(self) -> str:
         """They come back; the node's session."""
         since = len(self.gateway.heard)
-        await self.broker.start()
-        await self.gateway.start()
+        await self.open()
         return await self.gateway.session(since)
 
     async def wait_relay(self, *, closed: bool) -> None:
@@ -301,3 +312,4 @@ class Site:
         await self.node.power_off()
         await self.gateway.stop()
         await self.broker.kill()
+        await self.gate.stop()

@@ -13,6 +13,7 @@ from typing import Any
 import aiomqtt
 import pytest
 
+from tests.firmware.gate import Gate
 from tests.firmware.same import mqtt_scenarios
 from tests.firmware.stage import INTERPRETERS, play, scenes
 from tests.south.mosquitto import Mosquitto, needs_broker
@@ -22,72 +23,12 @@ pytestmark = [pytest.mark.slow, needs_broker]
 SCENES = scenes(mqtt_scenarios)
 
 
-class Network:
-    """What lies between node and broker; it can swallow everything, or break off."""
-
-    def __init__(self, broker_port: int) -> None:
-        self._broker_port = broker_port
-        self._open: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._passes = asyncio.Event()
-        self._passes.set()
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> int:
-        """Listen; the port for the node."""
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
-
-    async def stop(self) -> None:
-        """End everything."""
-        assert self._server is not None
-        self._server.close()
-        self.drop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def blackhole(self) -> None:
-        """From now on nothing passes, and nobody is told."""
-        self._passes.clear()
-
-    def drop(self) -> None:
-        """Break every connection off."""
-        for writer in self._open:
-            writer.transport.abort()
-        self._open.clear()
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._open.append(writer)
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._broker_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._open.append(far_writer)
-        await asyncio.gather(
-            self._carry(reader, far_writer), self._carry(far_reader, writer), return_exceptions=True
-        )
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while piece := await reader.read(4_096):
-                await self._passes.wait()
-                writer.write(piece)
-                await writer.drain()
-        finally:
-            writer.transport.abort()
-
-
 class World:
     """Everything around one node; its methods are the orders of a scene."""
 
     def __init__(self, place: Path) -> None:
         self.broker = Mosquitto(place, {"node-1": "secret", "gateway": "other"})
-        self.network = Network(self.broker.port)
+        self.network = Gate()
         self.port = 0
         self._seen: list[list[Any]] = []
         self._watcher: asyncio.Task[None] | None = None
@@ -95,7 +36,8 @@ class World:
 
     async def begin(self) -> None:
         """Start broker, network, subscriber."""
-        self.port = await self.network.start()
+        await self.network.start(self.broker.port)
+        self.port = self.network.port
         await self.start()
 
     async def end(self) -> None:
@@ -137,11 +79,11 @@ class World:
 
     async def order_blackhole(self) -> None:
         """Nothing passes."""
-        self.network.blackhole()
+        self.network.swallow()
 
     async def order_drop(self) -> None:
         """Connections break off."""
-        self.network.drop()
+        self.network.cut()
 
     async def order_send(
         self, topic: str, payload: str, *, qos: int = 1, retain: bool = False, times: int = 1

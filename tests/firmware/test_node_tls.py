@@ -13,9 +13,10 @@ import pytest
 
 from gateway.app.broker.certificates import authority_of
 from gateway.app.clock import SystemClock
+from tests.firmware.gate import Hearing
 from tests.firmware.micropython import RUNNER
 from tests.firmware.node_site import PASSWORD
-from tests.firmware.tls_site import Hearing, TlsSite, tls_site
+from tests.firmware.tls_site import TlsSite, tls_site
 from tests.firmware.unix_node import needs_unix
 from tests.south.mosquitto import needs_broker
 
@@ -146,6 +147,9 @@ async def stranger(kind: str) -> None:
         if STRANGERS[kind] and kind != "name":
             told = await site.gateway.wait("event", lambda e: e["kind"] == "task_failed", since)
             assert STRANGERS[kind] in told["message"]
+            assert told["message"].startswith("ValueError: ")
+            assert "\n" not in told["message"]
+            assert "\\n" not in told["message"]
 
 
 async def disguise(kind: str, site: TlsSite, other: TlsSite) -> None:
@@ -303,8 +307,6 @@ async def test_a_node_without_the_time_waits_for_it_and_then_knows_it(site: TlsS
         await site.open()
         authorities = foreign_authority() + (site.broker.directory / "ca.pem").read_text()
         site.provision(time_s=0, ntp="localhost", ca=authorities)
-        await site.broker_on()
-        await site.gateway.start()
         await site.node.power_on()
         await until("tries", lambda: len(site.gate.said) > 1, BACK_S)
         assert server.asked
@@ -332,8 +334,10 @@ async def test_a_node_without_the_time_waits_for_it_and_then_knows_it(site: TlsS
 async def test_hundreds_of_sessions_leave_nothing_behind(site: TlsSite) -> None:
     """Good ones and refused ones: no socket, nothing in the heap, nothing of mbedtls's memory."""
     site.node.write_flash({"/main.py": (RUNNER / "unix" / "reconnect.py").read_bytes()})
-    await site.open()
+    site.provision()
+    # Without the gateway: what it sends is no telemetry.
     await site.broker_on()
+    await site.gate.start(site.broker.port)
     await site.node.power_on()
     counts = site.node.counts
     await until("settled", lambda: counts and counts[-1]["count"] >= SETTLED, 60)

@@ -59,6 +59,7 @@ WARNINGS: Final = frozenset(
         "relay_failed",
         "spool_lost",
         "memory_low",
+        "task_failed",
         "command_refused",
         "update_failed",
     }

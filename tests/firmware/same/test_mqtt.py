@@ -15,7 +15,7 @@ class Peer:
         self.got = b""
         self.open_error = self.write_error = self.read_error = None
         self.hangs = False
-        self.closed = False
+        self.closed = self.awaited = False
         self._buffer = b"".join(says)
         self._ended = False
         self._moved = asyncio.Event()
@@ -49,6 +49,7 @@ class Peer:
                 raise self.read_error
             if self._ended:
                 raise EOFError
+            self.awaited = True
             self._moved.clear()
             await self._moved.wait()
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
@@ -66,9 +67,9 @@ class Peer:
         self.end()
 
 
-def made(peer):
+def made(peer, timeout_s=0.1):
     """A client with short deadlines."""
-    return Client(peer, "n", None, None, keepalive_s=60, timeout_s=0.1, most_bytes=64)
+    return Client(peer, "n", None, None, keepalive_s=60, timeout_s=timeout_s, most_bytes=64)
 
 
 async def connected(*says):
@@ -120,8 +121,9 @@ async def test_a_stream_that_does_not_open_has_a_deadline():
 async def test_a_cancelled_login_closes_its_stream():
     """A node has few sockets."""
     peer = Peer()
-    waiting = asyncio.create_task(made(peer).connect("h", 1))
-    await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(made(peer, timeout_s=60).connect("h", 1))
+    while not peer.awaited:
+        await asyncio.sleep(0)
     waiting.cancel()
     try:
         await waiting
