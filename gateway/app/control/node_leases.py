@@ -132,21 +132,29 @@ class Leases:
         return self._engine.points[self._first + index]
 
     def _waits_for(self, device: NodeDevice) -> tuple[int, str]:
-        """The reading, and the session of the node, after which its leases go on."""
-        sequence, session = cast(
-            "tuple[int, str]", self._book.records[device.device_id].state.get(LIFTED, (-1, ""))
-        )
-        return sequence, session if device.session in (session, "") else ""
+        """The reading, and the session of the node, after which its leases go on.
+
+        Readings of before its restart say nothing of the counter that it has since.
+        """
+        record = self._book.records[device.device_id]
+        sequence, session = cast("tuple[int, str]", record.state.get(LIFTED, (-1, "")))
+        if session and device.session not in (session, ""):
+            self._mark(device, "")
+            return self._point(device.index).last_sequence, ""
+        return sequence, session
 
     def _is_held_back(self, device: NodeDevice) -> bool:
         """Whether no lease may cut on the counter yet; forgotten once one may."""
+        if LIFTED not in self._book.records[device.device_id].state:
+            return False
         sequence, session = self._waits_for(device)
-        if session or self._point(device.index).last_sequence <= sequence:
+        # What the node had kept may be of the counter before.
+        live = self._point(device.index).last_full
+        if session or live is None or live.sequence <= sequence:
             return True
         record = self._book.records[device.device_id]
-        if LIFTED in record.state:
-            state = {name: value for name, value in record.state.items() if name != LIFTED}
-            self._book.put(replace(record, state=state))
+        state = {name: value for name, value in record.state.items() if name != LIFTED}
+        self._book.put(replace(record, state=state))
         return False
 
     def _mark(self, device: NodeDevice, session: str) -> DeviceRecord:
