@@ -1,6 +1,7 @@
 """What people ask of a node, over a real broker: settings, restart, held counters, buttons."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -378,6 +379,24 @@ async def test_another_module_that_is_silent_after_the_restart_gets_no_cut_off_o
         assert node.lease["cutoff_wh"] == 2**31 - 1
         assert node.closed
     assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_a_node_that_was_moved_waits_for_a_reading_of_where_it_is(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Its leases were held back at a point with a million readings; here are some dozens."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await served(site, node, balance_nano=2_000 * PRICE_NANO)
+        before = node.lease
+        record = site.device("node-2")
+        site.nodes.book.put(replace(record, state={**record.state, "lifted": [10**6, ""]}))
+        await until(lambda: "lifted" not in site.device("node-2").state)
+        await site.do(Recharge("flat-2", 5_000 * PRICE_NANO, "counter", "r-1"))
+        await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
+        await until(lambda: node.lease != before)
     site.crash()
 
 

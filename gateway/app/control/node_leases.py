@@ -134,13 +134,15 @@ class Leases:
     def _waits_for(self, device: NodeDevice) -> tuple[int, str]:
         """The reading, and the session of the node, after which its leases go on.
 
-        Readings of before its restart say nothing of the counter that it has since.
+        Readings of before its restart say nothing of the counter that it has since, nor do those
+        of another point, where it was when that was kept.
         """
         record = self._book.records[device.device_id]
         sequence, session = cast("tuple[int, str]", record.state.get(LIFTED, (-1, "")))
-        if session and device.session not in (session, ""):
-            self._mark(device, "")
-            return self._point(device.index).last_sequence, ""
+        last, is_over = self._point(device.index).last_sequence, device.session not in (session, "")
+        if (session and is_over) or sequence > last:
+            sequence, session = last, "" if is_over else session
+            self._mark(device, session)
         return sequence, session
 
     def _is_held_back(self, device: NodeDevice) -> bool:
