@@ -1,7 +1,6 @@
 """What people ask of a node, over a real broker: settings, restart, held counters, buttons."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -346,57 +345,6 @@ async def test_a_control_that_starts_again_waits_for_the_nodes_restart_too(
             await until(lambda: "lifted" not in site.device("node-2").state)
             assert node.closed
     assert site.proof().problem_count == 0
-    site.crash()
-
-
-async def test_another_module_that_is_silent_after_the_restart_gets_no_cut_off_of_the_old_one(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """The node is back and its new meter says nothing, while kept readings of the old one come:
-    the counter that it then shows is judged here first."""
-    site = NodeSite(tmp_path, broker.port)
-    node = site.node("node-2")
-    async with site.running(), alive(node):
-        await served(site, node, balance_nano=2_000 * PRICE_NANO)
-        assert await asked(site, SetDevice("node-2", '{"modules": [2]}')) == ("", "")
-        await asyncio.sleep(0.5)
-        node.boot_id, node.seq, node.session = node.boot_id + 1, 0, "00000009" + "0" * 8
-        node.says = {"quality": "bad"}
-        node.last_seq = 0
-        await node.publish("status", node.status(), retain=True)
-        await asyncio.sleep(1.5)
-        read, unix_s = site.point(1).last_sequence, node.clock.utc_ms() // 1_000
-        node.spool = {1: [[1, 9, unix_s, 0, node.energy_wh, 2_300, 0, 0, 100, 7]]}
-        await node.send_backlog()
-        await until(lambda: not node.spool)
-        assert site.point(1).last_sequence == read + 1
-        await asyncio.sleep(1.5)
-        assert node.lease is not None
-        assert node.lease["cutoff_wh"] == 2**31 - 1
-        await node.publish("status", node.status(), retain=True)
-        node.energy_wh, node.says = 900_000, {}
-        await until(lambda: site.point(1).guard.held)
-        assert node.lease["cutoff_wh"] == 2**31 - 1
-        assert node.closed
-    assert site.proof().problem_count == 0
-    site.crash()
-
-
-async def test_a_node_that_was_moved_waits_for_a_reading_of_where_it_is(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    """Its leases were held back at a point with a million readings; here are some dozens."""
-    site = NodeSite(tmp_path, broker.port)
-    node = site.node("node-2")
-    async with site.running(), alive(node):
-        await served(site, node, balance_nano=2_000 * PRICE_NANO)
-        before = node.lease
-        record = site.device("node-2")
-        site.nodes.book.put(replace(record, state={**record.state, "lifted": [10**6, ""]}))
-        await until(lambda: "lifted" not in site.device("node-2").state)
-        await site.do(Recharge("flat-2", 5_000 * PRICE_NANO, "counter", "r-1"))
-        await until(lambda: node.lease is not None and node.lease["cutoff_wh"] != 2**31 - 1)
-        await until(lambda: node.lease != before)
     site.crash()
 
 
