@@ -217,12 +217,35 @@ async def test_where_only_the_first_energy_is_free_a_node_that_is_alone_cuts(
         await until(lambda: node.lease is not None)
         # With its margin of 100 Wh and one percent.
         assert cutoff_of(node) == begun_wh + 1_051 + 110
+        assert node.lease is not None
+        assert node.lease["policy"] == "hold"
         node.step_wh = 50
         await until(lambda: node.energy_wh > begun_wh + 1_000)
         node.step_wh = 0
         await until(lambda: cutoff_of(node) < begun_wh + 1_051 + 110)
         left_wh = begun_wh + 1_050 - node.energy_wh
         assert begun_wh + 1_050 <= cutoff_of(node) <= begun_wh + 1_051 + 3 * (100 + left_wh // 100)
+    site.crash()
+
+
+async def test_a_node_that_stays_alone_knows_of_the_months_to_come(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """One kWh is free each month: that of this one and of two more, whenever the lease ends."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    monthly = FREE_FIRST.replace('"blocks_count": "occupancy", ', "")
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.do(PublishTariff(monthly))
+        await site.do(OpenAccount("flat-2", "flat-2", "home", opening_balance_nano=50 * PRICE_NANO))
+        await site.do(Commission("flat-2"))
+        await until(lambda: node.lease is not None)
+        assert node.lease is not None
+        assert node.lease["policy"] == "grace"
+        # This month may end within the week, so the margin is of one kWh or of two.
+        last_wh = cutoff_of(node) + int(str(node.lease["grace_wh"])) - node.energy_wh
+        assert last_wh - 3_051 in (110, 120)
     site.crash()
 
 

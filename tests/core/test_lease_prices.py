@@ -162,6 +162,23 @@ def test_who_has_credit_is_below_the_cutoff(
             assert registers_wh + used_wh < cutoff or cutoff == UNLIMITED_WH
 
 
+@settings(max_examples=200)
+@given(accounts(), st.integers(0, 5 * 10**10), st.integers(0, 20), steps)
+def test_who_is_alone_beyond_the_lease_and_has_credit_is_below_its_end(
+    account: tuple[list[Tariff], Pricer],
+    available_nano: int,
+    alone_days: int,
+    after: list[tuple[int, int]],
+) -> None:
+    """A new month may have begun since, and its first blocks are cheap again, or free."""
+    versions, pricer = account
+    lasts_wh = cutoff_wh(0, available_nano, outlook_of(pricer, versions, "grid", None))
+    course = [(1_440, 0)] * alone_days + after
+    for used_wh, owed_nano in use(pricer, course, pricer.label_utc_ms + 50 * DAY_MS):
+        if owed_nano < available_nano:
+            assert used_wh < lasts_wh or lasts_wh == UNLIMITED_WH
+
+
 @given(accounts(), st.integers(-(10**10), 10**11), st.integers(0, 10**10), st.integers(0, 10**6))
 def test_more_credit_never_lowers_the_cutoff(
     account: tuple[list[Tariff], Pricer], available_nano: int, more_nano: int, registers_wh: int

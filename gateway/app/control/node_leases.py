@@ -229,14 +229,16 @@ class Leases:
         # Only once it was seen to be off: until then breaker and clock may still hold the cut back.
         is_cut = Reason.CREDIT in supply.reasons and supply.output_closed is False
         cutoff = cutoff_wh(registers[0], available_nano, outlook)
-        return Wanted(registers[0], cutoff, power, is_cut=is_cut)
+        later = cutoff_wh(registers[0], available_nano, self._outlook(point, dated=False))
+        return Wanted(registers[0], cutoff, power, is_cut=is_cut, grace_wh=max(0, later - cutoff))
 
-    def _outlook(self, point: Point) -> Outlook:
-        """What may price the point's energy until a lease ends that is granted now."""
+    def _outlook(self, point: Point, *, dated: bool = True) -> Outlook:
+        """What may price the point's energy until a lease ends that is granted now; not `dated`,
+        also what may after that."""
         source, known = point.terms.sources[0], self._shelf.known(point.tariff_id)
         if point.pricer is None:
             return Outlook((), source)
-        utc_ms = None if self._now_s() is None else self._clock.utc_ms()
+        utc_ms = self._clock.utc_ms() if dated and self._now_s() is not None else None
         return outlook_of(point.pricer, known, source, utc_ms)
 
     def _is_kept_on(self, index: int, account: Account) -> bool:
