@@ -162,23 +162,6 @@ def test_who_has_credit_is_below_the_cutoff(
             assert registers_wh + used_wh < cutoff or cutoff == UNLIMITED_WH
 
 
-@settings(max_examples=200)
-@given(accounts(), st.integers(0, 5 * 10**10), st.integers(0, 20), steps)
-def test_who_is_alone_beyond_the_lease_and_has_credit_is_below_its_end(
-    account: tuple[list[Tariff], Pricer],
-    available_nano: int,
-    alone_days: int,
-    after: list[tuple[int, int]],
-) -> None:
-    """A new month may have begun since, and its first blocks are cheap again, or free."""
-    versions, pricer = account
-    lasts_wh = cutoff_wh(0, available_nano, outlook_of(pricer, versions, "grid", None))
-    course = [(1_440, 0)] * alone_days + after
-    for used_wh, owed_nano in use(pricer, course, pricer.label_utc_ms + 50 * DAY_MS):
-        if owed_nano < available_nano:
-            assert used_wh < lasts_wh or lasts_wh == UNLIMITED_WH
-
-
 @given(accounts(), st.integers(-(10**10), 10**11), st.integers(0, 10**10), st.integers(0, 10**6))
 def test_more_credit_never_lowers_the_cutoff(
     account: tuple[list[Tariff], Pricer], available_nano: int, more_nano: int, registers_wh: int
@@ -249,6 +232,17 @@ def test_free_kilowatt_hours_of_a_month_end_with_them(used_wh: int, free_wh: int
     # For good where blocks count as long as the account lasts.
     for_good = replace(free_first, blocks_by_occupancy=True)
     assert lasts(for_good, used_wh, CREDIT_NANO, near_ms) == free_wh + 10_001
+
+
+def test_free_kilowatt_hours_of_two_months_to_come_are_there_for_who_stays_alone() -> None:
+    """Whenever the lease ends: 50 kWh in each of three months, and 10 kWh for 80.00."""
+    tariff = blocks(0, 8_000_000)
+    pricer = Pricer([tariff], start_utc_ms=START_MS)
+    lasts_wh = cutoff_wh(0, CREDIT_NANO, outlook_of(pricer, [tariff], "grid", None))
+    month = [(1, 50_000), (31 * 1_440, 0)]
+    *_, last, (used_wh, owed_nano) = use(pricer, [*month, *month, (1, 50_000), (1, 9_999), (1, 1)])
+    assert last[1] < CREDIT_NANO == owed_nano
+    assert lasts_wh == used_wh + 1
 
 
 def test_dearer_blocks_are_counted_as_such() -> None:
