@@ -39,11 +39,13 @@ NO_LIMITS: Final = PowerLimits()
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease: cut-off of the folded counter (Wh), when it expires (wall seconds), limits."""
+    """A lease: cut-off of the folded counter (Wh), when it expires (wall seconds), limits, and by
+    how much the cut-off is later once it has."""
 
     cutoff_wh: int
     expires_s: int
     limits: PowerLimits = NO_LIMITS
+    grace_wh: int = 0
 
     @property
     def is_unlimited(self) -> bool:
@@ -56,13 +58,15 @@ class Wanted:
     """What a node should hold now, without any margin.
 
     `is_cut`: supply is off for credit already, so that a lease can cut nobody, and nothing beyond
-    the counter is granted until there is credit.
+    the counter is granted until there is credit. `grace_wh`: so much longer the credit may last for
+    a node that is alone when the lease ends.
     """
 
     registers_wh: int
     cutoff_wh: int
     limits: PowerLimits = NO_LIMITS
     is_cut: bool = False
+    grace_wh: int = 0
 
 
 def limits_of(limit_w: int | None, emergency_w: int | None, emergency_wh: int) -> PowerLimits:
@@ -110,7 +114,7 @@ def granted(wanted: Wanted, now_s: int | None, held: Grant | None = None) -> Gra
     if limits.emergency_wh > registers_wh:
         limits = replace(limits, emergency_wh=_beyond(limits.emergency_wh, registers_wh))
     if now_s is not None:
-        return Grant(cutoff, now_s + LEASE_S, limits)
+        return Grant(cutoff, now_s + LEASE_S, limits, 0 if wanted.is_cut else wanted.grace_wh)
     return Grant(cutoff if held is None else max(cutoff, held.cutoff_wh), NEVER_S, limits)
 
 

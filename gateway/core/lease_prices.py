@@ -22,7 +22,7 @@ from gateway.core.tariff import ENERGY, FIXED, MINIMUM, PPM, Rebate, Tariff
 
 # No billing period is shorter, also where a clock is set forward in it.
 _PERIOD_MIN_MS: Final = 27 * DAY_MS
-# Periods that can begin in a week of which nobody knows the date.
+# Periods that can begin in a week of which nobody knows the date, or while a node is left alone.
 _UNDATED_BEGINS: Final = 2
 
 
@@ -48,7 +48,7 @@ def outlook_of(
 ) -> Outlook:
     """The outlook of an account from its label on, for a lease that is granted now.
 
-    `known` are the versions of its tariff, `now_utc_ms` None: the wall clock is in doubt.
+    `known` are the versions of its tariff. `now_utc_ms` None: when that is, or ends, is not known.
     """
     counted, book, label_ms = pricer.counted, pricer.open_book, pricer.label_utc_ms
     if now_utc_ms is None:

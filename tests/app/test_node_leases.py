@@ -1,13 +1,21 @@
 """Leases where something is in doubt: the clock, the counter, the mass-cut breaker; real broker."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.core.masscut import MassCutLimits
 from gateway.core.requests import CommissionPoint as Commission
-from gateway.core.requests import ConfirmReconnect, OpenAccount, PublishTariff, Recharge
+from gateway.core.requests import (
+    ConfirmReconnect,
+    OpenAccount,
+    PublishTariff,
+    Recharge,
+    Role,
+    SetDevice,
+)
 from gateway.core.switching import Reason
 from tests.app.control_site import PRICE_NANO, TARIFF
 from tests.app.node_site import NodeSite, ScriptedNode, alive, until
@@ -209,12 +217,35 @@ async def test_where_only_the_first_energy_is_free_a_node_that_is_alone_cuts(
         await until(lambda: node.lease is not None)
         # With its margin of 100 Wh and one percent.
         assert cutoff_of(node) == begun_wh + 1_051 + 110
+        assert node.lease is not None
+        assert node.lease["policy"] == "hold"
         node.step_wh = 50
         await until(lambda: node.energy_wh > begun_wh + 1_000)
         node.step_wh = 0
         await until(lambda: cutoff_of(node) < begun_wh + 1_051 + 110)
         left_wh = begun_wh + 1_050 - node.energy_wh
         assert begun_wh + 1_050 <= cutoff_of(node) <= begun_wh + 1_051 + 3 * (100 + left_wh // 100)
+    site.crash()
+
+
+async def test_a_node_that_stays_alone_knows_of_the_months_to_come(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """One kWh is free each month: that of this one and of two more, whenever the lease ends."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    monthly = FREE_FIRST.replace('"blocks_count": "occupancy", ', "")
+    async with site.running(), alive(node):
+        await until(lambda: site.point(1).last is not None)
+        await site.do(PublishTariff(monthly))
+        await site.do(OpenAccount("flat-2", "flat-2", "home", opening_balance_nano=50 * PRICE_NANO))
+        await site.do(Commission("flat-2"))
+        await until(lambda: node.lease is not None)
+        assert node.lease is not None
+        assert node.lease["policy"] == "grace"
+        # This month may end within the week, so the margin is of one kWh or of two.
+        last_wh = cutoff_of(node) + int(str(node.lease["grace_wh"])) - node.energy_wh
+        assert last_wh - 3_051 in (110, 120)
     site.crash()
 
 
@@ -238,4 +269,54 @@ async def test_what_an_older_gateway_has_kept_lifts_no_lease(
             await until(lambda: site.group.counts["telemetry waiting"] > 15)
             assert site.point(1).last is None
             assert cutoff_of(node) == first_wh
+    site.crash()
+
+
+async def test_another_module_that_is_silent_after_the_restart_gets_no_cut_off_of_the_old_one(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The node is back and its new meter says nothing, while kept readings of the old one come:
+    the counter that it then shows is judged here first."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await served(site, node, balance_nano=2_000 * PRICE_NANO)
+        await site.do(SetDevice("node-2", '{"modules": [2]}'), Role.TECHNICIAN, "m-1")
+        await asyncio.sleep(0.5)
+        node.boot_id, node.seq, node.session = node.boot_id + 1, 0, "00000009" + "0" * 8
+        node.says = {"quality": "bad"}
+        node.last_seq = 0
+        await node.publish("status", node.status(), retain=True)
+        await asyncio.sleep(1.5)
+        read, unix_s = site.point(1).last_sequence, node.clock.utc_ms() // 1_000
+        node.spool = {1: [[1, 9, unix_s, 0, node.energy_wh, 2_300, 0, 0, 100, 7]]}
+        await node.send_backlog()
+        await until(lambda: not node.spool)
+        assert site.point(1).last_sequence == read + 1
+        await asyncio.sleep(1.5)
+        assert cutoff_of(node) == UNLIMITED_WH
+        await node.publish("status", node.status(), retain=True)
+        node.energy_wh, node.says = 900_000, {}
+        await until(lambda: site.point(1).guard.held)
+        assert cutoff_of(node) == UNLIMITED_WH
+        assert node.closed
+    assert site.proof().problem_count == 0
+    site.crash()
+
+
+async def test_a_node_that_was_moved_waits_for_a_reading_of_where_it_is(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Its leases were held back at a point with a million readings; here are some dozens."""
+    site = NodeSite(tmp_path, broker.port)
+    node = site.node("node-2")
+    async with site.running(), alive(node):
+        await served(site, node, balance_nano=2_000 * PRICE_NANO)
+        before = node.lease
+        record = site.device("node-2")
+        site.nodes.book.put(replace(record, state={**record.state, "lifted": [10**6, ""]}))
+        await until(lambda: "lifted" not in site.device("node-2").state)
+        await site.do(Recharge("flat-2", 5_000 * PRICE_NANO, "counter", "r-1"))
+        await until(lambda: cutoff_of(node) != UNLIMITED_WH)
+        await until(lambda: node.lease != before)
     site.crash()

@@ -1,5 +1,7 @@
 """A lease is never below what is wanted, and heard of seldom."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from gateway.core.lease import (
     Grant,
     PowerLimits,
     Wanted,
+    granted,
     limits_of,
     renewed,
 )
@@ -157,3 +160,11 @@ def test_limits_that_people_set_are_granted_in_doubt_too() -> None:
     held = Grant(5_000, LEASE_S, PowerLimits(1_000))
     wanted = Wanted(1_000, 2_000, PowerLimits(3_000))
     assert renewed(held, wanted, None) == Grant(5_000, NEVER_S, PowerLimits(3_000))
+
+
+def test_what_credit_may_bring_after_the_lease_is_granted_for_its_end() -> None:
+    """Not while it is in doubt when that is, nor to who is cut: there is no credit to last."""
+    wanted = Wanted(1_000, 2_000, grace_wh=50_000)
+    assert granted(wanted, 0) == Grant(2_110, LEASE_S, grace_wh=50_000)
+    assert granted(wanted, None) == Grant(2_110, NEVER_S)
+    assert granted(replace(wanted, is_cut=True), 0) == Grant(1_000, LEASE_S)

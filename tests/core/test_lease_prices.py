@@ -234,6 +234,17 @@ def test_free_kilowatt_hours_of_a_month_end_with_them(used_wh: int, free_wh: int
     assert lasts(for_good, used_wh, CREDIT_NANO, near_ms) == free_wh + 10_001
 
 
+def test_free_kilowatt_hours_of_two_months_to_come_are_there_for_who_stays_alone() -> None:
+    """Whenever the lease ends: 50 kWh in each of three months, and 10 kWh for 80.00."""
+    tariff = blocks(0, 8_000_000)
+    pricer = Pricer([tariff], start_utc_ms=START_MS)
+    lasts_wh = cutoff_wh(0, CREDIT_NANO, outlook_of(pricer, [tariff], "grid", None))
+    month = [(1, 50_000), (31 * 1_440, 0)]
+    *_, last, (used_wh, owed_nano) = use(pricer, [*month, *month, (1, 50_000), (1, 9_999), (1, 1)])
+    assert last[1] < CREDIT_NANO == owed_nano
+    assert lasts_wh == used_wh + 1
+
+
 def test_dearer_blocks_are_counted_as_such() -> None:
     """45 of 50 kWh at 4.00 are used: 5 more of them, then 60.00 at 8.00."""
     assert lasts(blocks(4_000_000, 8_000_000), 45_000, CREDIT_NANO) == 5_000 + 7_501

@@ -132,21 +132,31 @@ class Leases:
         return self._engine.points[self._first + index]
 
     def _waits_for(self, device: NodeDevice) -> tuple[int, str]:
-        """The reading, and the session of the node, after which its leases go on."""
-        sequence, session = cast(
-            "tuple[int, str]", self._book.records[device.device_id].state.get(LIFTED, (-1, ""))
-        )
-        return sequence, session if device.session in (session, "") else ""
+        """The reading, and the session of the node, after which its leases go on.
+
+        Readings of before its restart say nothing of the counter that it has since, nor do those
+        of another point, where it was when that was kept.
+        """
+        record = self._book.records[device.device_id]
+        sequence, session = cast("tuple[int, str]", record.state.get(LIFTED, (-1, "")))
+        last, is_over = self._point(device.index).last_sequence, device.session not in (session, "")
+        if (session and is_over) or sequence > last:
+            sequence, session = last, "" if is_over else session
+            self._mark(device, session)
+        return sequence, session
 
     def _is_held_back(self, device: NodeDevice) -> bool:
         """Whether no lease may cut on the counter yet; forgotten once one may."""
+        if LIFTED not in self._book.records[device.device_id].state:
+            return False
         sequence, session = self._waits_for(device)
-        if session or self._point(device.index).last_sequence <= sequence:
+        # What the node had kept may be of the counter before.
+        live = self._point(device.index).last_full
+        if session or live is None or live.sequence <= sequence:
             return True
         record = self._book.records[device.device_id]
-        if LIFTED in record.state:
-            state = {name: value for name, value in record.state.items() if name != LIFTED}
-            self._book.put(replace(record, state=state))
+        state = {name: value for name, value in record.state.items() if name != LIFTED}
+        self._book.put(replace(record, state=state))
         return False
 
     def _mark(self, device: NodeDevice, session: str) -> DeviceRecord:
@@ -219,14 +229,16 @@ class Leases:
         # Only once it was seen to be off: until then breaker and clock may still hold the cut back.
         is_cut = Reason.CREDIT in supply.reasons and supply.output_closed is False
         cutoff = cutoff_wh(registers[0], available_nano, outlook)
-        return Wanted(registers[0], cutoff, power, is_cut=is_cut)
+        later = cutoff_wh(registers[0], available_nano, self._outlook(point, dated=False))
+        return Wanted(registers[0], cutoff, power, is_cut=is_cut, grace_wh=max(0, later - cutoff))
 
-    def _outlook(self, point: Point) -> Outlook:
-        """What may price the point's energy until a lease ends that is granted now."""
+    def _outlook(self, point: Point, *, dated: bool = True) -> Outlook:
+        """What may price the point's energy until a lease ends that is granted now; not `dated`,
+        also what may after that."""
         source, known = point.terms.sources[0], self._shelf.known(point.tariff_id)
         if point.pricer is None:
             return Outlook((), source)
-        utc_ms = None if self._now_s() is None else self._clock.utc_ms()
+        utc_ms = self._clock.utc_ms() if dated and self._now_s() is not None else None
         return outlook_of(point.pricer, known, source, utc_ms)
 
     def _is_kept_on(self, index: int, account: Account) -> bool:
