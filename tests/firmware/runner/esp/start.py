@@ -14,6 +14,8 @@ from around import Nodes, timer
 
 from tests.firmware.runner.js_board import Reader, Writer
 
+_LOOKS = 3
+
 
 def _run(work):
     raise machine.Running(work)
@@ -39,13 +41,19 @@ async def _open_connection(host, port, ssl, server_hostname=None):
 
 
 async def _held():
-    """Bytes in use of the heap, once nothing is left to collect."""
-    # What JavaScript's collector has not let go of yet would be counted as ours.
-    await wires.tidy()
-    gc.collect()
-    # This build collects when nothing of it runs.
-    await asyncio.sleep(0.001)
-    return gc.mem_alloc()
+    """Bytes in use of the heap, once nothing is left to collect.
+
+    What other tasks leave behind meanwhile counts too: of some looks the least is nearest.
+    """
+    looks = []
+    for _ in range(_LOOKS):
+        # What JavaScript's collector has not let go of yet would be counted as ours.
+        await wires.tidy()
+        gc.collect()
+        # This build collects when nothing of it runs.
+        await asyncio.sleep(0.001)
+        looks.append(gc.mem_alloc())
+    return min(looks)
 
 
 async def _samples(app, seconds, before):
