@@ -402,12 +402,29 @@ def test_the_command_says_what_to_do_next(
     }
 
 
+@pytest.mark.parametrize("order", ["add-user", "remove-user"])
+def test_a_directory_without_a_broker_is_not_made_one(
+    site: BrokerSite, capsys: pytest.CaptureFixture[str], order: str
+) -> None:
+    """Mistyped, it would get an authority of its own and a login that mosquitto never sees."""
+    site.write()
+    wrong = site.place / "brokr"
+    status, told = command(site, capsys, order, str(wrong), "node-new")
+    assert status == 1
+    assert told == (
+        f"BROKER_MISSING: {wrong} holds no broker: give the directory of `broker write`, "
+        "or write it first\n"
+    )
+    assert not wrong.exists()
+
+
 def test_a_node_of_others_is_added_and_removed(
     site: BrokerSite, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its password is read from a file and kept as a hash; removed, it is in no file."""
     place, secret = str(site.directory), site.place / "secret"
     secret.write_text(f"{CHOSEN}\n", encoding="utf-8")
+    site.write()
     words = ("add-user", place, "kiosk", "--password-file", str(secret))
     assert command(site, capsys, *words)[0] == 0
     assert stat.S_IMODE((site.directory / "added").stat().st_mode) == 0o600

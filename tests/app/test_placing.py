@@ -318,6 +318,7 @@ def broker() -> Iterator[BrokerSite]:
     with open_directory() as place:
         made = BrokerSite(place)
         assert made.key
+        made.write()
         yield made
 
 

@@ -76,6 +76,12 @@ def write(config: Config, directory: Path, clock: Clock, change: Change | None =
             "BROKER_MISSING", f"{config.path}: give south.broker with the names of the broker"
         )
     directory = directory.absolute()
+    if change is not None and not (directory / CONFIGURATION).exists():
+        # A directory mistyped would get an authority of its own, which no node trusts.
+        raise RefusedError(
+            "BROKER_MISSING",
+            f"{directory} holds no broker: give the directory of `broker write`, or write it first",
+        )
     records = device_records(paths_of(config).ledger)
     key = _node_key(config, records)
     try:
