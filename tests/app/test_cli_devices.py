@@ -1,9 +1,12 @@
 """`device …` at a terminal: what it shows of a node, and what it asks for."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.app.clock import SystemClock
 from gateway.core.requests import IdentifyDevice, ReleaseDevice, RestartDevice, SetDevice
 from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
 from tests.app.terminal import terminal
@@ -56,6 +59,30 @@ async def test_a_device_is_shown_with_limits_modules_settings_and_what_is_held(
             "7 bad 5 229.8",
         ):
             assert part in shown
+
+
+async def test_a_list_of_devices_fits_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line each at 80 columns, ids whole, and since when one is away."""
+    monkeypatch.setenv("COLUMNS", "80")
+    now = SystemClock().utc_ms()
+    away = {40_000: "no for 4. s", 3_590_000: "no for 59 min", 7_300_000: "no for 2 h"}
+    told = {3_000: "yes", **away, 3 * 86_400_000: "no for 3 d", -5_000: "no for 0 s"}
+    async with terminal(tmp_path, capsys, meters=1) as desk:
+        for number, ago_ms in enumerate(told):
+            name, seen = f"node-aabbccddee{number:02d}", now - ago_ms
+            one = DeviceRecord(name, DeviceStatus.APPROVED, "shop-50", 1, "1.2.0", AT, seen)
+            one = replace(one, state={**STATE, "online": told[ago_ms] == "yes"})
+            desk.executor.ledger.write(
+                lambda connection, one=one: put_devices(connection, [one])  # type: ignore[misc]
+            )
+        ended = await desk.run("device", "list")
+    rows = [" ".join(line.split()) for line in ended.out.splitlines() if "node-" in line]
+    for number, (row, online) in enumerate(zip(rows, told.values(), strict=True)):
+        wanted = rf"node-aabbccddee{number:02d} approved shop-50 {online} closed 1.2.0"
+        assert re.fullmatch(wanted, row), row
+    assert max(map(len, ended.out.splitlines())) <= 80
 
 
 async def test_a_device_is_told_things_from_a_terminal(
