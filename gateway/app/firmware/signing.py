@@ -119,6 +119,8 @@ def load_key(path: Path, passphrase: str | None) -> SigningKey:
     )
 
     content = read_file(path)
+    if b"BEGIN PUBLIC KEY" in content:
+        raise RefusedError("KEY_REFUSED", f"{path} is the public half: give the private key")
     if path.stat().st_mode & 0o077:
         raise RefusedError("KEY_REFUSED", f"others may read {path}: chmod 600 {path}")
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in content
