@@ -402,6 +402,16 @@ def test_the_command_says_what_to_do_next(
     }
 
 
+def test_a_meter_has_no_login_beside_its_devices(site: BrokerSite) -> None:
+    """Until a device is approved for it one may come that is called as the meter is."""
+    nodes = "".join(f"  - {{id: kiosk-{number}, model: pzem-node}}\n" for number in (1, 2))
+    site.configure(below=f"  mqtt: {{host: 127.0.0.1}}\nmeters:\n{nodes}")
+    assert site.write().users == ("kiosk-1", "kiosk-2")
+    site.record("node-new", DeviceStatus.APPROVED, meter_id="kiosk-1")
+    site.record("node-old", DeviceStatus.REFUSED, meter_id="kiosk-2")
+    assert site.write().users == ("kiosk-2", "node-new")
+
+
 @pytest.mark.parametrize("order", ["add-user", "remove-user"])
 def test_a_directory_without_a_broker_is_not_made_one(
     site: BrokerSite, capsys: pytest.CaptureFixture[str], order: str
