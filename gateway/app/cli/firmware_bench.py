@@ -186,7 +186,9 @@ def _work(
         show_json(view.lines)
     else:
         typer.echo(f"{tally.done} done, {tally.failed} failed, {len(tally.refused)} refused")
-    if tally.failed or tally.refused:
+    if tally.interrupted:
+        complain("interrupted: the same command goes on with the next board")
+    if tally.failed or tally.refused or tally.interrupted:
         raise typer.Exit(EXIT_FAILED)
 
 
