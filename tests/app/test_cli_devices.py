@@ -5,8 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.app.cli import app
 from gateway.app.clock import SystemClock
+from gateway.core.errors import RefusedError
+from gateway.core.reading import Quality
 from gateway.core.requests import IdentifyDevice, ReleaseDevice, RestartDevice, SetDevice
 from gateway.store.devices import DeviceRecord, DeviceStatus, put_devices
 from tests.app.terminal import terminal
@@ -142,3 +146,37 @@ async def test_what_is_no_command_is_not_asked_for(
         ended = await desk.run("device", *words)
         assert ended.status == 2
         assert desk.executor.executed == before
+
+
+@pytest.mark.parametrize("act", ["read", "commission"])
+def test_a_node_is_told_from_a_meter_that_is_not_there(tmp_path: Path, act: str) -> None:
+    """It is not polled, and the line says what takes the command's place."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "site: {id: palm, name: Palm, timezone: Asia/Kolkata, currency: INR}\n"
+        "south: {mqtt: {host: 127.0.0.1}}\n"
+        "meters: [{id: kiosk-7, model: pzem-node}]\n"
+    )
+    told = {}
+    for name in ("kiosk-7", "kiosk-8"):
+        done = CliRunner().invoke(app, ["meter", act, name, "-c", str(path)])
+        assert isinstance(done.exception, RefusedError)
+        assert done.exception.refusal_code == "METER_UNKNOWN"
+        told[name] = done.exception.message
+    assert "`device commission`" in told["kiosk-7"]
+    assert told["kiosk-8"] == "the configuration has no meter kiosk-8"
+
+
+async def test_a_switch_of_a_meter_that_is_away_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only that nobody follows any longer: nothing proves a switch without readings."""
+    monkeypatch.setattr("gateway.app.cli.meter.FOLLOW_ON_S", 1)
+    async with terminal(tmp_path, capsys, meters=1) as desk:
+        await desk.run("meter", "switch", "flat-1", "off", "--reason", "works")
+        desk.executor.min_off_s = 60.0
+        desk.executor.show(0, replace(desk.executor.rows[0], quality=Quality.BAD))
+        ended = await desk.run("meter", "switch", "flat-1", "on")
+        assert ended.status == 1
+        assert "not followed beyond 1 s" in ended.err
+        assert ended.err.endswith("flat-1: no good reading comes from it: `doctor` says why\n")
