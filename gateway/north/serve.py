@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -125,9 +126,10 @@ def _tcp_socket(listen: Listen) -> socket.socket:
         taken.bind((listen.host, listen.port))
     except OSError as error:
         taken.close()
-        raise ConfigurationError((f"north.http.listen: cannot listen at {listen}: {error}",)) from (
-            error
-        )
+        taken_already = error.errno == errno.EADDRINUSE
+        why = "another program has this port: end it, or name another" if taken_already else error
+        problem = f"north.http.listen: cannot listen at {listen}: {why}"
+        raise ConfigurationError((problem,)) from error
     taken.settimeout(0)
     return taken
 

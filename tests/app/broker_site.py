@@ -93,9 +93,15 @@ class BrokerSite:
         """What the command does."""
         return write(self.config, self.directory, clock or SystemClock(), change)
 
-    def record(self, device_id: str, status: DeviceStatus, generation: int = 1) -> None:
+    def record(
+        self,
+        device_id: str,
+        status: DeviceStatus,
+        generation: int = 1,
+        meter_id: str | None = None,
+    ) -> None:
         """Put a device on record, as control does."""
-        found = DeviceRecord(device_id, status, None, generation, "", 0, 0)
+        found = DeviceRecord(device_id, status, meter_id, generation, "", 0, 0)
         path = paths_of(self.config).ledger
         owner = own_directory(path.parent, create=False)
         try:

@@ -402,12 +402,39 @@ def test_the_command_says_what_to_do_next(
     }
 
 
+def test_a_meter_has_no_login_beside_its_devices(site: BrokerSite) -> None:
+    """Until a device is approved for it one may come that is called as the meter is."""
+    nodes = "".join(f"  - {{id: kiosk-{number}, model: pzem-node}}\n" for number in (1, 2))
+    site.configure(below=f"  mqtt: {{host: 127.0.0.1}}\nmeters:\n{nodes}")
+    assert site.write().users == ("kiosk-1", "kiosk-2")
+    site.record("node-new", DeviceStatus.APPROVED, meter_id="kiosk-1")
+    site.record("node-old", DeviceStatus.REFUSED, meter_id="kiosk-2")
+    assert site.write().users == ("kiosk-2", "node-new")
+
+
+@pytest.mark.parametrize("order", ["add-user", "remove-user"])
+def test_a_directory_without_a_broker_is_not_made_one(
+    site: BrokerSite, capsys: pytest.CaptureFixture[str], order: str
+) -> None:
+    """Mistyped, it would get an authority of its own and a login that mosquitto never sees."""
+    site.write()
+    wrong = site.place / "brokr"
+    status, told = command(site, capsys, order, str(wrong), "node-new")
+    assert status == 1
+    assert told == (
+        f"BROKER_MISSING: {wrong} holds no broker: give the directory of `broker write`, "
+        "or write it first\n"
+    )
+    assert not wrong.exists()
+
+
 def test_a_node_of_others_is_added_and_removed(
     site: BrokerSite, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its password is read from a file and kept as a hash; removed, it is in no file."""
     place, secret = str(site.directory), site.place / "secret"
     secret.write_text(f"{CHOSEN}\n", encoding="utf-8")
+    site.write()
     words = ("add-user", place, "kiosk", "--password-file", str(secret))
     assert command(site, capsys, *words)[0] == 0
     assert stat.S_IMODE((site.directory / "added").stat().st_mode) == 0o600

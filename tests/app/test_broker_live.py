@@ -32,6 +32,7 @@ async def site() -> AsyncIterator[BrokerSite]:
         assert made.key  # control makes it before it hears of a device
         for device in (FIRST, SECOND):
             made.record(device, DeviceStatus.APPROVED)
+        made.write()
         made.write(lambda users: users.update({THIRD: added_user(THIRD, CHOSEN)}))
         await made.start()
         try:

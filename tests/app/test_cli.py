@@ -10,7 +10,7 @@ import pytest
 
 from gateway import __version__
 from gateway.app.cli import run
-from gateway.app.cli.output import show_table
+from gateway.app.cli.output import show_reasons, show_table
 from gateway.app.regular import NO_FILE, open_regular
 from gateway.core.errors import (
     ConfigurationError,
@@ -91,6 +91,12 @@ def test_a_name_in_a_table_is_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     """What a person called a meter is shown as written, brackets included."""
     show_table("Meters", ("id", "label"), [("a", "[bold]Flat[/bold] [x]")])
     assert "[bold]Flat[/bold] [x]" in capsys.readouterr().out
+
+
+def test_a_reason_stands_once_below_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """With every name that it holds for; a row without one is not named."""
+    show_reasons([("a", "X far\x1b[2J"), ("b", ""), ("c", "Y"), ("d", "X far\x1b[2J")])
+    assert capsys.readouterr().out == "a, d: X far\ufffd[2J\nc: Y\n"
 
 
 def test_a_name_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,8 @@ async def test_refused_row_is_tried_again_by_the_next_run(
     ended = await desk.run("account", "import", file)
     assert (ended.status, ended.err) == (1, "")
     (row,) = [line for line in ended.out.splitlines() if line.split()[:1] == ["flat-3"]]
-    assert "refused METER_AWAY meter flat-3 has no good reading" in " ".join(row.split())
+    assert row.split()[-1] == "refused"
+    assert "\nflat-3: METER_AWAY meter flat-3 has no good reading\n" in ended.out
     assert "flat-2" not in ended.out
     assert (await totals(desk, file, status=1))["refused"]["accounts"] == 1
     silent.clear()

@@ -1,7 +1,9 @@
 """`firmware image` and `firmware rollout` from a terminal."""
 
 import json
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -51,7 +53,7 @@ async def test_images_are_added_listed_and_removed(desk: Desk, tmp_path: Path) -
 
 
 async def test_a_rollout_from_its_beginning_to_its_end(
-    desk: Desk, executor: Executor, tmp_path: Path
+    desk: Desk, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Begun, listed, shown with every device, paused, resumed, stopped."""
     await added(desk, tmp_path)
@@ -61,7 +63,7 @@ async def test_a_rollout_from_its_beginning_to_its_end(
         *("--stages", "0,100", "--observe-minutes", "5"),
     )
     assert ended.out == "roll-out 1 of 1.0.0 to 2 devices has begun, 0 are left out\n"
-    assert "firmware rollout show 1 --follow" in ended.err
+    assert f"firmware rollout show 1 --follow -c {tmp_path}/" in ended.err
     shown = json.loads((await desk.run("firmware", "rollout", "show", "1", "--json")).out)
     assert (shown["plan"]["stages"], shown["plan"]["observe_s"]) == ([0, 100], 300)
     assert [one["id"] for one in shown["devices"]] == ["node-2", "node-1"]
@@ -77,12 +79,20 @@ async def test_a_rollout_from_its_beginning_to_its_end(
     text = (await desk.run("firmware", "rollout", "show", "1")).out
     assert "fetching 3 of 8 bytes" in text
     assert "1 of 2 (0, 100 %)" in text
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = (await desk.run("firmware", "rollout", "list")).out
+    today = datetime.now(ZoneInfo("Asia/Kolkata")).date()
+    [row] = [line.split() for line in listed.splitlines() if "1.0.0" in line]
+    assert row[:-1] == ["1", "1.0.0", "running", "1/2", "0", "of", "2", "0", "0"]
+    assert abs((date.fromisoformat(row[-1]) - today).days) <= 1
     for act, said in (("pause", "is paused"), ("resume", "goes on"), ("stop", "is stopped")):
         ended = await desk.run("firmware", "rollout", act, "1", *WHY)
         assert ended.out == f"roll-out 1 {said}\n"
     assert "stopped" in (await desk.run("firmware", "rollout", "list")).out
     ended = await desk.run("firmware", "rollout", "show", "1", "--follow")
     assert (ended.status, "STOPPED" in ended.out) == (1, True)
+    # A log gets lines where a terminal gets a bar.
+    assert ended.err.splitlines()[0] == "1.0.0, stopped, stage 1 of 2: 2 skipped"
     ended = await desk.run("firmware", "rollout", "stop", "1", *WHY)
     assert (ended.status, "ROLLOUT_STATE" in ended.err) == (1, True)
 

@@ -241,6 +241,7 @@ async def test_fault_is_shown_in_place_of_what_is_meant_to_be(desk: Desk) -> Non
     )
     desk.executor.show(0, failed)
     listed = await desk.run("account", "list")
+    assert listed.out.startswith("Accounts, amounts in INR\n")
     assert "FAILED_TO_OPEN" in listed.out
     assert "disconnected" not in listed.out
     shown = await desk.run("account", "show", "flat-1")

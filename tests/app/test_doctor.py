@@ -22,6 +22,7 @@ from gateway.app.doctor.meters import chosen_meters
 from gateway.app.doctor.network import read_routes, route_to
 from gateway.app.doctor.stores import look_at_stores
 from gateway.core.recovery import RecoveryReason
+from gateway.store.board import BoardWriter
 from gateway.store.recovery import enter_recovery, recovery_now
 from tests.app.backup_site import backed_up, begun, paths, tree
 from tests.app.control_site import ControlSite
@@ -209,6 +210,20 @@ def test_a_wrong_configuration_is_a_finding(tmp_path: Path) -> None:
     assert any("suply: unknown key" in finding["sentence"] for finding in found["findings"])
     wrong = CliRunner().invoke(app, ["doctor", "-c", str(path), "--meters", "many"])
     assert wrong.exit_code == 2
+
+
+def test_a_clock_that_control_does_not_trust(site: ControlSite) -> None:
+    """It is told with its command; that labels stand still then is no sign of a hung control."""
+    site.clock.pass_s(300)
+    directory = paths(site).live_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    for trusted in (0.0, 1.0):
+        BoardWriter(directory).write(site.clock.utc_ms(), {"clock_trusted": trusted})
+        told = list(look_at_host(site.config, site.clock))
+        steps = [one.next_step for one in told if one.verdict is Verdict.PROBLEM]
+        hung = [s for s in sentences(stores(site), Verdict.PROBLEM) if "committed nothing" in s]
+        assert [("clock confirm" in step) for step in steps] == ([] if trusted else [True])
+        assert bool(hung) is bool(trusted)
 
 
 def test_a_running_control_that_commits_nothing(site: ControlSite) -> None:

@@ -190,7 +190,7 @@ def test_an_image_holds_the_files_byte_for_byte(call: Call) -> None:
         ({"firmware": "."}, "FILE_REFUSED", "boot.py: "),
         ({"node_key": "other/node.key"}, "KEY_REFUSED", "no node.key there"),
         ({"broker": {"host": "x", "ca": "base.bin"}}, "BENCH_INVALID", "no certificate"),
-        ({"broker": None}, "BENCH_INVALID", "broker: Field required"),
+        ({"broker": None}, "BENCH_INVALID", "broker: is missing"),
         ({"colour": "red"}, "BENCH_INVALID", "colour: "),
         ({"serials": "pg 1"}, "BENCH_INVALID", "serials: "),
     ],
@@ -241,7 +241,28 @@ def test_a_bench_is_json(call: Call) -> None:
     """Anything else is said in a line."""
     Path("bench.json").write_text("base: x\n")
     assert call("flash", "--simulate", "1").err.startswith("BENCH_INVALID: bench.json is not JSON")
-    assert call("flash", "gone.json", "--simulate", "1").err.startswith("FILE_REFUSED: gone.json")
+    assert call("flash", "gone.json", "--simulate", "1").err == (
+        "FILE_REFUSED: gone.json is not there: docs/flashing.md shows what to write into it\n"
+    )
+
+
+def test_all_that_is_wrong_in_a_bench_is_told_at_once_in_words(call: Call) -> None:
+    """Each with its key, and never with its value, which may be a password."""
+    fields = json.loads(Path("bench.json").read_text())
+    image = fields["base"]["image"]
+    changed(
+        base={"image": image, "sha256": "<64 hex digits>"},
+        wifi={"ssid": "meters", "password": "short"},
+        serial="PG-",
+        release=None,
+    )
+    assert call("flash", "--simulate", "1").err == (
+        "BENCH_INVALID: bench.json: "
+        "base.sha256: expected 64 hex digits in small letters: sha256sum FILE; "
+        "release: is missing; "
+        "wifi.password: expected 8 to 63 characters, or none for an open network; "
+        "serial: unknown key\n"
+    )
 
 
 def test_a_base_image_stays_below_the_files(call: Call) -> None:
@@ -260,6 +281,8 @@ def test_an_unknown_port_and_no_port_are_one_line(call: Call, tmp_path: Path) ->
     assert answer.err.count("\n") == 1
     with pytest.raises(typer.BadParameter, match="give --port; there are: "):
         call("flash")
+    with pytest.raises(typer.BadParameter, match="not both"):
+        call("flash", "--port", "/dev/ttyUSB77", "--simulate", "1")
     twice = call("provision", "--port", "socket://x:1", "--port", "socket://x:1")
     assert twice.err == "ARGUMENT: 1 to 32 ports, each once\n"
 
@@ -339,6 +362,25 @@ def test_a_mac_in_work_is_refused_at_another_port(tmp_path: Path) -> None:
         assert refused.value.refusal_code == "BOARD_DUPLICATE"
         record.release(MAC)
         assert record.claim(MAC, "two", again=False) == "PG-0001"
+
+
+def test_labels_stand_in_the_order_of_their_serials(call: Call) -> None:
+    """Ports end side by side, in any order; without a board that is done there are none."""
+    record = Path("boards.jsonl")
+    record.touch()
+    assert labels_of(call).err == (
+        "ARGUMENT: no board is done in boards.jsonl: `firmware flash` fills it\n"
+    )
+    serials = ["PG-10000", "PG-0003", "PG-0001", "PG-0002"]
+    facts = [(serial, f"02000000000{number}") for number, serial in enumerate(serials)]
+    lines = [
+        {"serial": serial, "mac": mac, "device_id": f"node-{mac}", "generation": 1}
+        for serial, mac in facts
+    ]
+    record.write_text("".join(json.dumps({**line, "result": "done"}) + "\n" for line in lines))
+    assert labels_of(call).status == 0
+    [page] = drawing(Path("labels.pdf").read_bytes())
+    assert re.findall(r"\((PG-\d+)\)", page) == ["PG-0001", "PG-0002", "PG-0003", "PG-10000"]
 
 
 @pytest.mark.slow

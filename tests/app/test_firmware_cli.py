@@ -211,6 +211,8 @@ def test_a_key_that_others_may_read_signs_nothing(call: Call, keys: Path) -> Non
     Path("open.pem").chmod(0o640)
     answer = call("release", "a.pgn", "--source", "node", *RELEASE, "--key", "open.pem")
     assert answer.err == "KEY_REFUSED: others may read open.pem: chmod 600 open.pem\n"
+    answer = call("release", "a.pgn", "--source", "node", *RELEASE, "--key", str(keys / "now.pub"))
+    assert answer.err.endswith("now.pub is the public half: give the private key\n")
 
 
 def test_the_keys_module_holds_what_the_node_compares_with() -> None:

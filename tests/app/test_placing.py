@@ -114,6 +114,18 @@ def test_a_record_that_contradicts_itself_is_refused(config: Config) -> None:
     ]
 
 
+def test_another_file_is_no_record(tmp_path: Path) -> None:
+    """Told once, not board by board; a record whose only line was torn is one, and so is none."""
+    path = tmp_path / "tenants.csv"
+    path.write_text("account,name\nkiosk-1,A. Tenant\n")
+    with pytest.raises(RefusedError, match=r"tenants\.csv is no record of a bench") as refused:
+        read_records([path])
+    assert refused.value.refusal_code == "RECORD_REFUSED"
+    for text in ("", line(1)[:40]):
+        path.write_text(text)
+        assert read_records([path]).done == {}
+
+
 def test_every_problem_of_the_places_is_told_with_its_place(config: Config) -> None:
     """Form, bench, configuration and gateway, in one run."""
     with Path("boards.jsonl").open("a") as file:
@@ -318,6 +330,7 @@ def broker() -> Iterator[BrokerSite]:
     with open_directory() as place:
         made = BrokerSite(place)
         assert made.key
+        made.write()
         yield made
 
 

@@ -138,8 +138,9 @@ def configure(site: Gateway, directory: Path) -> tuple[int, int]:
         "broker": {"names": ["localhost"], "port": port, "plain_port": plain_port}
     }
     site.config.write_text(f"{plain}south: {json.dumps(south)}\n", encoding="utf-8")
-    done = site.cli("broker", "add-user", str(directory), DEVICE)
-    assert done.returncode == 0, done.stderr
+    for words in (("write", str(directory)), ("add-user", str(directory), DEVICE)):
+        done = site.cli("broker", *words)
+        assert done.returncode == 0, done.stderr
     south["mqtt"] = {
         "host": "127.0.0.1",
         "port": port,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -293,9 +294,34 @@ def test_an_interrupt_is_told_and_recorded(tmp_path: Path) -> None:
         os.killpg(stopped.pid, signal.SIGINT)
         out, err = stopped.communicate(timeout=30)
     assert (stopped.returncode, out) == (1, "0 done, 1 failed, 0 refused\n"), err
+    assert err.endswith("interrupted: the same command goes on with the next board\n")
     assert "Traceback" not in err
     [line] = read_boards(record)
     assert (line["result"], line["step"]) == ("failed", "keys")
+
+
+def test_an_interrupt_between_boards_is_no_end(tmp_path: Path) -> None:
+    """Nothing failed, and yet not every board that was asked for is done: status 1."""
+    write_bench(tmp_path)
+    record = tmp_path / "simulated-boards.jsonl"
+    words = ("firmware", "flash", "--simulate", "1", "--boards", "1000")
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as stopped:
+        while not record.exists() or b'"done"' not in record.read_bytes():
+            time.sleep(0.02)
+            assert stopped.poll() is None
+        os.killpg(stopped.pid, signal.SIGINT)
+        out, err = stopped.communicate(timeout=30)
+    assert (stopped.returncode, " done, 0 failed, 0 refused\n" in out) == (1, True), (out, err)
+    assert "interrupted: " in err
+    assert len(read_boards(record)) < 1_000
 
 
 def test_an_unreachable_board_is_one_line(bench: Bench) -> None:

@@ -63,7 +63,9 @@ async def test_taken_address_is_named(settings: NorthSettings, executor: Executo
         other.listen()
         port = other.getsockname()[1]
         taken = replace(settings, listen=(Listen("127.0.0.1", port),))
-        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}"):
+        with pytest.raises(
+            ConfigurationError, match=f"127.0.0.1:{port}: another program has this port"
+        ):
             async with serving(taken, executor):
                 pass
     assert not settings.socket_path.exists()

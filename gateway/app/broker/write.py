@@ -26,7 +26,7 @@ from gateway.app.site_key import CREDENTIALS_VARIABLE, PRIVATE_MODE, write_whole
 from gateway.core.clock import Clock
 from gateway.core.errors import RefusedError, StoreMissingError
 from gateway.store.db import open_reader
-from gateway.store.devices import DeviceRecord, read_devices
+from gateway.store.devices import DeviceRecord, DeviceStatus, read_devices
 from gateway.store.ledger import LEDGER
 
 CONFIGURATION: Final = "broker.conf"
@@ -76,6 +76,12 @@ def write(config: Config, directory: Path, clock: Clock, change: Change | None =
             "BROKER_MISSING", f"{config.path}: give south.broker with the names of the broker"
         )
     directory = directory.absolute()
+    if change is not None and not (directory / CONFIGURATION).exists():
+        # A directory mistyped would get an authority of its own, which no node trusts.
+        raise RefusedError(
+            "BROKER_MISSING",
+            f"{directory} holds no broker: give the directory of `broker write`, or write it first",
+        )
     records = device_records(paths_of(config).ledger)
     key = _node_key(config, records)
     try:
@@ -104,8 +110,7 @@ class _Writer:
         added = parse_added((self._read(ADDED) or b"").decode("utf-8", "replace"))
         if change is not None:
             change(added)
-        names = [node.device or node.meter_id for node in self._config.nodes]
-        nodes = own_nodes(names, records, added)
+        nodes = own_nodes(_configured(self._config, records), records, added)
         ends, authority, cert, cert_key = self._certificates(clock)
         broker, where = self._broker, self._directory
         # The added users first: an interruption loses none of them.
@@ -202,6 +207,18 @@ def device_records(ledger: Path) -> dict[str, DeviceRecord]:
         return read_devices(connection)
     finally:
         connection.close()
+
+
+def _configured(config: Config, records: dict[str, DeviceRecord]) -> list[str]:
+    """Devices that the file names: a meter's own id only until a person approved another for it."""
+    served = {
+        record.meter_id for record in records.values() if record.status is DeviceStatus.APPROVED
+    }
+    return [
+        node.device or node.meter_id
+        for node in config.nodes
+        if node.device or node.meter_id not in served
+    ]
 
 
 def _node_key(config: Config, records: dict[str, DeviceRecord]) -> bytes:

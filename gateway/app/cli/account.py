@@ -35,16 +35,16 @@ def list_accounts(config: ConfigOption, as_json: JsonOption = False) -> None:
     if as_json:
         show_json(items)
         return
+    currency = f", amounts in {items[0]['currency']}" if items else ""
     show_table(
-        "Accounts",
-        ("account", "status", "available", "balance", "currency", "supply", "reasons"),
+        f"Accounts{currency}",
+        ("account", "status", "available", "balance", "supply", "reasons"),
         [
             (
                 item["id"],
                 item["status"],
                 item["available"] or "?",
                 item["balance"],
-                item["currency"],
                 _shown(_supply(item)),
                 ", ".join(cast("list[str]", _supply(item).get("block_reasons", []))),
             )

@@ -13,6 +13,7 @@ from gateway.app.cli.output import (
     JsonOption,
     complain,
     show_json,
+    show_reasons,
     show_table,
 )
 
@@ -96,7 +97,7 @@ def _show(title: str, results: "Sequence[Result]", currency: "Currency", *, dry_
     if shown:
         show_table(
             f"{title}: {'what would happen' if dry_run else 'what was not opened'}",
-            ("account", "service point", "tariff", "opening balance", "name", "what", "reason"),
+            ("account", "service point", "tariff", "opening balance", "name", "what"),
             [
                 (
                     result.tenant.account_id,
@@ -105,10 +106,15 @@ def _show(title: str, results: "Sequence[Result]", currency: "Currency", *, dry_
                     format_amount(result.tenant.opening_balance_nano, currency),
                     result.tenant.name,
                     MEANING[result.fate],
-                    f"{result.code} {result.message}".strip(),
                 )
                 for result in shown
             ],
+        )
+        show_reasons(
+            [
+                (result.tenant.account_id, f"{result.code} {result.message}".strip())
+                for result in shown
+            ]
         )
     show_table(
         f"{title}: {len(results)} accounts{', nothing was changed' if dry_run else ''}",

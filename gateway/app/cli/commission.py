@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gateway.app.cli.local import KeyOption, key_or_new, local_client
+from gateway.app.cli.local import KeyOption, key_or_new, local_client, not_polled
 from gateway.app.cli.output import (
     EXIT_FAILED,
     ConfigOption,
@@ -368,15 +368,11 @@ def verify_report(
 
 
 def _chosen(config: "Config", meter: str | None, *, every: bool) -> "list[MeterConfig]":
-    from gateway.core.errors import RefusedError
-
     if every == (meter is not None):
         raise typer.BadParameter("give the meter's id, or --all", param_hint="ID")
     meters = [each for each in config.meters if every or each.meter_id == meter]
-    if not meters and not every:
-        raise RefusedError(
-            "METER_UNKNOWN", f"the configuration has no meter {meter} that is polled"
-        )
+    if not meters and meter is not None:
+        raise not_polled(config, meter)
     return meters
 
 

@@ -1,6 +1,7 @@
 """`device list`, `show`, `approve`, …: ESP32 nodes, and what they are told by people."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, cast
 
@@ -32,14 +33,17 @@ def register(app: typer.Typer) -> None:
 
 def list_devices(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show all devices that were heard; pending ones wait for `device approve`."""
+    from gateway.app.cli.serve import clock_of_environment
+
     with local_client(config) as north:
         found = north.call("GET", "/devices")
     if as_json:
         show_json(found)
         return
     items = cast("list[Answer]", found["items"])
-    columns = ("device", "status", "meter", "online", "output", "firmware", "last seen")
-    show_table("Devices", columns, [_row(item) for item in items])
+    columns = ("device", "status", "meter", "online", "output", "firmware")
+    now_utc_ms = clock_of_environment().utc_ms()
+    show_table("Devices", columns, [_row(item, now_utc_ms) for item in items])
 
 
 def show(device: Device, config: ConfigOption, as_json: JsonOption = False) -> None:
@@ -189,9 +193,20 @@ def _limit_rows(lease: Answer) -> list[tuple[object, object]]:
     return rows
 
 
-def _row(device: Answer) -> tuple[object, ...]:
-    names = ("id", "status", "meter_id", "online", "output", "firmware", "last_seen_at")
-    return tuple(_text(device[name]) for name in names)
+def _row(device: Answer, now_utc_ms: int) -> tuple[object, ...]:
+    names = ("id", "status", "meter_id", "online", "output", "firmware")
+    away = f"no for {_age(str(device['last_seen_at']), now_utc_ms)}"
+    shown = {**device, "online": "yes" if device["online"] else away}
+    return tuple(_text(shown[name]) for name in names)
+
+
+def _age(at: str, now_utc_ms: int) -> str:
+    """How long ago, in one unit: a list of many nodes has to fit a terminal."""
+    age_s = max(0, now_utc_ms - round(datetime.fromisoformat(at).timestamp() * 1_000)) // 1_000
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if age_s >= seconds:
+            return f"{age_s // seconds} {unit}"
+    return f"{age_s} s"
 
 
 def _text(value: object) -> object:

@@ -12,6 +12,7 @@ from gateway.app.cli.output import (
     JsonOption,
     complain,
     show_json,
+    show_reasons,
     show_table,
 )
 
@@ -172,7 +173,7 @@ def _add(config: "Config", north: "LocalClient", missing: "list[Place]") -> None
 def _show(title: str, results: "list[Result]", *, dry_run: bool) -> None:
     show_table(
         f"{title}: {'what would happen' if dry_run else 'what was done'}",
-        ("serial", "device", "meter", "meters file", "what", "reason"),
+        ("serial", "device", "meter", "meters file", "what"),
         [
             (
                 result.place.board.serial,
@@ -180,11 +181,11 @@ def _show(title: str, results: "list[Result]", *, dry_run: bool) -> None:
                 result.place.meter_id,
                 _line(result, dry_run=dry_run),
                 MEANING[result.fate],
-                f"{result.code} {result.message}".strip(),
             )
             for result in results
         ],
     )
+    show_reasons([(one.place.board.serial, f"{one.code} {one.message}".strip()) for one in results])
     counts = [(MEANING[fate], sum(result.fate == fate for result in results)) for fate in MEANING]
     typer.echo(", ".join(f"{count} {what}" for what, count in counts if count))
     if any(result.fate == "unheard" for result in results):
@@ -332,6 +333,7 @@ def _tell_served(served: "list[Served]", *, proof: bool, as_json: bool) -> None:
     show_table(
         f"{sum(one.in_service != 'no' for one in served)} of {len(served)} nodes are in service"
         + (f", {sum(bool(one.proof) for one in served)} relays proved" if proof else ""),
-        ("meter", "device", "in service", "relay proved by", "problem"),
-        [(one.meter_id, one.device_id, one.in_service, one.proof, one.problem) for one in served],
+        ("meter", "device", "in service", "relay proved by"),
+        [(one.meter_id, one.device_id, one.in_service, one.proof) for one in served],
     )
+    show_reasons([(one.meter_id, one.problem) for one in served])

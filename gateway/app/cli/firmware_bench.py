@@ -98,17 +98,21 @@ def labels(
 
     file = read_bench(bench)
     key = read_node_key(bench.parent / file.node_key)
-    done = [line for line in read_boards(bench.parent / file.record) if line["result"] == DONE]
+    record = bench.parent / file.record
+    done = [line for line in read_boards(record) if line["result"] == DONE]
+    if not done:
+        raise RefusedError("ARGUMENT", f"no board is done in {record}: `firmware flash` fills it")
     unknown = set(serial or ()) - {str(line["serial"]) for line in done}
-    if unknown or not done:
-        raise RefusedError("ARGUMENT", f"no board is done as {min(unknown, default='any serial')}")
+    if unknown:
+        raise RefusedError("ARGUMENT", f"no board is done as {min(unknown)}")
     wanted = [
         Label(
             serial=line["serial"],
             mac=line["mac"],
             secret=portal_password(device_secret(key, line["device_id"], line["generation"])),
         )
-        for line in done
+        # Ports work side by side: boards end in any order, and are searched for by serial.
+        for line in sorted(done, key=lambda line: (len(line["serial"]), line["serial"]))
         if not serial or line["serial"] in serial
     ]
     write_new(pdf, labels_pdf(wanted, skip), PRIVATE_MODE)
@@ -149,8 +153,10 @@ def _work(
         ports_there,
     )
 
-    if bool(ports) == bool(simulate):
-        found = ", ".join(ports_there()) or "none"
+    if ports and simulate:
+        raise typer.BadParameter("real ports, or --simulate, not both", param_hint="--port")
+    if not ports and not simulate:
+        found = ", ".join(ports_there()) or "none (a cable may carry only power)"
         raise typer.BadParameter(f"give --port; there are: {found}", param_hint="--port")
     bench = load_bench(path)
     complain(*bench.warnings)
@@ -180,7 +186,9 @@ def _work(
         show_json(view.lines)
     else:
         typer.echo(f"{tally.done} done, {tally.failed} failed, {len(tally.refused)} refused")
-    if tally.failed or tally.refused:
+    if tally.interrupted:
+        complain("interrupted: the same command goes on with the next board")
+    if tally.failed or tally.refused or tally.interrupted:
         raise typer.Exit(EXIT_FAILED)
 
 

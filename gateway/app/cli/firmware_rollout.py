@@ -5,6 +5,7 @@ from typing import Annotated, Final, Self, cast
 
 import typer
 
+from gateway.app.cli.civil import Civil
 from gateway.app.cli.firmware_image import ImageArgument, image_named
 from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
 from gateway.app.cli.output import (
@@ -85,7 +86,8 @@ def begin(
     )
     tell(answer, done, as_json=as_json)
     if not is_pending(answer) and not as_json:
-        complain(f"watch it: prepaid-gateway firmware rollout show {result['rollout']} --follow")
+        words = f"firmware rollout show {result['rollout']} --follow -c {config}"
+        complain(f"watch it: prepaid-gateway {words}")
 
 
 def list_rollouts(config: ConfigOption, as_json: JsonOption = False) -> None:
@@ -96,8 +98,9 @@ def list_rollouts(config: ConfigOption, as_json: JsonOption = False) -> None:
         show_json(found)
         return
     items = cast("list[Answer]", found["items"])
-    columns = ("number", "version", "state", "stage", "done", "failed", "left out", "of", "begun")
-    show_table("Roll-outs", columns, [_row(one) for one in items])
+    columns = ("number", "image", "state", "stage", "done", "failed", "skipped", "begun")
+    civil = Civil(config)
+    show_table("Roll-outs", columns, [(*_row(one), civil.date(one["begun_at"])) for one in items])
 
 
 def show(
@@ -121,7 +124,7 @@ def show(
     if as_json:
         show_json(found)
         return
-    _show(found)
+    _show(found, Civil(config))
     if follow and found["state"] == "stopped":
         raise typer.Exit(EXIT_FAILED)
 
@@ -166,12 +169,13 @@ def stop(
 
 
 class _Bar:
-    """One bar for the whole, with what is under way beside it."""
+    """One bar for the whole, with what is under way beside it; away from a terminal, lines."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        self._line = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -179,6 +183,7 @@ class _Bar:
             transient=True,
             console=Console(stderr=True),
         )
+        self._plain = not self._progress.console.is_terminal
         self._task = self._progress.add_task("", total=1.0, told="")
 
     def __enter__(self) -> Self:
@@ -197,6 +202,9 @@ class _Bar:
         ]
         under_way = [f"{one['id']} {_phase(one, found)}" for one in devices if _is_active(one)]
         told = "; ".join(under_way[:2]) or str(found["state"])
+        if self._plain:
+            self._say(found)
+            return
         self._progress.update(
             self._task,
             description=escape(f"{found['version']}, stage {_stage(found)}"),
@@ -204,6 +212,15 @@ class _Bar:
             completed=sum(_share(one, found) for one in devices),
             told=escape(told),
         )
+
+    def _say(self, found: Answer) -> None:
+        """A line whenever a device went on, for a log."""
+        counts = cast("dict[str, int]", found["counts"])
+        devices = ", ".join(f"{count} {phase}" for phase, count in counts.items() if count)
+        line = f"{found['version']}, {found['state']}, stage {_stage(found)}: {devices}"
+        if line != self._line:
+            self._line = line
+            complain(line)
 
 
 def _percentages(text: str) -> list[int]:
@@ -243,16 +260,14 @@ def _row(found: Answer) -> tuple[object, ...]:
         found["number"],
         found["version"],
         found["state"],
-        _stage(found),
-        counts.get("done", 0),
+        _stage(found).replace(" of ", "/"),
+        f"{counts.get('done', 0)} of {sum(counts.values())}",
         counts.get("failed", 0),
         counts.get("skipped", 0),
-        sum(counts.values()),
-        found["begun_at"],
     )
 
 
-def _show(found: Answer) -> None:
+def _show(found: Answer, civil: Civil) -> None:
     plan = cast("Answer", found["plan"])
     facts = [
         ("state", found["state"]),
@@ -260,10 +275,11 @@ def _show(found: Answer) -> None:
         ("image", f"{found['version']} for {found['hardware']}, {found['size']} bytes"),
         ("stage", f"{_stage(found)} ({', '.join(map(str, cast('list[int]', plan['stages'])))} %)"),
         ("observed", f"{found['observed_s']} of {plan['observe_s']} s"),
-        ("begun", f"{found['begun_at']} by {found['begun_by']}"),
-        ("ended", found["ended_at"] or ""),
+        ("begun", f"{civil.time(found['begun_at'])} by {found['begun_by']}"),
+        ("ended", civil.time(found["ended_at"]) if found["ended_at"] else ""),
     ]
-    show_table(f"Roll-out {found['number']}", ("", ""), [row for row in facts if row[1]])
+    title = f"Roll-out {found['number']}, times in {civil.timezone}"
+    show_table(title, ("", ""), [row for row in facts if row[1]])
     devices = cast("list[Answer]", found["devices"])
     show_table(
         "Devices",

@@ -9,6 +9,8 @@ import typer
 from gateway.app.cli.output import show_json
 
 if TYPE_CHECKING:
+    from gateway.app.config import Config
+    from gateway.core.errors import RefusedError
     from gateway.north.client import LocalClient
 
 KeyOption = Annotated[
@@ -26,6 +28,17 @@ def local_client(config: Path, *, timeout_s: float | None = None) -> "LocalClien
     from gateway.north.client import TIMEOUT_S, LocalClient
 
     return LocalClient(paths_of(load_config(config)).socket, timeout_s=timeout_s or TIMEOUT_S)
+
+
+def not_polled(config: "Config", meter_id: str) -> "RefusedError":
+    """What to raise where the configuration has no polled meter of this name."""
+    from gateway.core.errors import RefusedError
+
+    if any(node.meter_id == meter_id for node in config.nodes):
+        told = f"{meter_id} is a node, heard and not polled: `device show`, `device commission`"
+    else:
+        told = f"the configuration has no meter {meter_id}"
+    return RefusedError("METER_UNKNOWN", told)
 
 
 def key_or_new(key: str | None) -> str:

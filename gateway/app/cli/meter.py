@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 import typer
 
 from gateway.app.cli import commission, scan, watch
-from gateway.app.cli.local import KeyOption, ask, is_pending, key_or_new, local_client, tell
+from gateway.app.cli.local import (
+    KeyOption,
+    ask,
+    is_pending,
+    key_or_new,
+    local_client,
+    not_polled,
+    tell,
+)
 from gateway.app.cli.output import (
     EXIT_FAILED,
     ConfigOption,
@@ -198,13 +206,13 @@ def client_of(config: Path, meter_id: str) -> "MeterClient":
     from gateway.app.clock import SystemClock
     from gateway.app.config import load_config
     from gateway.app.control.polls import endpoint_of
-    from gateway.core.errors import RefusedError
     from gateway.south.meter import MeterClient
 
-    for meter in load_config(config).meters:
+    loaded = load_config(config)
+    for meter in loaded.meters:
         if meter.meter_id == meter_id:
             return MeterClient(endpoint_of(meter), SystemClock())
-    raise RefusedError("METER_UNKNOWN", f"the configuration has no meter {meter_id} that is polled")
+    raise not_polled(loaded, meter_id)
 
 
 def follow(
@@ -225,15 +233,17 @@ def follow(
 
     clock, follow_s = SystemClock(), FOLLOW_ON_S if on else FOLLOW_OFF_S
     until_ns = clock.mono_ns() + follow_s * NS_PER_S
-    told, confirmed = "", False
+    told, confirmed, quality = "", False, "good"
     while command["state"] not in ENDED:
         if clock.mono_ns() > until_ns:
             say(f"{meter}: not followed beyond {follow_s} s; waiting for {told or 'control'}")
+            if quality != "good":
+                say(f"{meter}: no good reading comes from it: `doctor` says why")
             break
         time.sleep(LOOK_EVERY_S)
-        supply = cast(
-            "dict[str, object]", north.call("GET", f"/meters/{meter}").get("supply") or {}
-        )
+        shown = north.call("GET", f"/meters/{meter}")
+        quality = str(shown.get("quality", "good"))
+        supply = cast("dict[str, object]", shown.get("supply") or {})
         if on and not confirmed and supply.get("control_state") == READY:
             confirmed = True
             body = {"action": "confirm_reconnect"}

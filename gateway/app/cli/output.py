@@ -36,6 +36,21 @@ def show_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def show_reasons(reasons: Sequence[tuple[str, str]]) -> None:
+    """Say below a table why, name and reason each: one reason of many once, none of an empty one.
+
+    A column of a narrow terminal would break a sentence into a word a line.
+    """
+    from gateway.core.plain_text import visible
+
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        if reason:
+            found.setdefault(reason, []).append(name)
+    for reason, names in found.items():
+        typer.echo(visible(f"{', '.join(names)}: {reason}"))
+
+
 def show_table(
     title: str,
     columns: Sequence[str],

@@ -268,7 +268,8 @@ class Desk:
         if not clock.trusted:
             raise RefusedError(
                 "CLOCK_UNTRUSTED",
-                f"the wall clock is not trusted ({clock.reason}): set it right or confirm it",
+                f"the wall clock is not trusted ({clock.reason}): start its time service, or "
+                "compare and say `prepaid-gateway clock confirm`",
             )
         max_age_s = point.supply.policy.max_reading_age_s
         if not point.is_settled(self.clock.mono_ns(), max_age_s):

@@ -28,6 +28,10 @@ REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "c
 MOUNTS: Final = Path("/proc/self/mountinfo")
 MEMORY: Final = Path("/proc/meminfo")
 
+_KEEP_CLOCK: Final = (
+    "Start chrony or systemd-timesyncd, or compare and say `prepaid-gateway clock confirm`."
+)
+
 
 def look_at_host(config: Config, clock: Clock) -> Iterator[Finding]:
     """Everything about the machine."""
@@ -37,7 +41,7 @@ def look_at_host(config: Config, clock: Clock) -> Iterator[Finding]:
         yield _file_system(state_dir)
         yield _fsync(state_dir, clock)
     yield _descriptors(config, clock)
-    yield _clock(config)
+    yield _clock(config, clock)
     yield _memory()
 
 
@@ -129,7 +133,7 @@ def _fsync(directory: Path, clock: Clock) -> Finding:
 def _descriptors(config: Config, clock: Clock) -> Finding:
     needed = descriptors_needed(len(config.meters))
     limit, whose = resource.getrlimit(resource.RLIMIT_NOFILE)[1], "from this shell"
-    figure = _figures(config, clock).get("max_descriptors")
+    figure = figures_of(config, clock).get("max_descriptors")
     if isinstance(figure, float):
         limit, whose = round(figure), "as it runs now"
     sentence = f"Control may open {limit} descriptors ({whose}), {needed} may be needed"
@@ -138,13 +142,20 @@ def _descriptors(config: Config, clock: Clock) -> Finding:
     return fine("limits", f"{sentence}.")
 
 
-def _clock(config: Config) -> Finding:
+def _clock(config: Config, clock: Clock) -> Finding:
+    if figures_of(config, clock).get("clock_trusted") == 0.0:
+        return wrong(
+            "clock",
+            "Control does not trust the clock: energy is charged at the last known rate, months "
+            "do not end and no account can be opened.",
+            _KEEP_CLOCK,
+        )
     if is_synchronised():
         return fine("clock", f"A time service keeps the clock; the zone is {config.site.timezone}.")
     return warn(
         "clock",
         "No time service keeps the clock: rates then depend on the meters' own clocks.",
-        "Start chrony or systemd-timesyncd, or compare and say `prepaid-gateway clock confirm`.",
+        _KEEP_CLOCK,
     )
 
 
@@ -164,7 +175,8 @@ def _memory() -> Finding:
     return fine("memory", f"{free // 10**6} MB of memory are free.")
 
 
-def _figures(config: Config, clock: Clock) -> dict[str, Value]:
+def figures_of(config: Config, clock: Clock) -> dict[str, Value]:
+    """What a running control shows of itself; nothing where none does."""
     try:
         board = read_board(paths_of(config).live_dir)
     except StoreError:

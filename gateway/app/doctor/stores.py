@@ -8,6 +8,7 @@ from typing import Final
 from gateway.app.backup import dated_backups
 from gateway.app.config import Config
 from gateway.app.doctor.findings import Finding, fine, named, warn, wrong
+from gateway.app.doctor.host import figures_of
 from gateway.app.node_key import NODE_KEY_NAME
 from gateway.app.paths import Paths, paths_of
 from gateway.app.site_key import KEY_NAME
@@ -33,7 +34,7 @@ def look_at_stores(config: Config, clock: Clock) -> Iterator[Finding]:
     paths = paths_of(config)
     for name, directory in (("control", paths.control_dir), ("north", paths.north_dir)):
         yield from _directory(name, directory)
-    yield from _ledger(paths, clock)
+    yield from _ledger(config, paths, clock)
     yield from _store(paths.north_dir / "north.db", NORTH)
     yield from _leftovers(config)
     yield from _backups(config, clock)
@@ -93,7 +94,7 @@ def holder_of(lock: Path) -> int:
     return 0
 
 
-def _ledger(paths: Paths, clock: Clock) -> Iterator[Finding]:
+def _ledger(config: Config, paths: Paths, clock: Clock) -> Iterator[Finding]:
     yield from _store(paths.ledger, LEDGER)
     wal = paths.ledger.with_name(f"{paths.ledger.name}-wal")
     size = wal.stat().st_size if os.access(wal, os.R_OK) else 0
@@ -112,6 +113,9 @@ def _ledger(paths: Paths, clock: Clock) -> Iterator[Finding]:
             f"The site is in RECOVERY ({overview.recovery.reason}): nobody is cut for credit.",
             "Compare accounts with receipts: `prepaid-gateway recovery show`, then `release`.",
         )
+    if figures_of(config, clock).get("clock_trusted") == 0.0:
+        # Commits keep the label of the last trusted time: how old the last one is nobody knows.
+        return
     age_s = (clock.utc_ms() - overview.last_sweep_utc_ms) // 1000
     if overview.last_sweep_utc_ms and age_s > 60 and holder_of(paths.control_dir / LOCK_NAME):
         yield wrong(

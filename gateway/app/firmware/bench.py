@@ -27,6 +27,15 @@ WITHOUT_TIME: Final = (
     "(docs/broker.md)"
 )
 
+# In place of a pattern or of pydantic's words, by key or kind of error.
+_EXPECTED: Final = {
+    "base.sha256": "expected 64 hex digits in small letters: sha256sum FILE",
+    "wifi.password": "expected 8 to 63 characters, or none for an open network",
+    "serials": "expected 1 to 12 capital letters, digits and hyphens",
+    "extra_forbidden": "unknown key",
+    "missing": "is missing",
+}
+
 _Pin = Annotated[int, Field(ge=0, le=39)]
 _Text = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -200,16 +209,17 @@ def read_bench(path: Path) -> BenchFile:
 
     Raises RefusedError BENCH_INVALID, FILE_REFUSED.
     """
+    if not path.exists():
+        raise RefusedError(
+            "FILE_REFUSED", f"{path} is not there: docs/flashing.md shows what to write into it"
+        )
     content = read_file(path)
     if path.stat().st_mode & 0o077:
         raise RefusedError("BENCH_INVALID", f"others may read {path}: chmod 600 {path}")
     try:
         return BenchFile.model_validate(json.loads(content))
     except ValidationError as error:
-        # Never the value: it may be a password.
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise RefusedError("BENCH_INVALID", f"{path}: {place or 'it'}: {first['msg']}") from None
+        raise RefusedError("BENCH_INVALID", f"{path}: {_problems(error)}") from None
     except (ValueError, RecursionError) as error:
         raise RefusedError("BENCH_INVALID", f"{path} is not JSON: {error}") from error
 
@@ -221,7 +231,9 @@ def read_node_key(path: Path) -> bytes:
     """
     if path.name != NODE_KEY_NAME or not path.is_file():
         raise RefusedError(
-            "KEY_REFUSED", f"{path}: no {NODE_KEY_NAME} there; the gateway's control makes it"
+            "KEY_REFUSED",
+            f"{path}: no {NODE_KEY_NAME} there; copy the one of control's directory on the "
+            "gateway's PC",
         )
     try:
         return load_node_key(path.parent)
@@ -229,6 +241,16 @@ def read_node_key(path: Path) -> bytes:
         raise RefusedError("KEY_REFUSED", "; ".join(error.problems)) from error
     except StoreError as error:
         raise RefusedError("KEY_REFUSED", str(error)) from error
+
+
+def _problems(error: ValidationError) -> str:
+    """Every problem with its key, in words. Never the value: it may be a password."""
+    told = []
+    for one in error.errors(include_input=False, include_url=False):
+        place = ".".join(str(step) for step in one["loc"])
+        plain = _EXPECTED.get(place if one["type"] == "string_pattern_mismatch" else one["type"])
+        told.append(f"{place or 'it'}: {plain or one['msg']}")
+    return "; ".join(told)
 
 
 def _signed_bundle(folder: Path, file: BenchFile) -> Bundle:

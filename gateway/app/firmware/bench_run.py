@@ -43,6 +43,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     refused: list[RefusedError] = field(default_factory=list)
+    interrupted: bool = False
 
 
 def run_ports(
@@ -87,6 +88,7 @@ def run_ports(
             for work in [workers.submit(serve, port) for port in ports]:
                 work.result()
         except KeyboardInterrupt:
+            tally.interrupted = True
             stop.set()
     return tally
 

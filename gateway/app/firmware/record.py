@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -89,9 +90,15 @@ class Record:
 
         Raises RefusedError FILE_REFUSED.
         """
+        content = json.dumps(line).encode() + b"\n"
         with self._lock:
             try:
-                os.write(self._file, json.dumps(line).encode() + b"\n")
+                end = os.lseek(self._file, 0, os.SEEK_END)
+                written = os.write(self._file, content)
+                if written < len(content):
+                    # A full disk takes what fits: half a line, to which the next one would be tied.
+                    os.ftruncate(self._file, end)
+                    raise RefusedError("FILE_REFUSED", f"{self.path}: {os.strerror(ENOSPC)}")
                 os.fsync(self._file)
             except OSError as error:
                 raise RefusedError("FILE_REFUSED", f"{self.path}: {error.strerror}") from error

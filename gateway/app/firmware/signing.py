@@ -119,6 +119,8 @@ def load_key(path: Path, passphrase: str | None) -> SigningKey:
     )
 
     content = read_file(path)
+    if b"BEGIN PUBLIC KEY" in content:
+        raise RefusedError("KEY_REFUSED", f"{path} is the public half: give the private key")
     if path.stat().st_mode & 0o077:
         raise RefusedError("KEY_REFUSED", f"others may read {path}: chmod 600 {path}")
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in content
@@ -160,14 +162,22 @@ def read_file(path: Path) -> bytes:
 
 
 def write_new(path: Path, content: bytes, mode: int = PUBLIC_MODE) -> None:
-    """Write a file that is not there yet. Raises RefusedError FILE_EXISTS, FILE_REFUSED."""
+    """Write a file that is not there yet, whole or not at all.
+
+    Raises RefusedError FILE_EXISTS, FILE_REFUSED.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            # A full disk, Ctrl-C: what is left would stand in the way of the next try.
+            path.unlink(missing_ok=True)
+            raise
     except FileExistsError as error:
         raise RefusedError("FILE_EXISTS", f"{path} is there already") from error
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gateway.app.config_place import Place, Problem, quote, read_text, refuse
 from gateway.app.firmware.record import BEGUN, DONE, FAILED, lines_in
+from gateway.core.errors import RefusedError
 from gateway.core.node_message import DEVICE_ID
 
 # A board has two lines of some 700 bytes: more than 10,000 boards.
@@ -43,7 +44,8 @@ def read_records(paths: Sequence[Path]) -> Boards:
     """The boards of one or more benches; the last line of a board counts.
 
     Raises FileRefusedError with every problem and its place (not readable, a line without what is
-    needed, one serial or device of two boards), RefusedError RECORD_REFUSED (damaged).
+    needed, one serial or device of two boards), RefusedError RECORD_REFUSED (damaged, another
+    file).
     """
     problems: list[Problem] = []
     done: dict[str, Board] = {}
@@ -79,6 +81,9 @@ def _last_lines(path: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     content = read_text(path, str(path), RECORD_BYTES_MAX).encode()
     for number, line in lines_in(content, path):
         last[str(line["mac"])] = (Place(str(path), number, 1), line)
+    if not last and content.strip() and not content.startswith(b"{"):
+        # Another file altogether: else every board would be missing in it, one by one.
+        raise RefusedError("RECORD_REFUSED", f"{path} is no record of a bench (boards.jsonl)")
     yield from last.values()
 
 

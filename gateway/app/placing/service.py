@@ -127,7 +127,7 @@ class Servant:
             with LocalClient(self._socket) as north:
                 # A point that an earlier proof left open is closed whatever its readings are.
                 if shown.get("quality") != "good" and not self._is_left(north, node, served):
-                    return replace(served, problem="no good reading: has it power and Wi-Fi?")
+                    return replace(served, problem="no good reading: `doctor` says why")
                 if served.in_service == "no":
                     self._commission(north, meter_id)
                     served = replace(served, in_service="now")
