@@ -393,6 +393,7 @@ def test_a_board_with_another_generation_lets_nobody_in(broker: BrokerSite) -> N
     assert added(broker, record) == (1, f"no board is done in {record}")
 
 
+@pytest.mark.slow
 def test_device_and_record_exclude_each_other(broker: BrokerSite) -> None:
     """One way or the other."""
     invoke: Any = CliRunner().invoke

@@ -106,6 +106,7 @@ NOWS = ("2026-03-27 13:07", "2026-10-23 00:00", "2026-06-28 23:59", "2026-02-10 
 cases = (models, st.sampled_from(ZONES), st.sampled_from(NOWS), cents(1, 5_000))
 
 
+@pytest.mark.slow
 @given(*cases)
 @settings(max_examples=6, deadline=None)
 def test_the_end_is_that_of_a_simulation_minute_by_minute(

@@ -142,6 +142,7 @@ def accounts(draw: st.DrawFn) -> tuple[list[Tariff], Pricer]:
     return versions, pricer
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(accounts(), st.integers(0, 5 * 10**10), st.integers(0, 10**6), st.integers(0, 20_000), steps)
 def test_who_has_credit_is_below_the_cutoff(
@@ -162,6 +163,7 @@ def test_who_has_credit_is_below_the_cutoff(
             assert registers_wh + used_wh < cutoff or cutoff == UNLIMITED_WH
 
 
+@pytest.mark.slow
 @given(accounts(), st.integers(-(10**10), 10**11), st.integers(0, 10**10), st.integers(0, 10**6))
 def test_more_credit_never_lowers_the_cutoff(
     account: tuple[list[Tariff], Pricer], available_nano: int, more_nano: int, registers_wh: int
@@ -175,6 +177,7 @@ def test_more_credit_never_lowers_the_cutoff(
     assert cutoff <= cutoff_wh(registers_wh, available_nano, undated)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     limits,

@@ -98,6 +98,7 @@ def test_one_wrong_digit_is_refused(voucher: Voucher, place: int, by: int) -> No
     assert accepted(token[:place] + digit + token[place + 1 :], voucher.counter) is None
 
 
+@pytest.mark.slow
 @given(vouchers, st.integers(0, DIGITS - 1), st.integers(0, DIGITS - 1))
 def test_two_digits_exchanged_are_refused(voucher: Voucher, one: int, other: int) -> None:
     """Neighbours or not."""

@@ -158,14 +158,15 @@ class World:
 
     def judge_samples(self) -> None:
         """What the node held in memory, boot by boot."""
-        boots: dict[int, list[dict[str, Any]]] = {}
+        # A connection has its buffers: what grows is looked for with one, and without.
+        boots: dict[tuple[int, bool], list[dict[str, Any]]] = {}
         for sample in self.node.samples:
             for name, most in BOUNDS.items():
                 assert sample[name] <= most, sample
             assert sample["failures"] == 0, sample
             most = HELD_UPDATING_BYTES if sample["updating"] else HELD_BYTES
             assert sample["bytes"] <= most, sample
-            boots.setdefault(sample["boot"], []).append(sample)
+            boots.setdefault((sample["boot"], sample["connected"]), []).append(sample)
         for samples in boots.values():
             calm = [s for s in samples if s["uptime_s"] >= WARM_S and not s["events"]]
             if len(calm) >= 12:

@@ -70,6 +70,7 @@ async def _samples(app, seconds, before):
         told = {
             "bytes": held - before,
             "before": before,
+            "connected": client is not None,
             "events": len(it.events._waiting),
             "lost": it.events.lost,
             "results": len(it.link._results),
