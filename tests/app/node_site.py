@@ -15,10 +15,12 @@ from gateway.app.clock import SystemClock
 from gateway.app.node_key import load_node_key
 from gateway.app.paths import paths_of
 from gateway.core.clock import Clock
+from gateway.core.ledger import SettlementLine
 from gateway.core.point import Point
 from gateway.core.sealing import command_key, device_secret
 from gateway.south.nodes import NodeGroup
 from gateway.store.devices import DeviceRecord
+from gateway.store.ledger import settlement_lines
 from tests.app.control_site import ControlSite, HandClock
 
 CONFIG = """\
@@ -342,6 +344,12 @@ class NodeSite(ControlSite):
     def device(self, device_id: str) -> DeviceRecord:
         """What is on record of a device."""
         return self.nodes.book.records[device_id]
+
+    def settlements(self, index: int) -> list[SettlementLine]:
+        """All lines of a point that no longer runs: of the ledger, and those that no sweep took."""
+        point = self.point(index)
+        kept = settlement_lines(self.file.connection, point.account_id, 0, 2**62)
+        return [line for _, line in kept] + point.take_postings()
 
     def events(self, kind: str) -> list[tuple[str, str]]:
         """Subject and severity of events of a kind."""

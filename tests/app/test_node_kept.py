@@ -61,7 +61,7 @@ async def test_kept_readings_wait_for_our_clock_and_are_rated_at_their_own_times
             await until(lambda: point.guard.registers_wh == (begun_wh + 90,))
             assert not point.guard.held
     assert site.proof().problem_count == 0
-    lines = site.point(1).take_postings()
+    lines = site.settlements(1)
     assert sum(line.advance_wh[0] for line in lines) == 90
     assert not [flag for line in lines for flag in line.flags if "CLOCK" in flag]
     site.crash()
@@ -168,6 +168,6 @@ async def test_what_a_power_cut_took_back_after_kept_readings_is_no_hold(
             await until(lambda: site.point(1).guard.registers_wh == (begun_wh + 45,))
             assert not site.point(1).guard.held
             assert ("flat-2", "warning") in site.events("REGISTER_REGRESSION")
-    lines = site.point(1).take_postings()
+    lines = site.settlements(1)
     assert sum(line.advance_wh[0] for line in lines) == 60
     site.crash()
