@@ -118,6 +118,7 @@ async def test_sequences_go_on_from_where_they_were() -> None:
     assert [reading.sequence for reading in site.of(0)[:3]] == [901, 902, 903]
 
 
+@pytest.mark.alone
 async def test_a_poll_whose_predecessor_still_runs_is_skipped_and_counted() -> None:
     """Never two polls of one meter at once; the places passed over are counted."""
     peer = Peer()
@@ -185,6 +186,7 @@ async def test_a_refused_meter_is_left_alone_longer_and_longer_and_comes_back() 
         server.close()
 
 
+@pytest.mark.alone
 async def test_one_timeout_is_retried_at_the_next_regular_time() -> None:
     """A single loss costs one period, on a new connection."""
     peer = Peer()
@@ -219,6 +221,7 @@ async def test_a_meter_that_answers_with_exceptions_keeps_its_connection_and_per
     assert site.poller.metrics.failures.keys() == {"METER_EXCEPTION"}
 
 
+@pytest.mark.alone
 async def test_a_predicted_poll_is_short_on_time_and_replaces_the_next_regular_one() -> None:
     """Due in 150 ms: polled then by the short lane, and again a period later, not in between."""
     peer = Peer()
@@ -237,6 +240,7 @@ async def test_a_predicted_poll_is_short_on_time_and_replaces_the_next_regular_o
         assert site.poller.metrics.predicted == 1
 
 
+@pytest.mark.alone
 async def test_predicted_polls_are_at_least_50_ms_apart_and_never_overlap() -> None:
     """A meter at the edge is asked at most twenty times a second, each after the last reply."""
     peer = Peer()
@@ -257,6 +261,7 @@ async def test_predicted_polls_are_at_least_50_ms_apart_and_never_overlap() -> N
     assert peer.most_open == 1
 
 
+@pytest.mark.alone
 async def test_a_meter_that_is_predicted_for_long_is_still_read_in_full() -> None:
     """Phases and diagnostics are never older than about two periods."""
     peer = Peer()
@@ -276,6 +281,7 @@ async def test_a_meter_that_is_predicted_for_long_is_still_read_in_full() -> Non
     assert sum(reading.lane is Lane.SHORT for reading in site.of(0)) > len(full)
 
 
+@pytest.mark.alone
 async def test_a_wish_waits_for_the_poll_that_runs() -> None:
     """Asked for while a poll is on the wire, the next begins right after it."""
     peer = Peer()
