@@ -46,7 +46,7 @@ demo: $(STAMP) ## a simulated site on this machine (METERS=20 NODES=4 SPEED=1 PO
 test: lint types ## everything: format, lint, types, the whole test suite
 	@.ci/tools
 	@$(BIN)/pytest -m "not slow and not alone" -n 4
-	@$(BIN)/pytest -m "slow and not alone" -n 6 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m "slow and not alone" -n 4 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/pytest -m alone
 
 check: lint types ## the same with the fast tests only, about a minute

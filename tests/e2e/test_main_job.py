@@ -190,9 +190,10 @@ def test_recharge_is_idempotent_over_http(site: Gateway) -> None:
 def test_a_reversal_is_linked_and_happens_once(site: Gateway) -> None:
     """P02: 500 given, some used, 500 taken back; a second reversal is 409 ALREADY_REVERSED."""
     account = "flat-108"
-    site.open(account, "0")
     manager = site.token("manager", "manager-p02")
     operator = site.token("operator", "till-p02")
+    # Who stands at zero for long is cut, and waits for a confirmation.
+    site.open(account, "0")
     path = f"/accounts/{account}/recharges"
     status, given = site.http(operator, "POST", path, {"amount": "500"}, "P02-A")
     assert status == 201
