@@ -137,6 +137,7 @@ async def fail_and_heal(watch: Watch, proxies: Sequence[FaultProxy], index: int,
     assert ill.open == 1
 
 
+@pytest.mark.alone
 async def test_faulty_links_fail_by_name_and_heal() -> None:
     """No untrue reading, the error of its kind, readings when it ends; nothing at the neighbour."""
     async with watching(len(NAMES) + 1) as (watch, proxies):
