@@ -109,14 +109,12 @@ class FaultProxy:
     async def close(self) -> None:
         """Reset every connection and give up the port."""
         self._deaf()
-        # What was accepted a moment ago is served in the loop's next turns only, and what is reset
-        # lets go of its socket in the one after.
-        await _turns()
+        await turns()
         self._reset_all()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await _turns()
+        await turns()
 
     # -- being reached ---------------------------------------------------------------------
 
@@ -262,7 +260,8 @@ async def proxied(
             await proxy.close()
 
 
-async def _turns() -> None:
+async def turns() -> None:
+    """Let the loop carry out what was begun: an accepted connection served, a closed one let go."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
 

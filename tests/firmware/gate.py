@@ -7,8 +7,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from tests.faults.proxy import turns
+
 PIECE: Final = 4_096
-TURNS: Final = 3
 
 
 @dataclass
@@ -65,12 +66,10 @@ class Gate:
         """End it with all connections."""
         if self._server:
             self._server.close()
-        # What was accepted a moment ago is served in the loop's next turns only, and what is closed
-        # lets go of its socket in the one after.
-        await _turns()
+        await turns()
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await _turns()
+        await turns()
 
     def swallow(self) -> None:
         """From now on nothing passes, and nobody is told."""
@@ -141,11 +140,6 @@ class Gate:
             await writer.drain()
             if heard.most == 0:
                 return
-
-
-async def _turns() -> None:
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
 
 
 async def _finish(end: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
